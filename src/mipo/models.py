@@ -1,0 +1,118 @@
+"""Models and tokenizers: small ones built and trained here from scratch, or any causal model in hub format."""
+
+import math
+import os
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tqdm import tqdm
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from mipo import logprobs
+
+# One token is a word with the space before it, a line break, or a punctuation mark; joining tokens gives the text back.
+WORD = r" ?[\w'+-]+:?|\n+| ?[^\w\s]"
+SPECIAL = ("<|pad|>", "<|unk|>", "<|user|>", "<|assistant|>", "<|end|>")
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def build_tokenizer(texts):
+    """Word-level tokenizer over the words of `texts`, with a chat template; decode(encode(t)) == t for known words."""
+    split = Regex(WORD)
+    words = sorted({w for text in texts for w, _ in pre_tokenizers.Split(split, "isolated").pre_tokenize_str(text)})
+    vocab = {token: i for i, token in enumerate((*SPECIAL, *words))}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<|unk|>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(split, "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<|pad|>", unk_token="<|unk|>", eos_token="<|end|>",
+        additional_special_tokens=["<|user|>", "<|assistant|>"], clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = TEMPLATE
+    return fast
+
+
+def small_model(tokenizer, *, hidden=128, layers=4, heads=4, max_length=256, seed=0):
+    """A Llama with random weights: 0.9 M parameters at the defaults and a vocabulary of 400 words."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=int(8 * hidden / 3) // 8 * 8,
+        num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads,
+        max_position_embeddings=max_length, tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+    )
+    return LlamaForCausalLM(config).float()
+
+
+def pretrain(model, tokenizer, examples, *, steps, batch_size=64, lr=3e-3, seed=0, progress=True):
+    """Maximum likelihood on replies, -mean_t log p(y_t | prompt, y_<t); returns the loss of each step (nats per token).
+
+    `examples(rng, n)` gives n pairs (prompt, reply); fresh ones at each step, so there is nothing to overfit.
+    AdamW, linear warm-up over 5 % of the steps, then cosine decay to zero.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.01)
+    warm = max(1, steps // 20)
+    model.train()
+    losses, bar = [], tqdm(range(steps), desc="pretraining", disable=not progress)
+    for step in bar:
+        rate = min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        for group in optimiser.param_groups:
+            group["lr"] = lr * rate
+        encoded = [logprobs.encode(tokenizer, p, r) for p, r in examples(rng, batch_size)]
+        summed, tokens = logprobs.sequence_logps(model, logprobs.collate(encoded, tokenizer.pad_token_id))
+        loss = -summed.sum() / tokens.sum()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        losses.append(loss.item())
+        bar.set_postfix(nats_per_token=f"{losses[-1]:.3f}", refresh=False)
+    model.eval()
+    return losses
+
+
+def load_model(name_or_path, *, dtype="float32", device=None):
+    """Model and tokenizer from a hub name or a local folder; raises ValueError with the way out if a part is missing.
+
+    Weights must be safetensors and no code from the repository is run. On a GPU pass dtype="bfloat16".
+    """
+    name = str(name_or_path)
+    folder = Path(name)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ValueError(f"{name} has no config.json: it is not a model folder in hub format")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{name} has no tokenizer that can be loaded (tokenizer.json is missing?) "
+                         f"or is neither a folder nor a model on the hub{_offline()}: {_first_line(error)}") from error
+    if tokenizer.chat_template is None:
+        raise ValueError(f"the tokenizer of {name} has no chat template: use an instruction-tuned model, "
+                         "or set tokenizer.chat_template and save it again")
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer of {name} has no end-of-sequence token")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    try:
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"the model of {name} could not be loaded{_offline()}: {_first_line(error)}") from error
+    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), tokenizer
+
+
+def _first_line(error):
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _offline():
+    return " (HF_HUB_OFFLINE=1 is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
