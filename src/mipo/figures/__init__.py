@@ -1,1 +1,1 @@
-"""Figures of the study: one function per figure, plain data in, a matplotlib Figure out. Import the submodule you need."""
+"""Figures of the study: plain data in, a matplotlib Figure out, one function each. Import the submodule you need."""

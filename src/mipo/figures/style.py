@@ -18,11 +18,12 @@ PALETTE = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, OLIVE, INDIGO)
 
 ARM_LABELS = {
     "base": "base", "sft": "SFT", "mipo-random": "MIPO, random", "mipo-missing": "MIPO, missing",
-    "mipo-lora": "MIPO, LoRA", "infonca": "InfoNCA", "context-infonce": "InfoNCE", "sami": "SAMI", "mi-reward": "MI reward", "cad": "CAD",
-    "optimum": "exact optimum", "placebo": "placebo"}
+    "mipo-lora": "MIPO, LoRA", "infonca": "InfoNCA", "context-infonce": "InfoNCE", "sami": "SAMI",
+    "mi-reward": "MI reward", "cad": "CAD", "optimum": "exact optimum", "placebo": "placebo"}
 ARM_COLOURS = {
     "base": GREY, "sft": ORANGE, "mipo-random": BLUE, "mipo-missing": SKY, "mipo-lora": INDIGO,
-    "infonca": GREEN, "context-infonce": "#882255", "sami": PURPLE, "mi-reward": OLIVE, "cad": VERMILLION, "optimum": BLACK, "placebo": LIGHT}
+    "infonca": GREEN, "context-infonce": "#882255", "sami": PURPLE, "mi-reward": OLIVE, "cad": VERMILLION,
+    "optimum": BLACK, "placebo": LIGHT}
 ARM_MARKERS = {
     "base": "o", "sft": "s", "mipo-random": "D", "mipo-missing": "d", "mipo-lora": "P", "infonca": "^",
     "context-infonce": "v", "sami": "<", "mi-reward": ">", "cad": "X", "optimum": "*", "placebo": "."}
