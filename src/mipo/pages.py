@@ -1,0 +1,171 @@
+"""Fills the prose pages from result files: numbers, figures, and the tables of claims, times and versions."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mipo.record import Number, fmt
+from mipo.store import code_hashes, project_root, read_json
+
+MISSING = "*(no number yet)*"
+WORDS = ("holds", "in part", "undecided", "fails", "not judged", "open")
+
+
+def load_claims() -> list[dict]:
+    """book/claims.yml, in order."""
+    import yaml
+
+    return yaml.safe_load((project_root() / "book" / "claims.yml").read_text(encoding="utf-8"))
+
+
+def results_in(folder: Path) -> dict[str, dict]:
+    return {file.stem: read_json(file) for file in sorted(folder.glob("[0-9]*.json"))}
+
+
+def best_results(scale: str) -> dict[str, dict]:
+    """The published run (results/full) where there is one, else this scale's own run."""
+    root = project_root()
+    own, full = results_in(root / "runs" / scale / "results"), results_in(root / "results" / "full")
+    return {name: full.get(name) or own[name] for name in sorted({*own, *full})}
+
+
+def outdated(result: dict) -> list[str]:
+    """The modules that changed since a result was made."""
+    now = {}
+    for name in result.get("code", {}):
+        try:
+            now |= code_hashes([name])
+        except ValueError:
+            now[name] = "gone"
+    return sorted(name for name, kept in result.get("code", {}).items() if now.get(name) != kept)
+
+
+# ---- tables ----
+
+def claim_status(claim: dict, results: dict[str, dict]) -> tuple[str, dict | None]:
+    """(holds | in part | undecided | fails | not judged | open, what was measured or None)."""
+    found = results.get(claim.get("notebook", ""), {}).get("claims", {}).get(claim["slug"])
+    if found is None:
+        return "open", None
+    return found["status"] or "not judged", found
+
+
+def measured(found: dict) -> str:
+    if "parts" not in found:
+        return str(Number(**found["number"]))
+    return "; ".join(f"{name}: {Number(**part['number'])} ({part['status'] or 'not judged'})"
+                     for name, part in found["parts"].items())
+
+
+def where(claim: dict, found: dict | None, page: str, staged: set[str]) -> str:
+    """Links to the claim's cell and its figure; the chapter to come where there is none yet."""
+    if found is None:
+        return f"open: {claim['open']}" if "open" in claim else f"{claim['notebook']}, not run at this scale"
+    name = claim["notebook"]
+    if name not in staged:
+        return name
+    figure = f", {{ref}}`figure <fig-{name.split('-')[0]}-{found['figure']}>`" if found.get("figure") else ""
+    return f"{{ref}}`{name} <claim-{claim['slug']}>`{figure}"
+
+
+def claims_table(results: dict[str, dict], page: str, staged: set[str]) -> str:
+    rows = ["| claim | who says so | status | measured | where |", "|---|---|---|---|---|"]
+    for claim in load_claims():
+        status, found = claim_status(claim, results)
+        number = measured(found) if found else "–"
+        cells = [f"**{claim['slug'].split('-')[0]}** {claim['claim']}", claim["who"], f"**{status}**", number,
+                 where(claim, found, page, staged)]
+        rows.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows)
+
+
+def claims_summary(results: dict[str, dict], page: str, staged: set[str]) -> str:
+    """Counts in words, failures as plain as successes."""
+    count = Counter(claim_status(claim, results)[0] for claim in load_claims())
+    return f"Of {count.total()} claims: " + ", ".join(f"{count[word]} {word}" for word in WORDS if count[word]) + "."
+
+
+def times_table(results: dict[str, dict], page: str, staged: set[str]) -> str:
+    rows = ["| notebook | scale | minutes | machine | made | changed since |", "|---|---|---|---|---|---|"]
+    for name, result in results.items():
+        rows.append(f"| {name} | {result['scale']} | {result['seconds_cold'] / 60:.1f} | {result['machine']} | "
+                    f"{result['date'][:10]}, {result['commit']} | {', '.join(outdated(result)) or 'nothing'} |")
+    return "\n".join(rows) if len(rows) > 2 else MISSING
+
+
+def versions_table(results: dict[str, dict], page: str, staged: set[str]) -> str:
+    found: dict[str, set] = {}
+    for result in results.values():
+        for package, version in result["versions"].items():
+            found.setdefault(package, set()).add(version)
+    rows = ["| package | version |", "|---|---|"]
+    rows += [f"| {package} | {', '.join(sorted(seen))} |" for package, seen in sorted(found.items())]
+    return "\n".join(rows) if found else MISSING
+
+
+TABLES: dict[str, Callable[[dict, str, set], str]] = {
+    "claims": claims_table, "claims-summary": claims_summary, "times": times_table, "versions": versions_table}
+
+
+# ---- substitution ----
+
+def number_text(results: dict[str, dict], notebook: str, name: str, form: str = "") -> str:
+    """'' mean with interval and unit · mean · low · high · percent (mean times 100) · claim (its status)."""
+    result = results.get(notebook, {})
+    if form == "claim":
+        return result.get("claims", {}).get(name, {}).get("status") or "not judged yet"
+    kept = result.get("numbers", {}).get(name)
+    if kept is None:
+        return MISSING
+    if form == "percent":
+        return f"{100 * kept['mean']:.0f} %"
+    return fmt(kept[form]) if form else str(Number(**kept))
+
+
+def figure_text(results: dict[str, dict], notebook: str, name: str, page: str, scale: str) -> str:
+    """An image with its own alt text, from the folder that the staging copies figures to."""
+    figure = results.get(notebook, {}).get("figures", {}).get(name)
+    if figure is None:
+        return "*(the figure comes with the first full run)*"
+    root = project_root()
+    base = root / "results" / "full" if (root / "results" / "full" / f"{notebook}.json").exists() else \
+        root / "runs" / scale / "results"
+    folder = "published" if base.name == "full" else "figures"
+    target = os.path.relpath(f"{folder}/{Path(figure['file']).name}", Path(page).parent)
+    return f"![{bracketed(figure['alt'])}]({target})"
+
+
+def bracketed(text: str) -> str:
+    """An alt text that Markdown takes as it is."""
+    return re.sub(r"([\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def fill(text: str, results: dict[str, dict], *, page: str, scale: str, staged: set[str]) -> str:
+    """Replace {{ claims }}, {{ number NOTEBOOK NAME [form] }}, {{ figure NOTEBOOK NAME }} in a prose page."""
+    def replace(match: re.Match) -> str:
+        word, *rest = match.group(1).split()
+        if word in TABLES and not rest:
+            return TABLES[word](results, page, staged)
+        if word == "number" and len(rest) in (2, 3):
+            return number_text(results, *rest)
+        if word == "figure" and len(rest) == 2:
+            return figure_text(results, *rest, page, scale)
+        raise ValueError(f"{page}: {match.group(0)} is none of: {', '.join(TABLES)}, number NOTEBOOK NAME [form], "
+                         "figure NOTEBOOK NAME")
+    return re.sub(r"\{\{\s*([^{}]+?)\s*\}\}", replace, text)
+
+
+COMMENT = re.compile(r"<!-- (?P<what>[^<>]+?) -->(?P<text>.*?)<!-- / -->", re.S)
+
+
+def refresh(text: str, results: dict[str, dict]) -> str:
+    """README's numbers stand between <!-- NOTEBOOK NAME form --> and <!-- / -->: write them anew."""
+    def replace(match: re.Match) -> str:
+        value: Any = number_text(results, *match["what"].split())
+        return f"<!-- {match['what']} -->{value}<!-- / -->"
+    return COMMENT.sub(replace, text)

@@ -1,0 +1,166 @@
+"""Stages the executed notebooks and the prose, then builds the book from them with warnings as errors."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from mipo import pages
+from mipo.plan import Step
+from mipo.store import PACKAGE, dumps, project_root, read_json, write_whole
+
+
+def index_page(scale: str) -> Path:
+    return Path(f"runs/{scale}/book/_build/html/index.html")
+
+
+# ---- notebooks ----
+
+def provenance_line(result: dict) -> str:
+    """Scale, commit, date, minutes and kind of machine, under the title of every notebook page."""
+    changed = " with uncommitted changes" if result["dirty"] else ""
+    return (f"*This run: scale {result['scale']}, commit {result['commit']}{changed}, {result['date']}, "
+            f"{result['seconds_cold'] / 60:.1f} minutes on {result['machine']}.*{{.provenance}}")
+
+
+def titled(source: str, line: str) -> str:
+    """Put a line under the first heading."""
+    return re.sub(r"\A(\s*#\s[^\n]*\n?)", lambda m: f"{m.group(1).rstrip()}\n\n{line}\n\n", source, count=1)
+
+
+def split_outputs(cell: Any, figures: Path, name: str) -> list[Any]:
+    """A code cell followed by its figures as images with alt text, and by what was printed after them.
+
+    Figures become Markdown images because an output cannot carry an alt text of its own.
+    """
+    from nbformat.v4 import new_code_cell, new_markdown_cell
+
+    cells, current = [cell], cell
+    hidden = {"hide-cell", "remove-cell", "hide-output", "remove-output"} & set(cell.metadata.get("tags", []))
+    outputs, cell.outputs = cell.outputs, []
+    for output in outputs:
+        if output.output_type == "stream" and output.name == "stderr":
+            continue
+        about = output.get("metadata", {}).pop("mipo", None)
+        data = output.get("data", {})
+        if about and hidden:                       # stays folded with its cell: one alt text for the cell's images
+            cell.metadata["mystnb"] = {"image": {"alt": about["alt"]}}
+        if about and not hidden:
+            text = data["image/svg+xml"]
+            write_whole(figures / about["file"], text if isinstance(text, str) else "".join(text))
+            label = f"fig-{Path(about['file']).stem}"
+            cells.append(new_markdown_cell(f"({label})=\n![{pages.bracketed(about['alt'])}](../figures/{about['file']})"))
+            current = None
+        elif current is None and "text/markdown" in data:
+            cells.append(new_markdown_cell("".join(data["text/markdown"])))
+        else:
+            if current is None:
+                current = new_code_cell("", metadata={"tags": ["remove-input"]})
+                cells.append(current)
+            current.outputs.append(output)
+    return cells
+
+
+def stage_notebook(step: Step, target: Path) -> None:
+    """Copy an executed notebook without what the runner wrote into it."""
+    import nbformat
+    from nbformat.v4 import new_markdown_cell
+
+    book = nbformat.read(step.output, as_version=4)
+    result = read_json(step.result)
+    cells = []
+    for cell in book.cells:
+        tags = [tag for tag in cell.metadata.get("tags", []) if tag != "papermill-error-cell-tag"]
+        if "injected-parameters" in tags:
+            tags.append("hide-input")
+        keep = {key: value for key, value in cell.metadata.items() if key in ("mystnb", "slideshow")}
+        cell.metadata = nbformat.from_dict({**keep, **({"tags": tags} if tags else {})})
+        for tag in tags:
+            if tag.startswith("claim-"):
+                cells.append(new_markdown_cell(f"({tag})="))
+        cells += split_outputs(cell, target / "figures", step.name) if cell.cell_type == "code" else [cell]
+    if cells and cells[0].cell_type == "markdown":
+        cells[0].source = titled(cells[0].source, provenance_line(result))
+    book.cells = cells
+    book.metadata = nbformat.from_dict({key: book.metadata[key] for key in ("kernelspec", "language_info")
+                                        if key in book.metadata})
+    write_whole(target / "notebooks" / f"{step.name}.ipynb", nbformat.writes(book))
+
+
+# ---- the tree ----
+
+def toc_of(target: Path) -> dict:
+    """_toc.yml without the pages that this scale does not have."""
+    import yaml
+
+    toc = yaml.safe_load((project_root() / "_toc.yml").read_text(encoding="utf-8"))
+    def there(chapter: dict) -> bool:
+        return any((target / f"{chapter['file']}{end}").exists() for end in (".md", ".ipynb"))
+    for part in toc["parts"]:
+        part["chapters"] = [chapter for chapter in part["chapters"] if there(chapter)]
+    toc["parts"] = [part for part in toc["parts"] if part["chapters"]]
+    return toc
+
+
+def stage(scale: str, plan: dict[str, Step]) -> Path:
+    """Lay out runs/<scale>/book like the repository: prose filled with numbers, executed notebooks, figures."""
+    import yaml
+
+    root, target = project_root(), project_root() / "runs" / scale / "book"
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(root / "book", target / "book")
+    shutil.copyfile(root / "_config.yml", target / "_config.yml")
+    if (root / "results" / "full" / "figures").exists():
+        shutil.copytree(root / "results" / "full" / "figures", target / "published")
+    for figure in (root / "runs" / scale / "results" / "figures").glob("*.svg"):
+        write_whole(target / "figures" / figure.name, figure.read_bytes())
+    for step in plan.values():
+        stage_notebook(step, target)
+    results = pages.best_results(scale)
+    for page in sorted((target / "book").rglob("*.md")):
+        name = str(page.relative_to(target))
+        text = pages.fill(page.read_text(encoding="utf-8"), results, page=name, scale=scale, staged=set(plan))
+        page.write_text(text, encoding="utf-8")
+    write_whole(target / "_toc.yml", yaml.safe_dump(toc_of(target), sort_keys=False))
+    return target
+
+
+def content(scale: str, plan: dict[str, Step]) -> str:
+    """A hash of everything the book is made of."""
+    root = project_root()
+    files = [root / "_config.yml", root / "_toc.yml", PACKAGE / "site.py", PACKAGE / "pages.py",
+             *(root / "book").rglob("*"), *(root / "results" / "full").rglob("*"),
+             *(root / step.output for step in plan.values()), *(root / step.result for step in plan.values())]
+    digest = hashlib.sha256()
+    for file in sorted(f for f in files if f.is_file()):
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def up_to_date(scale: str, plan: dict[str, Step]) -> bool:
+    marker = project_root() / "runs" / scale / "book.json"
+    return marker.exists() and (project_root() / index_page(scale)).exists() and \
+        read_json(marker)["content"] == content(scale, plan)
+
+
+def build(scale: str, plan: dict[str, Step]) -> Path:
+    """Run Jupyter Book over the staged tree; its warnings end the build and are shown."""
+    root = project_root()
+    before = content(scale, plan)
+    target = stage(scale, plan)
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()",
+               "build", f"runs/{scale}/book", "-W", "--keep-going", "-n"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    log = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
+    write_whole(root / "runs" / scale / "book.log", log)
+    index = root / index_page(scale)
+    if done.returncode or not index.exists():
+        wrong = [line.replace(f"{target}/", "") for line in log.splitlines() if re.search("WARNING|ERROR|Error", line)]
+        raise ValueError(f"the book was not built (all of it in runs/{scale}/book.log):\n" + "\n".join(wrong[:30]))
+    write_whole(root / "runs" / scale / "book.json", dumps({"content": before}))
+    return index
