@@ -161,6 +161,7 @@ def test_gain_slope_over_seeds():
 
 def test_self_bleu_by_hand():
     assert e.self_bleu(["a b c d", "a b c d"]) == pytest.approx(100)
+    assert e.self_bleu(["yes", "yes"]) == pytest.approx(100)  # shorter than four words: scored up to its own length
     assert e.self_bleu(["a b c d", "e f g h"]) == 0
     # matches of 1-, 2-, 3-, 4-grams: 4/5, 3/4, 2/3, 1/2; their product is 1/5, both ways round
     assert e.self_bleu(["a b c d e", "a b c d x"]) == pytest.approx(100 * 0.2**0.25)

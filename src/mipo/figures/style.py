@@ -1,5 +1,6 @@
 """One look for every figure: sizes, colour-blind safe colours, seeds as points, lines that carry their own labels."""
 
+import textwrap
 from collections.abc import Iterable, Sequence
 
 import matplotlib as mpl
@@ -146,3 +147,45 @@ def end_labels(ax: Axes, entries: Iterable[tuple[float, float, str, str]], *, po
     for entry, dy in zip(entries, shift, strict=True):
         ax.annotate(entry[2], entry[:2], xytext=(6, dy), textcoords="offset points", color=ink(entry[3]),
                     fontsize=fontsize, va="center", ha="left", annotation_clip=False)
+
+
+def arm_rows(ax: Axes, values: dict, *, digits: int | None = 2, names: bool = True) -> None:
+    """One row per arm, the first on top: seeds, mean and interval along x, the mean in figures at the right edge.
+
+    values  {arm: one number, or one per seed}        digits  decimals of the mean written out; None writes none
+    """
+    for row, (arm, v) in enumerate(values.items()):
+        colour = arm_colour(arm, row)
+        mean, _, _ = strip_points(ax, row, v, colour=colour, marker=ARM_MARKERS.get(arm, "o"), horizontal=True)
+        if digits is not None:
+            ax.annotate(f"{mean:.{digits}f}", (1, row), xycoords=ax.get_yaxis_transform(), xytext=(4, 0),
+                        textcoords="offset points", va="center", fontsize=9, color=ink(colour))
+    ax.set_yticks(range(len(values)), [arm_label(a) for a in values] if names else [""] * len(values))
+    ax.set_ylim(len(values) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+    ax.tick_params(axis="y", length=0)
+
+
+def arm_panels(metrics: dict, *, reference: dict | None = None, digits: dict | None = None,
+               height: float = 0.3) -> Figure:
+    """Small multiples: one panel per metric, one row per arm, all panels with the arms of the first.
+
+    metrics    {title with unit: {arm: one number, or one per seed}}, at most three panels fit the page
+    reference  {title: (value, text)}, a dashed line        digits  {title: decimals}, 2 unless given
+    """
+    if not metrics or not all(metrics.values()):
+        raise ValueError("nothing to draw: every metric needs at least one arm")
+    arms = list(next(iter(metrics.values())))
+    fig, axes = subplots(1, len(metrics), (6.5, 1.3 + height * len(arms)), squeeze=False)
+    for k, (ax, (title, values)) in enumerate(zip(axes[0], metrics.items(), strict=True)):
+        if list(values) != arms:
+            raise ValueError(f"metric {title!r} has arms {list(values)}; the first metric has {arms}")
+        arm_rows(ax, values, names=k == 0, digits=(digits or {}).get(title, 2))
+        ax.set_xlabel(textwrap.fill(title, 60 // len(metrics) - 2))
+        ax.locator_params(axis="x", nbins=4 if len(metrics) < 3 else 3)
+        if title in (reference or {}):
+            value, text = reference[title]
+            ax.axvline(value, color=GREY, ls="--", lw=1.2, zorder=1)
+            ax.annotate(text, (value, 1), xycoords=ax.get_xaxis_transform(), xytext=(0, 3), textcoords="offset points",
+                        ha="center", va="bottom", fontsize=9, color=GREY)
+    return fig
