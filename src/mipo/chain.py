@@ -177,7 +177,8 @@ def book(scale: str, jobs: int) -> None:
     from mipo import site
 
     plan = planning.steps(scale)
-    planning.check(plan)
+    if planning.stale(plan):                       # else nothing changed since the last check
+        planning.check(plan)
     lock = take_lock(Path(f"runs/{scale}/.lock"))
     why = planning.stale(plan)
     planning.write_markers(plan)

@@ -14,6 +14,8 @@ from mipo import pages
 from mipo.plan import Step
 from mipo.store import PACKAGE, dumps, project_root, read_json, write_whole
 
+LIVE_CODE = re.compile(r"\s*<script[^>]*(?:>const THEBE_JS_URL[^<]*| src=\"[^\"]*sphinx-thebe[^\"]*\">)</script>")
+
 
 def index_page(scale: str) -> Path:
     return Path(f"runs/{scale}/book/_build/html/index.html")
@@ -162,5 +164,7 @@ def build(scale: str, plan: dict[str, Step]) -> Path:
     if done.returncode or not index.exists():
         wrong = [line.replace(f"{target}/", "") for line in log.splitlines() if re.search("WARNING|ERROR|Error", line)]
         raise ValueError(f"the book was not built (all of it in runs/{scale}/book.log):\n" + "\n".join(wrong[:30]))
+    for page in index.parent.rglob("*.html"):      # live code would be fetched from another host; it is off
+        page.write_text(LIVE_CODE.sub("", page.read_text(encoding="utf-8")), encoding="utf-8")
     write_whole(root / "runs" / scale / "book.json", dumps({"content": before}))
     return index
