@@ -36,8 +36,9 @@ def max_positions(model) -> int | None:
 
 
 def encode_many(
-    tokenizer, prompts: Sequence[str], replies: Sequence[str], max_length: int | None = None, *, special=True, eos=True
-) -> list[tuple[list[int], list[int]]]:
+    tokenizer, prompts: Sequence[str], replies: Sequence[str], max_length: int | None = None, *,
+    special: bool = True, eos: bool = True, names: Sequence | None = None,
+) -> list[tuple[list[int], list[int]]]:  # fmt: skip
     """(prompt ids, reply ids) of each row, the same ids that TRL makes of its standard format.
 
     The end-of-sequence token is appended to the reply unless the text has it. Prompt and reply are tokenised together
@@ -45,9 +46,11 @@ def encode_many(
     Where tokens would merge across the boundary (TRL warns and shortens the prompt there), the two are tokenised
     separately instead: the model samples after the prompt's own tokens, and is trained after the same ones.
     ``max_length`` cuts the end of a reply, as TRL does; a prompt that leaves no room for it is a ValueError.
-    ``special`` and ``eos`` False leave out the tokenizer's own special tokens and the end of sequence.
+    ``special`` and ``eos`` False leave out the tokenizer's own special tokens and the end of sequence;
+    ``names`` says what errors call each row.
     """
-    _check_texts(tokenizer, prompts, replies, eos)
+    names = names or range(len(prompts))
+    _check_texts(tokenizer, prompts, replies, eos, names)
     end = tokenizer.eos_token if eos else ""
     replies = [r if r.endswith(end) else r + end for r in replies]
 
@@ -67,12 +70,12 @@ def encode_many(
         if max_length is not None:
             if len(head) >= max_length:
                 raise ValueError(
-                    f"row {i}: the prompt has {len(head)} tokens and max_length is {max_length}, which leaves no room"
-                    " for the reply; raise max_length or shorten the context"
+                    f"row {names[i]}: the prompt has {len(head)} tokens and max_length is {max_length}, which leaves"
+                    " no room for the reply; raise max_length or shorten the context"
                 )
             tail = tail[: max_length - len(head)]
         if not head or not tail:
-            raise ValueError(f"row {i}: {'the reply' if head else 'the prompt'} has no token; give it some text")
+            raise ValueError(f"row {names[i]}: {'the reply' if head else 'the prompt'} has no token; give it some text")
         rows.append((head, tail))
     return rows
 
@@ -82,7 +85,7 @@ def encode(tokenizer, prompt: str, reply: str, max_length: int | None = None) ->
     return encode_many(tokenizer, [prompt], [reply], max_length)[0]
 
 
-def _check_texts(tokenizer, prompts, replies, eos) -> None:
+def _check_texts(tokenizer, prompts, replies, eos, names) -> None:
     if len(prompts) != len(replies):
         raise ValueError(f"{len(prompts)} prompts but {len(replies)} replies; give one reply (or list) per prompt")
     if eos and not tokenizer.eos_token:
@@ -90,7 +93,7 @@ def _check_texts(tokenizer, prompts, replies, eos) -> None:
     for name, texts in (("prompt", prompts), ("reply", replies)):
         for i, text in enumerate(texts):
             if not isinstance(text, str):
-                raise ValueError(f"row {i}: the {name} must be text; got {type(text).__name__}")
+                raise ValueError(f"row {names[i]}: the {name} must be text; got {type(text).__name__}")
 
 
 def check_lengths(rows, limit: int | None, names: Sequence | None = None) -> None:

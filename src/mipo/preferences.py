@@ -1,0 +1,187 @@
+"""From preference data in TRL's format to token rows, one set of sequences per pair, with reference log-probs.
+
+The order of a set: "chosen": the chosen reply. "pair" and "candidates": chosen, then the K rejected ones, all after the
+row's prompt. "contexts" and "matrix": every reply after every prompt (own, then ``rejected_prompt``), prompt by prompt.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mipo.logprobs import check_lengths, collate, encode_many, max_positions, score_rows
+
+REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
+
+
+class TokenSets(torch.utils.data.Dataset):
+    """Item i: {"rows": n (prompt ids, reply ids), "ref": n summed reference log-probs in nats, or None}."""
+
+    def __init__(self, sets: list[list[tuple]], ref: Tensor | None = None):
+        self.sets, self.ref = sets, ref  # ref: (rows, n)
+
+    def __len__(self):
+        return len(self.sets)
+
+    def __getitem__(self, i: int) -> dict:
+        return {"rows": self.sets[i], "ref": None if self.ref is None else self.ref[i]}
+
+
+def collate_sets(items: list[dict], pad_id: int) -> dict:
+    """One batch: first members of all sets, then all second members, and so on; ``ref`` has shape (members, B)."""
+    n = len(items[0]["rows"])
+    batch = collate([item["rows"][j] for j in range(n) for item in items], pad_id)
+    batch["members"] = n
+    if items[0]["ref"] is not None:
+        batch["ref"] = torch.stack([item["ref"] for item in items], dim=1)
+    return batch
+
+
+def prepare(dataset, tokenizer, model, loss, *, name: str, max_length: int | None, reference) -> TokenSets:
+    """Tokenise a data set for ``loss``; ``reference(rows)`` is called where the loss needs it and no column has it."""
+    if isinstance(dataset, list):
+        dataset = Dataset.from_list(dataset)
+    if not isinstance(dataset, Dataset):
+        raise ValueError(f"{name} must be a datasets.Dataset or a list of rows; got {type(dataset).__name__}")
+    if len(dataset) == 0:
+        raise ValueError(f"{name} is empty; give at least one pair")
+    cross = "cross" in loss.needs
+    need = ["prompt", "chosen"] if loss.takes == "chosen" else ["prompt", "chosen", "rejected"]
+    need += ["rejected_prompt"] if cross else []
+    for column in need:
+        if column not in dataset.column_names:
+            raise ValueError(
+                f"{name} has no column {column!r}, which loss {loss.__name__!r} needs; it has {dataset.column_names}"
+            )
+    data = {column: list(dataset[column]) for column in need}
+    talk = isinstance(data["prompt"][0], list)  # messages, not text
+    replies = _groups(data, "chosen", "rejected", talk, name)
+    prompts = _groups(data, "prompt", "rejected_prompt", talk, name) if cross else [[p] for p in data["prompt"]]
+    n = len(replies[0])
+    if loss.takes == "pair" and n != 2:
+        raise ValueError(
+            f"loss {loss.__name__!r} takes one rejected reply per row, but {name} has {n - 1}; use loss 'infonca'"
+        )
+    if cross and len(prompts[0]) != n:
+        raise ValueError(f"{name}: {len(prompts[0]) - 1} rejected_prompt but {n - 1} rejected replies per row")
+    if talk:
+        prompts, replies = _render(tokenizer, prompts, replies, name)
+    _check_contrast(loss, prompts, replies, name)
+    triples = [(i, p, r) for i in range(len(replies)) for p in prompts[i] for r in replies[i]]
+    labels = [f"{i} of {name}" for i, _, _ in triples]
+    flat = encode_many(
+        tokenizer, [p for _, p, _ in triples], [r for _, _, r in triples], max_length,
+        special=not talk, eos=not talk, names=labels,
+    )  # fmt: skip
+    check_lengths(flat, max_positions(model), labels)
+    size = len(flat) // len(replies)
+    sets = [flat[i : i + size] for i in range(0, len(flat), size)]
+    if "reference" not in loss.needs:
+        return TokenSets(sets)
+    if all(column in dataset.column_names for column in REFERENCE_COLUMNS):
+        return TokenSets(sets, _given(dataset, size, name))
+    return TokenSets(sets, reference(flat).reshape(-1, size))
+
+
+def _groups(data: dict, first: str, rest: str, talk: bool, name: str) -> list[list]:
+    """[first, rest_1 .. rest_K] of each row; K must be the same everywhere."""
+    if rest not in data:
+        return [[value] for value in data[first]]
+    groups = []
+    for i, (one, others) in enumerate(zip(data[first], data[rest], strict=True)):
+        many = isinstance(others, list) and (not talk or not others or isinstance(others[0], list))
+        groups.append([one, *(others if many else [others])])
+        if len(groups[i]) != len(groups[0]) or len(groups[i]) < 2:
+            raise ValueError(
+                f"row {i} of {name}: {len(groups[i]) - 1} entries in {rest!r}, but the first row has"
+                f" {len(groups[0]) - 1}; every row needs the same number, at least 1"
+            )
+    return groups
+
+
+def _render(tokenizer, prompts, replies, name):
+    """Messages to text: what the chat template writes before the reply, and what it adds for the reply."""
+
+    def text(messages, **options):
+        return tokenizer.apply_chat_template(messages, tokenize=False, **options)
+
+    written, tails = [], []
+    for i, (heads, group) in enumerate(zip(prompts, replies, strict=True)):
+        written.append([text(head, add_generation_prompt=True) for head in heads])
+        full = [text(heads[0] + reply) for reply in group]
+        if any(not f.startswith(written[i][0]) for f in full):
+            raise ValueError(
+                f"row {i} of {name}: the chat template writes the prompt differently once a reply follows;"
+                " render the prompts yourself and use the standard format (text columns)"
+            )
+        tails.append([f[len(written[i][0]) :] for f in full])
+    return written, tails
+
+
+def _check_contrast(loss, prompts, replies, name):
+    if loss.takes == "chosen":
+        return
+    if all(len(set(map(str, group))) == 1 for group in replies):
+        raise ValueError(f"{name}: all pairs are identical (rejected equals chosen in every row): nothing to learn")
+    if "cross" in loss.needs and all(len(set(map(str, group))) == 1 for group in prompts):
+        raise ValueError(f"{name}: rejected_prompt equals prompt in every row, and {loss.__name__!r} contrasts prompts")
+
+
+def _given(dataset, size, name) -> Tensor:
+    """Reference log-probs from the data set's own columns, shape (rows, size)."""
+    chosen, rejected = (list(dataset[column]) for column in REFERENCE_COLUMNS)
+    rows = [[c, *(r if isinstance(r, list) else [r])] for c, r in zip(chosen, rejected, strict=True)]
+    if any(len(row) != size for row in rows):
+        raise ValueError(f"{name}: {REFERENCE_COLUMNS[1]!r} must have one number per rejected reply")
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+class Reference:
+    """Summed log-probs of token rows under the policy as it is before training, cached on disk by content.
+
+    The key covers weights, model config, precision, token ids and where each reply begins; the chat template acts
+    through the ids. A file is written whole (rename); one that cannot be read is made anew.
+    """
+
+    def __init__(self, model, pad_id: int, args):
+        self.model, self.pad_id, self.args, self.weights = model, pad_id, args, None
+        self.folder = Path(args.ref_cache_dir or Path(args.output_dir) / "ref-logps")
+
+    def __call__(self, rows: list[tuple[list[int], list[int]]]) -> Tensor:
+        path = self.folder / f"{self._key(rows)}.safetensors"
+        try:
+            return load_file(path)["summed"]
+        except (OSError, SafetensorError, KeyError):
+            pass
+        dtype = torch.bfloat16 if self.args.bf16 else torch.float16
+        half = self.args.bf16 or self.args.fp16
+        with torch.autocast(self.args.device.type, dtype=dtype, enabled=bool(half)):
+            summed = score_rows(
+                self.model, rows, pad_id=self.pad_id, batch_size=self.args.ref_batch_size,
+                progress=not self.args.disable_tqdm,
+            ).summed  # fmt: skip
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        save_file({"summed": summed}, partial)
+        os.replace(partial, path)
+        return summed
+
+    def _key(self, rows) -> str:
+        self.weights = self.weights or _weights_hash(self.model)
+        half = [bool(self.args.bf16), bool(self.args.fp16)]
+        return hashlib.sha256(json.dumps([self.weights, half, rows]).encode()).hexdigest()[:32]
+
+
+def _weights_hash(model) -> str:
+    config = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

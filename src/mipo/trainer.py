@@ -1,0 +1,244 @@
+"""Train a causal language model with any loss of ``mipo.losses`` on preference data in TRL's format.
+
+Called like TRL's ``DPOTrainer``. Two differences are deliberate: reference log-probs are always a column, computed once
+before training with the model as it was given, so that no second model is ever held; and nothing is saved during
+training unless ``save_strategy`` asks for it.
+"""
+
+import os
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import AutoTokenizer, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+from transformers.trainer_callback import PrinterCallback
+
+from mipo import losses, preferences
+from mipo.logprobs import sequence_logps
+
+
+@dataclass
+class PreferenceConfig(TrainingArguments):
+    """``transformers.TrainingArguments`` plus what a preference loss needs. Settings are checked here, before any work.
+
+    loss, loss_kwargs   a function of ``mipo.losses`` and its keywords
+    max_length          tokens of prompt and reply; a longer reply is cut. None: no cut, and what exceeds the model's
+                        positions is an error
+    ref_batch_size      rows per batch when reference log-probs are computed
+    ref_cache_dir       folder of cached reference log-probs, keyed by content; None: ``<output_dir>/ref-logps``
+    disable_dropout     as TRL: log-ratios against the reference should not be noisy
+    model_init_kwargs   keywords of ``mipo.models.load_model`` where the model is given by name
+    """
+
+    loss: str = "dpo"
+    loss_kwargs: dict = field(default_factory=dict)
+    max_length: int | None = None
+    ref_batch_size: int = 64
+    ref_cache_dir: str | None = None
+    disable_dropout: bool = True
+    model_init_kwargs: dict = field(default_factory=dict)
+    learning_rate: float = field(default=1e-6, metadata={"help": "Initial learning rate, TRL's default for DPO."})
+    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps, as TRL."})
+    save_strategy: str = field(default="no", metadata={"help": "When to write checkpoints: no, steps or epoch."})
+    report_to: str | list[str] | None = field(default="none", metadata={"help": "Trackers to report to."})
+
+    def __post_init__(self):
+        self.remove_unused_columns = False  # the data are token rows by then
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
+        super().__post_init__()
+        losses.check(self.loss, self.loss_kwargs)
+
+
+class ProgressBar(TrainerCallback):
+    """One plain line of progress, the same in a terminal and in a notebook."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.bar = tqdm(total=state.max_steps, desc=f"training ({args.loss})", unit="step")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and logs and "loss" in logs and hasattr(self, "bar"):
+            self.bar.set_postfix(loss=f"{float(logs['loss']):.4f}", refresh=False)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.bar.close()
+
+
+class PreferenceTrainer(Trainer):
+    """A ``transformers.Trainer`` for preference pairs and sets.
+
+    model             model, or name or folder of one; the policy that it is now is the reference
+    train_dataset     columns ``prompt``, ``chosen``, ``rejected`` (a list of K replies for K negatives), text or
+                      messages; losses that need "cross" also read ``rejected_prompt``; columns ``ref_chosen_logps`` and
+                      ``ref_rejected_logps`` (summed, nats) are used where present
+    processing_class  the tokenizer; by default the one saved with the model
+    peft_config       trains a new adapter; the base model stays as it is
+    errors            ValueError for wrong settings and data before training, FloatingPointError for a loss that is NaN
+    """
+
+    def __init__(
+        self, model, args: PreferenceConfig | None = None, data_collator=None, train_dataset=None, eval_dataset=None,
+        processing_class=None, callbacks=None, optimizers=(None, None), peft_config=None, **kwargs,
+    ):  # fmt: skip
+        args = args or PreferenceConfig(output_dir="preference")
+        set_seed(args.seed)  # adapters start from random weights
+        model, tokenizer = _load(model, processing_class, args)
+        if args.disable_dropout:
+            for module in model.modules():
+                if isinstance(module, torch.nn.Dropout):
+                    module.p = 0.0
+        self.loss_fn = losses.check(args.loss, args.loss_kwargs)
+        self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        self._tokenizer, self._metrics = tokenizer, {"train": defaultdict(list), "eval": defaultdict(list)}
+        self._reference = preferences.Reference(model, self._pad_id, args)
+        self.args, self._began = args, False
+        train_dataset = self._prepare(train_dataset, "train_dataset")
+        eval_dataset = self._prepare(eval_dataset, "eval_dataset")
+        if peft_config is not None:
+            model = _adapt(model, peft_config, args)
+        super().__init__(
+            model=model, args=args, data_collator=data_collator or self._collate, train_dataset=train_dataset,
+            eval_dataset=eval_dataset, processing_class=tokenizer, callbacks=callbacks, optimizers=optimizers, **kwargs,
+        )  # fmt: skip
+        self.model_accepts_loss_kwargs = False  # our loss is a mean over rows: average it over accumulated batches
+        self.remove_callback(PrinterCallback if args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)
+        if not args.disable_tqdm:
+            self.add_callback(ProgressBar)
+
+    def _prepare(self, dataset, name):
+        """Token sets of a data set, or of each in a dict of data sets."""
+        if isinstance(dataset, dict):
+            return {key: self._prepare(value, f"{name}[{key!r}]") for key, value in dataset.items()}
+        if dataset is None or isinstance(dataset, preferences.TokenSets):
+            return dataset
+        if self._began and "reference" in self.loss_fn.needs:
+            columns = preferences.REFERENCE_COLUMNS
+            if not set(columns) <= set(getattr(dataset, "column_names", columns)):
+                raise ValueError(
+                    f"{name}: the policy has been trained since, so reference log-probs cannot be computed any more;"
+                    f" pass eval_dataset to the trainer, or give the columns {columns}"
+                )
+        return preferences.prepare(
+            dataset, self._tokenizer, self._reference.model, self.loss_fn,
+            name=name, max_length=self.args.max_length, reference=self._reference,
+        )  # fmt: skip
+
+    def train(self, *args, **kwargs):
+        self._began = True
+        return super().train(*args, **kwargs)
+
+    def _collate(self, items):
+        return preferences.collate_sets(items, self._pad_id)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Mean of the loss over the batch; keeps the metrics that TRL logs."""
+        summed, tokens = sequence_logps(model, inputs)
+        summed, tokens = summed.reshape(inputs["members"], -1), tokens.reshape(inputs["members"], -1)  # (n, B)
+        ref = inputs.get("ref")
+        loss = apply_loss(self.loss_fn, self.args.loss_kwargs, summed, tokens, ref).mean()
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1} (loss {self.args.loss!r},"
+                f" {self.args.loss_kwargs}, learning rate {self.args.learning_rate:g}); lower the learning rate, or"
+                " check the model's weights and the reference log-probs"
+            )
+        self._measure(summed.detach(), tokens, ref, "train" if model.training else "eval")
+        return (loss, {"logps": summed.detach().T}) if return_outputs else loss
+
+    def _measure(self, summed, tokens, ref, mode):
+        """TRL's names. Rewards: beta times the summed log-ratio; without a reference, times the loss's own log-prob."""
+        k = 1 if self.loss_fn.takes == "chosen" else summed.shape[0]
+        if "cross" in self.loss_fn.needs:
+            k = round(k**0.5)  # the replies to the row's own prompt come first
+        found = {"logps/chosen": summed[0].mean()}
+        if k > 1:
+            beta = self.args.loss_kwargs.get("beta", self.args.loss_kwargs.get("tau", 1.0))
+            base = summed / tokens if self.loss_fn.logps == "mean" else summed
+            rewards = beta * ((base if ref is None else summed - ref)[:k])
+            found |= {
+                "logps/rejected": summed[1:k].mean(),
+                "rewards/chosen": rewards[0].mean(),
+                "rewards/rejected": rewards[1:].mean(),
+                "rewards/accuracies": (rewards[0] > rewards[1:].amax(dim=0)).float().mean(),
+                "rewards/margins": (rewards[0] - rewards[1:].mean(dim=0)).mean(),
+            }
+        for key, value in found.items():
+            self._metrics[mode][key].append(value)
+
+    def log(self, logs, start_time=None):
+        mode = "train" if self.model.training else "eval"
+        prefix = "eval_" if mode == "eval" else ""
+        logs.update({prefix + k: torch.stack(v).mean().item() for k, v in self._metrics[mode].items()})
+        self._metrics[mode].clear()
+        super().log(logs, start_time)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Evaluation is the same loss without gradient: the data have no labels."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        return (loss, None, None) if prediction_loss_only else (loss, outputs["logps"], None)
+
+    def evaluate(self, eval_dataset=None, *args, **kwargs):
+        """As ``Trainer.evaluate``; a new data set needs reference columns once training began."""
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+            eval_dataset = self._prepare(eval_dataset, "eval_dataset")
+        return super().evaluate(eval_dataset, *args, **kwargs)
+
+
+def apply_loss(loss, kwargs: dict, summed: Tensor, tokens: Tensor, ref: Tensor | None) -> Tensor:
+    """``loss`` on log-probs of shape (members, B) in the order of ``mipo.preferences``: one value per contrast."""
+    mean = loss.logps == "mean"
+    logps = summed / tokens if mean else summed
+    refs = [] if "reference" not in loss.needs else [ref / tokens if mean else ref]
+    if loss.takes == "chosen":
+        return loss(logps[0], **kwargs)
+    if loss.takes == "pair":
+        return loss(*logps, *(row for r in refs for row in r), **kwargs)
+    if loss.takes == "candidates":
+        return loss(logps.T, *(r.T for r in refs), **kwargs)
+    n = round(logps.shape[0] ** 0.5)
+    matrix = logps.reshape(n, n, -1).permute(2, 0, 1)  # (B, prompt, reply)
+    if loss.takes == "matrix":
+        return loss(matrix, **kwargs)
+    own_first = [matrix[:, :, j].roll(-j, dims=1) for j in range(n)]  # reply j: its own context to index 0
+    return loss(torch.cat(own_first), **kwargs)  # (N * B,) every reply counts, chosen or rejected
+
+
+def _load(model, tokenizer, args):
+    """Model and tokenizer, loaded by name where needed, on the device that will train."""
+    if isinstance(model, str | os.PathLike):
+        from mipo.models import load_model
+
+        model, loaded = load_model(str(model), device=str(args.device), **args.model_init_kwargs)
+        tokenizer = tokenizer or loaded
+    if tokenizer is None:
+        name = getattr(model.config, "_name_or_path", "")
+        if not name:
+            raise ValueError("the model has no name to load a tokenizer by; pass processing_class=tokenizer")
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    if args.n_gpu > 1:
+        raise ValueError(f"one process sees {args.n_gpu} GPUs; use accelerate launch, or set CUDA_VISIBLE_DEVICES=0")
+    if getattr(model, "hf_device_map", None) is None:
+        model.to(args.device)
+    return model, tokenizer
+
+
+def _adapt(model, peft_config, args):
+    """The model with a new PEFT adapter."""
+    from peft import PeftModel, get_peft_model
+
+    if isinstance(model, PeftModel):
+        raise ValueError("the model already has an adapter; merge it first, or leave out peft_config to train it on")
+    model = get_peft_model(model, peft_config)
+    if args.gradient_checkpointing:
+        model.enable_input_require_grads()
+    return model
