@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mipo.record import Number, fmt
+from mipo.numbers import Number, fmt
 from mipo.store import code_hashes, project_root, read_json
 
 MISSING = "*(no number yet)*"

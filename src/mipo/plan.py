@@ -185,12 +185,18 @@ def stale(plan: dict[str, Step]) -> dict[str, str]:
     return why
 
 
-def expected_minutes(step: Step) -> float | None:
-    """Minutes the last run took here, else the published run of this scale, else what the config says."""
+def last_result(step: Step) -> dict:
+    """The last run here, else the published run of this scale, else nothing."""
     for file in (project_root() / step.result, project_root() / "results" / step.scale / f"{step.name}.json"):
         if file.exists():
-            return read_json(file)["seconds_cold"] / 60
-    return step.expected.get("minutes")
+            return read_json(file)
+    return {}
+
+
+def expected_minutes(step: Step) -> float | None:
+    """Minutes from nothing, as last measured, else what the config says."""
+    last = last_result(step)
+    return last["seconds_cold"] / 60 if last else step.expected.get("minutes")
 
 
 def dry_run(scale: str) -> str:
@@ -202,7 +208,8 @@ def dry_run(scale: str) -> str:
     for step in plan.values():
         minutes, runs = expected_minutes(step), step.name in why
         total += (minutes or 0) * runs
-        memory, disk = step.expected.get("memory_gb"), step.expected.get("disk_mb")
+        memory = last_result(step).get("memory_gb") or step.expected.get("memory_gb")
+        disk = step.expected.get("disk_mb")
         lines.append(f"{step.name:22} {why.get(step.name, 'no: up to date'):38} {minutes_text(minutes):>8} "
                      f"{f'{memory} GB' if memory else '?':>8} {f'{disk} MB' if disk else '?':>8}  "
                      f"{step.expected.get('download', 'none')}")

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import ast
+import difflib
 import io
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mipo.numbers import Number, fmt, interval_of, status, together
 from mipo.store import (
     SPENT_BEFORE,
     Record,
     code_hashes,
     dumps,
     imported,
-    plain,
+    peak_memory,
     project_root,
     provenance,
     read_json,
-    refuse_nan,
     resolve,
     run_or_load,
     write_whole,
@@ -29,87 +31,6 @@ from mipo.store import (
 __all__ = ["Notebook", "Number", "Record", "fmt", "interval_of", "run_or_load", "status", "together"]
 
 JUDGED = ("laptop", "full", "gpu")                 # smoke draws no conclusion; by hand, parameters are the reader's
-
-
-def status(interval: tuple[float, float] | None, region: tuple[float | None, float | None]) -> str:
-    """holds: interval inside the region · fails: wholly outside · undecided: it straddles, or there is no interval.
-
-    region = (low, high), ends included; None is no limit. Source: the study's rule for findings.
-    """
-    low, high = (-math.inf if region[0] is None else region[0]), (math.inf if region[1] is None else region[1])
-    if not low <= high:
-        raise ValueError(f"region {region}: its low end is above its high end")
-    if interval is None or None in interval:
-        return "undecided"
-    if not interval[0] <= interval[1]:
-        raise ValueError(f"interval {interval}: its low end is above its high end")
-    if low <= interval[0] and interval[1] <= high:
-        return "holds"
-    return "fails" if interval[1] < low or interval[0] > high else "undecided"
-
-
-def together(parts: Sequence[str]) -> str:
-    """One word for several parts: holds or fails when all do, 'in part' when some hold, else undecided."""
-    if len(set(parts)) == 1:
-        return parts[0]
-    return "in part" if "holds" in parts else "undecided"
-
-
-def fmt(x: float | None) -> str:
-    """Three significant digits, whole numbers whole; an en dash where there is no number."""
-    if x is None:
-        return "–"
-    if x == 0 or (float(x).is_integer() and abs(x) < 1e6):
-        return f"{x:.0f}"
-    return f"{x:.3g}" if not 1e3 <= abs(x) < 1e6 else f"{x:.0f}"
-
-
-@dataclass(frozen=True)
-class Number:
-    """A mean with its 95 % interval; low and high are None for one lone seed, equal to the mean when exact."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    n: int
-    values: list[float]
-    unit: str = ""
-    note: str = ""
-
-    def __str__(self) -> str:
-        unit = f" {self.unit}" if self.unit else ""
-        if self.low is None or self.low == self.high:
-            return f"{fmt(self.mean)}{unit}"
-        return f"{fmt(self.mean)} [{fmt(self.low)}, {fmt(self.high)}]{unit}"
-
-    def __float__(self) -> float:
-        return float(self.mean)
-
-    @property
-    def interval(self) -> tuple[float | None, float | None]:
-        return (self.low, self.high)
-
-
-def interval_of(values: Any, unit: str = "", note: str = "", interval: Sequence[float] | None = None) -> Number:
-    """A float is exact; a list is seeds: mean with a 95 % t interval over them; a given interval is kept."""
-    if isinstance(values, Number):
-        return values
-    values = plain(values) if hasattr(values, "tolist") else values
-    refuse_nan(values, "values")
-    if not isinstance(values, (list, tuple)):
-        low, high = interval if interval is not None else (values, values)
-        return Number(float(values), float(low), float(high), 1, [float(values)], unit, note)
-    seeds = [float(v) for v in values]
-    if not seeds:
-        raise ValueError("a number needs at least one value")
-    mean = sum(seeds) / len(seeds)
-    if interval is None and len(seeds) == 1:
-        return Number(mean, None, None, 1, seeds, unit, note)
-    if interval is None:
-        from mipo.evaluate import t_interval  # one formula, one function
-
-        mean, *interval = (float(v) for v in t_interval(seeds))
-    return Number(mean, float(interval[0]), float(interval[1]), len(seeds), seeds, unit, note)
 
 
 def show(markdown: str, data: Mapping[str, Any] | None = None, metadata: Mapping[str, Any] | None = None) -> None:
@@ -135,6 +56,35 @@ def svg(fig: Any) -> str:
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
+def sentence(slug: str) -> str:
+    """The claim's words, which stand once, in book/claims.yml."""
+    import yaml
+
+    file = project_root() / "book" / "claims.yml"
+    claims = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else []
+    return next((claim["claim"] for claim in claims if claim["slug"] == slug), "")
+
+
+def refuse_unknown_parameters() -> None:
+    """Papermill only warns of a parameter that the notebook does not have: compare its cell with the one before."""
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    cells = [cell for cell in shell.user_ns.get("In", []) if cell.strip()] if shell else []
+    for before, injected in zip(cells, cells[1:], strict=False):
+        if injected.startswith("# Parameters\n"):
+            known, given = assigned(before), assigned(injected)
+            for name in sorted(given - known):
+                close = difflib.get_close_matches(name, known, 1, cutoff=0.5)
+                hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(sorted(known))}"
+                raise ValueError(f"unknown parameter {name!r}: {hint}")
+
+
+def assigned(source: str) -> set[str]:
+    return {target.id for node in ast.parse(source).body if isinstance(node, (ast.Assign, ast.AnnAssign))
+            for target in getattr(node, "targets", [getattr(node, "target", None)]) if isinstance(target, ast.Name)}
+
+
 class Notebook:
     """Collects what one notebook finds and writes it, whole, on close().
 
@@ -142,6 +92,7 @@ class Notebook:
     """
 
     def __init__(self, name: str, *, run_dir: str | Path = "runs/hand", scale: str = "hand", own: bool = False):
+        refuse_unknown_parameters()
         self.name, self.number_of, self.scale, self.own = name, name.split("-")[0], scale, own
         self.run_dir, self.given_run_dir = resolve(run_dir), str(run_dir)
         self.numbers: dict[str, Number] = {}
@@ -185,6 +136,7 @@ class Notebook:
         """
         if kind not in ("identity", "finding"):
             raise ValueError(f"claim {slug}: kind {kind!r} is neither 'identity' nor 'finding'")
+        statement = statement or sentence(slug)
         own_part = {} if parts else {"": {"value": value, "values": values, "interval": interval, "region": region,
                                           "unit": unit}}
         rows = {name: self._measure(slug, **part) for name, part in (parts or own_part).items()}
@@ -275,5 +227,5 @@ class Notebook:
                "numbers": {name: asdict(number) for name, number in self.numbers.items()},
                "claims": self.claims, "figures": self.figures, "seconds": round(wall, 1),
                "seconds_cold": round(wall + sum(SPENT_BEFORE[self.loaded:]), 1),
-               "code": code_hashes(sorted(code)), **provenance()}
+               "memory_gb": peak_memory(), "code": code_hashes(sorted(code)), **provenance()}
         return write_whole(self.run_dir / "results" / f"{self.name}.json", dumps(out))

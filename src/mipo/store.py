@@ -12,6 +12,7 @@ import math
 import os
 import platform
 import re
+import resource
 import shutil
 import subprocess
 import time
@@ -22,7 +23,7 @@ from types import ModuleType
 from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
-KEEPERS = ("mipo", "mipo.record", "mipo.store")     # they keep numbers and change none
+KEEPERS = ("mipo", "mipo.numbers", "mipo.record", "mipo.store")     # they keep numbers and change none
 VERSIONS = ("torch", "transformers", "trl", "peft", "datasets", "numpy", "scipy", "matplotlib")
 
 
@@ -177,6 +178,12 @@ def machine() -> str:
     found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{found.group(1).strip() if found else platform.machine()}, {cores} cores"
+
+
+def peak_memory() -> float:
+    """GB that this process has held at most."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**30 if platform.system() == "Darwin" else 2**20), 2)
 
 
 def versions() -> dict[str, str]:

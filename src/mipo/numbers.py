@@ -1,0 +1,91 @@
+"""Numbers with intervals, how they are printed, and the rule that gives a claim its status."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mipo.store import plain, refuse_nan
+
+
+def status(interval: tuple[float, float] | None, region: tuple[float | None, float | None]) -> str:
+    """holds: interval inside the region · fails: wholly outside · undecided: it straddles, or there is no interval.
+
+    region = (low, high), ends included; None is no limit. Source: the study's rule for findings.
+    """
+    low, high = (-math.inf if region[0] is None else region[0]), (math.inf if region[1] is None else region[1])
+    if not low <= high:
+        raise ValueError(f"region {region}: its low end is above its high end")
+    if interval is None or None in interval:
+        return "undecided"
+    if not interval[0] <= interval[1]:
+        raise ValueError(f"interval {interval}: its low end is above its high end")
+    if low <= interval[0] and interval[1] <= high:
+        return "holds"
+    return "fails" if interval[1] < low or interval[0] > high else "undecided"
+
+
+def together(parts: Sequence[str]) -> str:
+    """One word for several parts: holds or fails when all do, 'in part' when some hold, else undecided."""
+    if len(set(parts)) == 1:
+        return parts[0]
+    return "in part" if "holds" in parts else "undecided"
+
+
+def fmt(x: float | None) -> str:
+    """Three significant digits, whole numbers whole; an en dash where there is no number."""
+    if x is None:
+        return "–"
+    if x == 0 or (float(x).is_integer() and abs(x) < 1e6):
+        return f"{x:.0f}"
+    return f"{x:.3g}" if not 1e3 <= abs(x) < 1e6 else f"{x:.0f}"
+
+
+@dataclass(frozen=True)
+class Number:
+    """A mean with its 95 % interval; low and high are None for one lone seed, equal to the mean when exact."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+    values: list[float]
+    unit: str = ""
+    note: str = ""
+
+    def __str__(self) -> str:
+        unit = f" {self.unit}" if self.unit else ""
+        if self.low is None or self.low == self.high:
+            return f"{fmt(self.mean)}{unit}"
+        return f"{fmt(self.mean)} [{fmt(self.low)}, {fmt(self.high)}]{unit}"
+
+    def __float__(self) -> float:
+        return float(self.mean)
+
+    @property
+    def interval(self) -> tuple[float | None, float | None]:
+        return (self.low, self.high)
+
+
+def interval_of(values: Any, unit: str = "", note: str = "", interval: Sequence[float] | None = None) -> Number:
+    """A float is exact; a list is seeds: mean with a 95 % t interval over them; a given interval is kept."""
+    if isinstance(values, Number):
+        return values
+    values = plain(values) if hasattr(values, "tolist") else values
+    refuse_nan(values, "values")
+    if not isinstance(values, (list, tuple)):
+        low, high = interval if interval is not None else (values, values)
+        return Number(float(values), float(low), float(high), 1, [float(values)], unit, note)
+    seeds = [float(v) for v in values]
+    if not seeds:
+        raise ValueError("a number needs at least one value")
+    mean = sum(seeds) / len(seeds)
+    if interval is None and len(seeds) == 1:
+        return Number(mean, None, None, 1, seeds, unit, note)
+    if interval is None:
+        from mipo.evaluate import t_interval  # one formula, one function
+
+        mean, *interval = (float(v) for v in t_interval(seeds))
+    return Number(mean, float(interval[0]), float(interval[1]), len(seeds), seeds, unit, note)
