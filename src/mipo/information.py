@@ -55,7 +55,7 @@ def kl(p, q):
 
 
 def marginal(p_y_given_c, p_c):
-    """q(y) = Σ_c p(c)·p(y|c): the law of replies to an independent random context. (..., C, Y), (..., C) -> (..., Y)."""
+    """q(y) = Σ_c p(c)·p(y|c): the law of replies to a random context. (..., C, Y), (..., C) -> (..., Y)."""
     p, p_c = _probabilities(p_y_given_c, "p_y_given_c", 2), _probabilities(p_c, "p_c")
     if p.shape[-2] != p_c.shape[-1]:
         raise ValueError(f"p_c: {p_c.shape[-1]} weights for {p.shape[-2]} rows of p_y_given_c")

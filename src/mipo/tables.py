@@ -14,7 +14,7 @@ from mipo import information, losses
 
 
 class Trained(NamedTuple):
-    """policy (..., Y); losses (steps+1,) nats, mean over tables; path (steps+1, ..., Y) policies, start included."""
+    """policy (..., Y); losses (steps+1,) nats per pair; path (steps+1, ..., Y): every policy, the start included."""
 
     policy: np.ndarray
     losses: np.ndarray
@@ -44,8 +44,8 @@ def expected_dpo_loss(logps, ref_logps, pairs, *, beta, lengths=None):
 def train_table(p_ref, pairs, *, beta, steps=200, lr=None, lengths=None):
     """A softmax table, started at p_ref, trained on `expected_dpo_loss` -> Trained.
 
-    pairs   (..., Y, Y): `pair_law(p, q)`, or counts of real pairs divided by their number
-    lr      None: L-BFGS to convergence;  a number: that many plain gradient steps, to see the way there
+    pairs   (..., Y, Y) weights: `pair_law(p, q)`, or counts of real pairs divided by their number
+    lr      None: L-BFGS to convergence;  a number: plain gradient steps on the sum over tables, to see the way there
     errors  ValueError for β ≤ 0 or a p_ref with zeros, whose log-ratios are not finite
     """
     beta = information._positive(beta, "beta")
@@ -62,11 +62,11 @@ def train_table(p_ref, pairs, *, beta, steps=200, lr=None, lengths=None):
     def loss():
         return expected_dpo_loss(logits.log_softmax(-1), ref, pairs, beta=beta, lengths=tokens)
 
-    return _minimise(logits, loss, steps, lr)
+    return _minimise(logits, loss, steps, lr, float(pairs.sum()))
 
 
-def _minimise(logits, loss, steps, lr):
-    """Sum of the tables' losses by L-BFGS (lr None) or gradient descent; keeps every step."""
+def _minimise(logits, loss, steps, lr, weight=1.0):
+    """Sum of the tables' losses by L-BFGS (lr None) or gradient descent; keeps every step. weight: of all pairs."""
     if lr is None:
         optimizer = torch.optim.LBFGS([logits], max_iter=20, line_search_fn="strong_wolfe",
                                       tolerance_grad=1e-12, tolerance_change=1e-16)
@@ -83,7 +83,7 @@ def _minimise(logits, loss, steps, lr):
     for step in range(steps + 1):
         with torch.no_grad():
             path.append(logits.softmax(-1).numpy().copy())
-            values.append(float(loss().mean()))
+            values.append(float(loss().sum()) / weight)
         if not np.isfinite(values[-1]):
             raise ValueError(f"step {step}: the loss is not finite. Lower lr")
         if step == steps or (lr is None and step > 1 and values[-3] == values[-1]):
