@@ -21,6 +21,13 @@ def index_page(scale: str) -> Path:
     return Path(f"runs/{scale}/book/_build/html/index.html")
 
 
+def unlink_absent(text: str, absent: set[str]) -> str:
+    """A link to a page of the book that this scale does not have becomes plain words; other dead links stay errors."""
+    def replace(match: re.Match) -> str:
+        return match.group(1) if Path(match.group(2)).stem in absent else match.group(0)
+    return re.sub(r"\[([^\]]+)\]\(([^)#\s]+\.(?:ipynb|md))(?:#[^)]*)?\)", replace, text)
+
+
 # ---- notebooks ----
 
 def provenance_line(result: dict) -> str:
@@ -68,7 +75,7 @@ def split_outputs(cell: Any, figures: Path, name: str) -> list[Any]:
     return cells
 
 
-def stage_notebook(step: Step, target: Path) -> None:
+def stage_notebook(step: Step, target: Path, absent: set[str]) -> None:
     """Copy an executed notebook without what the runner wrote into it."""
     import nbformat
     from nbformat.v4 import new_markdown_cell
@@ -81,6 +88,8 @@ def stage_notebook(step: Step, target: Path) -> None:
         if "injected-parameters" in tags:
             tags.append("hide-input")
         keep = {key: value for key, value in cell.metadata.items() if key in ("mystnb", "slideshow")}
+        if cell.cell_type == "markdown":
+            cell.source = unlink_absent(cell.source, absent)
         cell.metadata = nbformat.from_dict({**keep, **({"tags": tags} if tags else {})})
         for tag in tags:
             if tag.startswith("claim-"):
@@ -96,11 +105,16 @@ def stage_notebook(step: Step, target: Path) -> None:
 
 # ---- the tree ----
 
-def toc_of(target: Path) -> dict:
-    """_toc.yml without the pages that this scale does not have."""
+def read_toc() -> dict:
     import yaml
 
-    toc = yaml.safe_load((project_root() / "_toc.yml").read_text(encoding="utf-8"))
+    return yaml.safe_load((project_root() / "_toc.yml").read_text(encoding="utf-8"))
+
+
+def toc_of(target: Path) -> dict:
+    """_toc.yml without the pages that this scale does not have."""
+    toc = read_toc()
+
     def there(chapter: dict) -> bool:
         return any((target / f"{chapter['file']}{end}").exists() for end in (".md", ".ipynb"))
     for part in toc["parts"]:
@@ -121,13 +135,15 @@ def stage(scale: str, plan: dict[str, Step]) -> Path:
         shutil.copytree(root / "results" / "full" / "figures", target / "published")
     for figure in (root / "runs" / scale / "results" / "figures").glob("*.svg"):
         write_whole(target / "figures" / figure.name, figure.read_bytes())
+    absent = {Path(chapter["file"]).stem for part in read_toc()["parts"] for chapter in part["chapters"]
+              if chapter["file"].startswith("notebooks/")} - set(plan)
     for step in plan.values():
-        stage_notebook(step, target)
+        stage_notebook(step, target, absent)
     results = pages.best_results(scale)
     for page in sorted((target / "book").rglob("*.md")):
         name = str(page.relative_to(target))
         text = pages.fill(page.read_text(encoding="utf-8"), results, page=name, scale=scale, staged=set(plan))
-        page.write_text(text, encoding="utf-8")
+        page.write_text(unlink_absent(text, absent), encoding="utf-8")
     write_whole(target / "_toc.yml", yaml.safe_dump(toc_of(target), sort_keys=False))
     return target
 
