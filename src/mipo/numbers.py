@@ -43,7 +43,7 @@ def fmt(x: float | None) -> str:
     return f"{x:.3g}" if not 1e3 <= abs(x) < 1e6 else f"{x:.0f}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Number:
     """A mean with its 95 % interval; low and high are None for one lone seed, equal to the mean when exact."""
 
@@ -60,6 +60,8 @@ class Number:
         if self.low is None or self.low == self.high:
             return f"{fmt(self.mean)}{unit}"
         return f"{fmt(self.mean)} [{fmt(self.low)}, {fmt(self.high)}]{unit}"
+
+    __repr__ = __str__                             # what a cell shows whose last line is a number
 
     def __float__(self) -> float:
         return float(self.mean)

@@ -33,8 +33,8 @@ def unlink_absent(text: str, absent: set[str]) -> str:
 def provenance_line(result: dict) -> str:
     """Scale, commit, date, minutes and kind of machine, under the title of every notebook page."""
     changed = " with uncommitted changes" if result["dirty"] else ""
-    return (f"*This run: scale {result['scale']}, commit {result['commit']}{changed}, {result['date']}, "
-            f"{result['seconds_cold'] / 60:.1f} minutes on {result['machine']}.*{{.provenance}}")
+    return (f"[This run: scale {result['scale']}, commit {result['commit']}{changed}, {result['date']}, "
+            f"{result['seconds_cold'] / 60:.1f} minutes on {result['machine']}.]{{.provenance}}")
 
 
 def titled(source: str, line: str) -> str:
