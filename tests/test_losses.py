@@ -34,7 +34,8 @@ def n_inputs(loss):
 def random_inputs(loss, seed=0, grad=False):
     gen = torch.Generator().manual_seed(seed)
     shape = SHAPES.get(loss.takes, (3,))
-    return [(-3 * torch.rand(shape, generator=gen, dtype=torch.float64)).requires_grad_(grad) for _ in range(n_inputs(loss))]
+    draws = [-3 * torch.rand(shape, generator=gen, dtype=torch.float64) for _ in range(n_inputs(loss))]
+    return [x.requires_grad_(grad) for x in draws]
 
 
 def inputs_at_gap(loss, h, n=3):

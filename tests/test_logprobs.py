@@ -1,0 +1,252 @@
+"""Tokens and log-probs against a naive log-softmax: one row at a time, all positions, no padding."""
+
+import copy
+
+import pytest
+import torch
+from torch.testing import assert_close
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
+
+from mipo import logprobs
+from mipo.data import render
+
+REPLIES = ["I am a baker.", "a", "", "Write a short email to my neighbour, the retired teacher with two children."]
+
+
+@pytest.fixture
+def loaded(tiny_model_dir):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32).eval()
+    return model, AutoTokenizer.from_pretrained(tiny_model_dir)
+
+
+@pytest.fixture
+def prompts(loaded):
+    contexts = ["I am a nurse.", "", "I am a farmer from the north with two children", "x"]
+    return [render(loaded[1], "Explain what a loan is.", c) for c in contexts]
+
+
+def naive(model, tokenizer, prompt, reply):
+    """sum_t log softmax(logits)[token t] over the reply, from the full logits of one unpadded row."""
+    head = tokenizer(prompt)["input_ids"]
+    row = tokenizer(prompt + reply + tokenizer.eos_token)["input_ids"]
+    with torch.no_grad():
+        logps = model(torch.tensor([row])).logits[0].double().log_softmax(-1)
+    return sum(logps[t - 1, row[t]].item() for t in range(len(head), len(row))), len(row) - len(head)
+
+
+def test_response_logps_equal_naive(loaded, prompts):
+    model, tokenizer = loaded
+    got = logprobs.response_logps(model, tokenizer, prompts, REPLIES, batch_size=3)
+    want = [naive(model, tokenizer, p, r) for p, r in zip(prompts, REPLIES, strict=True)]
+    assert_close(got.summed.double(), torch.tensor([w for w, _ in want], dtype=torch.float64), atol=1e-5, rtol=1e-6)
+    assert got.tokens.tolist() == [n for _, n in want]
+    assert_close(got.mean, got.summed / got.tokens)
+    assert got.tokens[2] == 1  # an empty reply is its end-of-sequence token
+
+
+def test_response_logps_of_several_replies_keep_order_and_shape(loaded, prompts):
+    model, tokenizer = loaded
+    groups = [[REPLIES[i], REPLIES[3 - i]] for i in range(4)]
+    got = logprobs.response_logps(model, tokenizer, prompts, groups, batch_size=2)
+    assert got.summed.shape == got.tokens.shape == (4, 2)
+    for j in range(2):
+        one = logprobs.response_logps(model, tokenizer, prompts, [g[j] for g in groups])
+        assert_close(got.summed[:, j], one.summed, atol=1e-5, rtol=1e-6)
+        assert got.tokens[:, j].tolist() == one.tokens.tolist()
+
+
+def test_batch_size_and_padding_change_nothing(loaded, prompts):
+    model, tokenizer = loaded
+    alone, together = (logprobs.response_logps(model, tokenizer, prompts, REPLIES, batch_size=b).summed for b in (1, 4))
+    assert_close(alone, together, atol=1e-5, rtol=1e-6)
+    rows = logprobs.encode_many(tokenizer, prompts, REPLIES)
+    zero, one = (logprobs.sequence_logps(model, logprobs.collate(rows, pad_id=p))[0] for p in (0, 1))
+    assert torch.equal(zero, one)  # what pads the rows is never looked at
+
+
+def test_gradient_equals_naive(loaded, prompts):
+    model, tokenizer = loaded
+    other = copy.deepcopy(model)
+    rows = logprobs.encode_many(tokenizer, prompts, REPLIES)
+    logprobs.sequence_logps(model, logprobs.collate(rows))[0].sum().backward()
+    for head, tail in rows:
+        logps = other(torch.tensor([head + tail])).logits[0].log_softmax(-1)
+        logps[len(head) - 1 : -1].gather(1, torch.tensor(tail)[:, None]).sum().backward()
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        assert_close(a.grad, b.grad, atol=2e-4, rtol=1e-3)
+
+
+def test_only_reply_positions_reach_the_head(loaded, prompts):
+    model, tokenizer = loaded
+    seen = []
+    handle = model.get_output_embeddings().register_forward_hook(lambda m, args, out: seen.append(out.shape[:2]))
+    rows = logprobs.encode_many(tokenizer, prompts, REPLIES)
+    logprobs.sequence_logps(model, logprobs.collate(rows))
+    handle.remove()
+    assert seen == [(1, sum(len(tail) for _, tail in rows))]
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gpt2"])
+def test_models_with_capped_logits_or_absolute_positions(family):
+    """Gemma 2 caps its logits after the head, GPT-2 learns positions: both must equal their own full forward."""
+    torch.manual_seed(0)
+    if family == "gemma2":
+        sizes = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, head_dim=16)
+        model = Gemma2ForCausalLM(
+            Gemma2Config(vocab_size=50, num_key_value_heads=1, final_logit_softcapping=0.5, **sizes)
+        )
+    else:
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=2, n_positions=32))
+    model.eval()
+    rows = [([1, 2, 3], [4, 5]), ([6], [7, 8, 9, 10]), ([11, 12], [13])]
+    got, _ = logprobs.sequence_logps(model, logprobs.collate(rows))
+    for value, (head, tail) in zip(got, rows, strict=True):
+        logps = model(torch.tensor([head + tail])).logits[0].log_softmax(-1)
+        want = logps[len(head) - 1 : -1].gather(1, torch.tensor(tail)[:, None]).sum()
+        assert_close(value, want, atol=1e-5, rtol=1e-5)
+
+
+def test_a_head_out_of_reach_falls_back_to_full_logits(loaded, prompts):
+    model, tokenizer = loaded
+
+    class Wrapped(torch.nn.Module):  # has no get_output_embeddings
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, **kwargs):
+            return self.inner(**kwargs)
+
+    batch = logprobs.collate(logprobs.encode_many(tokenizer, prompts, REPLIES))
+    for a, b in zip(logprobs.sequence_logps(Wrapped(), batch), logprobs.sequence_logps(model, batch), strict=True):
+        assert_close(a, b, atol=1e-5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("target", [["q_proj"], ["q_proj", "lm_head"]])
+def test_peft_adapters_count_also_on_the_head(loaded, prompts, target):
+    from peft import LoraConfig, get_peft_model
+
+    model, tokenizer = loaded
+    model.config.tie_word_embeddings = False  # or PEFT warns about an adapter on a tied head
+    before = logprobs.response_logps(model, tokenizer, prompts, REPLIES).summed
+    torch.manual_seed(0)
+    config = LoraConfig(r=4, target_modules=target, init_lora_weights=False)
+    adapted = get_peft_model(model, config).eval()
+    got = logprobs.response_logps(adapted, tokenizer, prompts, REPLIES).summed
+    want = torch.tensor([naive(adapted, tokenizer, p, r)[0] for p, r in zip(prompts, REPLIES, strict=True)])
+    assert_close(got, want, atol=1e-4, rtol=1e-5)
+    assert (got - before).abs().max() > 1e-3  # the adapter does something
+    with adapted.disable_adapter():
+        assert_close(logprobs.response_logps(adapted, tokenizer, prompts, REPLIES).summed, before, atol=1e-5, rtol=1e-6)
+
+
+def test_scoring_leaves_the_mode_and_takes_no_gradient(loaded, prompts):
+    model, tokenizer = loaded
+    model.train()
+    assert not logprobs.response_logps(model, tokenizer, prompts, REPLIES).summed.requires_grad
+    assert model.training
+    assert logprobs.response_logps(model, tokenizer, [], []).summed.shape == (0,)
+
+
+# ---- tokens ----------------------------------------------------------------------------------------------------------
+
+
+def test_encode_appends_the_end_once(loaded, prompts):
+    _, tokenizer = loaded
+    head, tail = logprobs.encode(tokenizer, prompts[0], "I am a baker.")
+    assert head == tokenizer(prompts[0])["input_ids"]
+    assert tail[-1] == tokenizer.eos_token_id and tail.count(tokenizer.eos_token_id) == 1
+    assert logprobs.encode(tokenizer, prompts[0], "I am a baker." + tokenizer.eos_token) == (head, tail)
+    assert tokenizer.decode(tail[:-1]) == "I am a baker."
+    if tokenizer.bos_token_id is not None:
+        assert head.count(tokenizer.bos_token_id) == 1
+
+
+def test_encode_keeps_the_prompt_where_tokens_would_merge(loaded):
+    """A token would span the boundary: the prompt must keep the tokens that the reply was sampled after."""
+    _, tokenizer = loaded
+    text = "I am a retired teacher who cycles to work"
+
+    def merges(i):
+        head = tokenizer(text[:i])["input_ids"]
+        return tokenizer(text)["input_ids"][: len(head)] != head
+
+    i = next(i for i in range(10, len(text)) if merges(i))  # a place inside a token
+    head, tail = logprobs.encode(tokenizer, text[:i], text[i:])
+    assert head == tokenizer(text[:i])["input_ids"]
+    assert tokenizer.decode(tail[:-1]) == text[i:]
+
+
+def test_max_length_cuts_replies_and_names_a_prompt_that_is_too_long(loaded, prompts):
+    _, tokenizer = loaded
+    head, tail = logprobs.encode(tokenizer, prompts[0], REPLIES[3])
+    assert logprobs.encode(tokenizer, prompts[0], REPLIES[3], len(head) + 2) == (head, tail[:2])
+    with pytest.raises(ValueError, match=rf"row 0: the prompt has {len(head)} tokens and max_length is {len(head)}"):
+        logprobs.encode(tokenizer, prompts[0], REPLIES[3], len(head))
+
+
+def test_a_row_longer_than_the_model_is_named(loaded, prompts):
+    model, tokenizer = loaded
+    with pytest.raises(ValueError, match=r"row 1: prompt \(\d+ tokens\) and reply \(\d+ tokens\).*256 positions"):
+        logprobs.response_logps(model, tokenizer, prompts[:2], ["short", "long " * 300])
+
+
+def test_bad_input_is_named(loaded, prompts):
+    model, tokenizer = loaded
+    with pytest.raises(ValueError, match="2 prompts but 1 replies"):
+        logprobs.response_logps(model, tokenizer, prompts[:2], ["a"])
+    with pytest.raises(ValueError, match="row 1: the reply must be text"):
+        logprobs.response_logps(model, tokenizer, prompts[:2], ["a", None])
+    with pytest.raises(ValueError, match="same number of replies"):
+        logprobs.response_logps(model, tokenizer, prompts[:2], [["a", "b"], ["a"]])
+    with pytest.raises(ValueError, match="row 0: the prompt has no token"):
+        logprobs.encode_many(tokenizer, [""], ["a"], special=False)
+    with pytest.raises(ValueError, match="row 0: the reply has no token"):
+        logprobs.encode_many(tokenizer, ["a"], [""], eos=False)
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="no end-of-sequence token"):
+        logprobs.encode(tokenizer, "a", "b")
+
+
+# ---- pointwise mutual information ------------------------------------------------------------------------------------
+
+
+def records():
+    contexts = ["I am a nurse.", "I am a farmer.", "I am a nurse."]
+    return [{"query": "Explain what a loan is.", "context": c} for c in contexts]
+
+
+def test_conditional_pmi_against_the_average_over_contexts(loaded):
+    model, tokenizer = loaded
+    got = logprobs.conditional_pmi(model, tokenizer, records(), REPLIES[:3])
+    for value, record, reply in zip(got, records(), REPLIES, strict=False):
+        under = [naive(model, tokenizer, render(tokenizer, r["query"], r["context"]), reply)[0] for r in records()]
+        mean = torch.tensor(under, dtype=torch.float64).exp().mean().log()  # the nurse counts twice
+        own = naive(model, tokenizer, render(tokenizer, record["query"], record["context"]), reply)[0]
+        assert_close(value.double(), own - mean, atol=2e-5, rtol=0)
+
+
+def test_conditional_pmi_against_a_missing_context(loaded):
+    model, tokenizer = loaded
+    got = logprobs.conditional_pmi(model, tokenizer, records(), REPLIES[:3], "missing")
+    for value, record, reply in zip(got, records(), REPLIES, strict=False):
+        prompts = [render(tokenizer, record["query"], c) for c in (record["context"], "")]
+        own, none = (naive(model, tokenizer, p, reply)[0] for p in prompts)
+        assert_close(value.double(), torch.tensor(own - none, dtype=torch.float64), atol=2e-5, rtol=0)
+
+
+def test_conditional_pmi_of_one_context_is_zero(loaded):
+    model, tokenizer = loaded
+    got = logprobs.conditional_pmi(model, tokenizer, records()[:1], REPLIES[:1])
+    assert_close(got, torch.zeros(1), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="marginal must be"):
+        logprobs.conditional_pmi(model, tokenizer, records()[:1], REPLIES[:1], "none")
+    with pytest.raises(ValueError, match="3 records but 1 replies"):
+        logprobs.conditional_pmi(model, tokenizer, records(), REPLIES[:1])
