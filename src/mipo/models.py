@@ -4,6 +4,7 @@ import math
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from tqdm import tqdm
@@ -17,8 +18,8 @@ from transformers import (
 
 from mipo import logprobs
 
-# One token is a word with the space before it, a line break, or a punctuation mark; joining tokens gives the text back.
-WORD = r" ?[\w'+-]+:?|\n+| ?[^\w\s]"
+# One token is a word with the space before it and the mark after it, or a line break; joining tokens gives the text back.
+WORD = r" ?[\w'+-]+[.,:?]?|\n+| ?[^\w\s]"
 SPECIAL = ("<|pad|>", "<|unk|>", "<|user|>", "<|assistant|>", "<|end|>")
 TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
@@ -57,10 +58,10 @@ def small_model(tokenizer, *, hidden=128, layers=4, heads=4, max_length=256, see
 def pretrain(model, tokenizer, examples, *, steps, batch_size=64, lr=3e-3, seed=0, progress=True):
     """Maximum likelihood on replies, -mean_t log p(y_t | prompt, y_<t); returns the loss of each step (nats per token).
 
-    `examples(rng, n)` gives n pairs (prompt, reply); fresh ones at each step, so there is nothing to overfit.
+    `examples(rng, n)` gives n pairs (prompt, reply), rng a numpy Generator; fresh ones at each step, so there is nothing to overfit.
     AdamW, linear warm-up over 5 % of the steps, then cosine decay to zero.
     """
-    rng = torch.Generator().manual_seed(seed)
+    rng = np.random.default_rng((seed, 4))
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.01)
     warm = max(1, steps // 20)
     model.train()
@@ -69,8 +70,8 @@ def pretrain(model, tokenizer, examples, *, steps, batch_size=64, lr=3e-3, seed=
         rate = min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimiser.param_groups:
             group["lr"] = lr * rate
-        encoded = [logprobs.encode(tokenizer, p, r) for p, r in examples(rng, batch_size)]
-        summed, tokens = logprobs.sequence_logps(model, logprobs.collate(encoded, tokenizer.pad_token_id))
+        rows = logprobs.encode_many(tokenizer, *zip(*examples(rng, batch_size), strict=True))
+        summed, tokens = logprobs.sequence_logps(model, logprobs.collate(rows, tokenizer.pad_token_id))
         loss = -summed.sum() / tokens.sum()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

@@ -99,13 +99,16 @@ class World:
 
     # ---- replies ----------------------------------------------------------------------------------------------------
 
-    def log_prob(self, reply, task, who=NOBODY, *, topic=None):
-        """log p(reply | task, person), nats, wordings included; -inf for a reply outside the grammar or off topic."""
-        parsed = parse(reply, task, topic=topic)
+    def log_prob(self, reply, task, who=NOBODY, *, topic=None, beta=None):
+        """log p(reply | task, person), nats, wordings included; -inf for a reply outside the grammar or off topic.
+
+        With `beta` it is the log-probability under the optimum π*_β of `optimum`.
+        """
+        parsed, name = parse(reply, task, topic=topic), find_task(task).name
         if parsed is None:
             return -np.inf
-        values, wordings = parsed
-        return self.law(find_task(task).name, who).log_prob(values) + float(np.sum(np.log(np.take(WORDINGS, wordings))))
+        law = self.law(name, who) if beta is None else self.optimum(name, who, beta)
+        return law.log_prob(parsed[0]) + float(np.sum(np.log(np.take(WORDINGS, parsed[1]))))
 
     def pmi(self, reply, task, who):
         """log p(y|x,c)/p(y|x), nats: how much likelier the reply is for this person than for the average one."""

@@ -1,0 +1,68 @@
+"""The methods that the study compares in the small world: the loss, the pairs and the settings of each, trained alike."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from peft import LoraConfig
+
+from mipo.models import load_model
+from mipo.reward import train_mi_reward
+from mipo.trainer import PreferenceConfig, PreferenceTrainer
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One method: a loss of `mipo.losses` and how its rejected replies are made. `takes_beta`: the loss has a β."""
+
+    loss: str
+    negatives: str = "random_context"
+    takes_beta: bool = False
+
+
+ARMS = {
+    "sft": Arm("sft"),
+    "mipo-random": Arm("dpo", takes_beta=True),
+    "mipo-missing": Arm("dpo", "missing_context", takes_beta=True),
+    "context-infonce": Arm("context_infonce"),
+    "sami": Arm("sami"),
+    "mi-reward": Arm("mi_reward", takes_beta=True),  # on-policy: makes its own replies while it trains
+}
+
+
+def train_arm(name, base, pairs, folder, *, lr, beta=None, epochs=1, batch_size=32, seed=0, lora_rank=0, cache=None,
+              progress=True, records=None):
+    """Train the base model on pairs with one arm; saves the model (adapters merged) in `folder`, returns JSON metrics.
+
+    Published settings of MIPO's release: Adam betas 0.9 / 0.95, cosine to a tenth of the learning rate, warm-up 3 %, clip
+    norm 1. Every arm has the same number of optimiser steps, len(pairs) · epochs / batch_size. Metrics: loss per logged
+    step, and the first one (log 2 for DPO). `records` are those of the pairs, for the arm that samples as it trains.
+    """
+    if name not in ARMS:
+        raise ValueError(f"no arm {name!r}; arms are {', '.join(ARMS)}")
+    arm, folder = ARMS[name], Path(folder)
+    model, tokenizer = load_model(base)
+    if name == "mi-reward":
+        steps = max(1, round(len(records) * epochs / batch_size))
+        log = train_mi_reward(model, tokenizer, records, beta=beta, lr=lr, steps=steps, batch_size=batch_size // 2, k=4,
+                              seed=seed, progress=progress)
+    else:
+        args = PreferenceConfig(
+            output_dir=str(folder / "trainer"), loss=arm.loss, loss_kwargs={"beta": beta} if arm.takes_beta else {},
+            learning_rate=lr, num_train_epochs=epochs, per_device_train_batch_size=batch_size, seed=seed,
+            adam_beta1=0.9, adam_beta2=0.95, max_grad_norm=1.0, warmup_ratio=0.03, logging_steps=1,
+            lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr_rate": 0.1},
+            ref_cache_dir=str(cache) if cache else None, disable_tqdm=not progress,
+        )
+        lora = LoraConfig(r=lora_rank, lora_alpha=2 * lora_rank, target_modules="all-linear") if lora_rank else None
+        trainer = PreferenceTrainer(model=model, args=args, train_dataset=pairs, processing_class=tokenizer,
+                                    peft_config=lora)
+        trainer.train()
+        model = trainer.model.merge_and_unload() if lora else trainer.model
+        log = [row for row in trainer.state.log_history if "loss" in row]
+        shutil.rmtree(folder / "trainer", ignore_errors=True)
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    (folder / "log.json").write_text(json.dumps(log))
+    return {"steps": len(log), "first_loss": log[0]["loss"], "last_loss": log[-1]["loss"]}
