@@ -133,11 +133,11 @@ def loss_of_gap(h, dpo, infonce, beta):
     """DPO's loss against the gap h (S,) with log 2 minus InfoNCE on top, start and slope marked. Nats."""
     fig, ax = subplots(size=WIDE)
     ax.plot(h, dpo, color=BLUE, label="DPO")
-    ax.plot(h[::8], infonce[::8], "o", color=ORANGE, mfc="none", ms=7, label="log 2 - InfoNCE, N = 2")
+    ax.plot(h[::8], infonce[::8], "o", color=ORANGE, mfc="none", ms=7, label="log 2 − InfoNCE, N = 2")
     near = np.array([-2.2, 2.2])
     ax.plot(near, np.log(2) - beta / 2 * near, color=GREY, ls="--", lw=1.2)
     ax.plot(0, np.log(2), "o", color=BLACK, ms=7, zorder=5)
-    ax.annotate("start of every pair: log 2,\nslope -β/2", (0, np.log(2)), xytext=(12, 12), textcoords="offset points",
+    ax.annotate("start of every pair: log 2,\nslope −β/2", (0, np.log(2)), xytext=(12, 12), textcoords="offset points",
                 fontsize=9)
     ax.set(xlabel="gap h of the log-ratios, nats", ylabel="loss, nats")
     ax.legend(loc="upper right")
@@ -145,7 +145,7 @@ def loss_of_gap(h, dpo, infonce, beta):
 
 
 def optimum_and_way(replies, ref, best, trained, paths, tolerance):
-    """Left: reference, closed form, trained table for one context (Y,); right: KL to the optimum, {β: (steps+1,)}."""
+    """Left: reference, closed form, trained table for one context (Y,); right: KL over steps, {β: (steps+1,)}."""
     fig, axes = subplots(1, 2, size=(6.5, 3.2), width_ratios=(1.2, 1))
     at = np.arange(len(replies))
     axes[0].bar(at - 0.2, ref, 0.38, color="#BDBDBD", label="reference")
@@ -154,15 +154,11 @@ def optimum_and_way(replies, ref, best, trained, paths, tolerance):
     axes[0].set(xticks=at, ylabel="probability", title="one context, β = 1")
     axes[0].set_xticklabels(replies, rotation=40, ha="right", rotation_mode="anchor")
     axes[0].legend()
-    entries = []
     for (beta, path), colour in zip(paths.items(), (VERMILLION, BLUE, GREEN), strict=True):
-        path = np.maximum(path, 1e-16)
-        axes[1].semilogy(path, ".-", color=colour)
-        entries.append((len(path) - 1, path[-1], f"β = {beta:g}", colour))
-    axes[1].set(xlabel="L-BFGS rounds", ylabel="KL to π*, nats", title="way to the optimum")
-    axes[1].xaxis.get_major_locator().set_params(integer=True)
+        axes[1].loglog(np.arange(1, len(path)), path[1:], color=colour, label=f"β = {beta:g}")
+    axes[1].set(xlabel="gradient steps", ylabel="KL to π*, nats", title="way to the optimum", ylim=(1e-7, None))
+    axes[1].legend(loc="lower left")
     reference_line(axes[1], tolerance, "tolerance", at=0.98)
-    end_labels(axes[1], entries)
     return fig
 
 
@@ -177,12 +173,14 @@ def information_over_beta(betas, chain, top, others, start):
     axes[1].axhline(start, color=GREY, lw=1.6)
     for ax, title in zip(axes, ("random context", "other rejected replies"), strict=True):
         ax.set_xscale("log")
-        ax.set(xlabel="β", title=title, ylim=(0, 1.45 * top))
+        ax.set(xlabel="β", title=title, ylim=(0, 1.45 * top), xticks=(0.3, 1, 3, 10))
+        ax.set_xticklabels(("0.3", "1", "3", "10"))
+        ax.minorticks_off()
         ax.axhline(top, color=BLACK, ls=":", lw=1.2)
         ax.legend(loc="upper right", borderaxespad=0.2)
     axes[0].set_ylabel("information about the context, nats")
-    axes[0].annotate("all there is: H(C)", (0.02, top), xycoords=axes[0].get_yaxis_transform(), xytext=(0, -3),
-                     textcoords="offset points", fontsize=9, va="top")
+    axes[0].annotate("all there is: H(C)", (0.98, top), xycoords=axes[0].get_yaxis_transform(), xytext=(0, -3),
+                     textcoords="offset points", fontsize=9, va="top", ha="right")
     return fig
 
 
@@ -201,7 +199,8 @@ def negative_laws(pvalues, counts, forced):
         entries.append((counts[-1], values[-1], name, colour))
     axes[1].set_xscale("log")
     axes[1].set(xticks=counts, xticklabels=[str(k) for k in counts], xlabel="number of contexts",
-                ylabel="KL of the optima, nats", title="cost of forcing c' ≠ c", ylim=(0, None))
+                ylabel="KL of the optima, nats", title="cost of forcing c' ≠ c", ylim=(0, None),
+                xlim=(0.9 * counts[0], 1.15 * counts[-1]))
     axes[1].minorticks_off()
     end_labels(axes[1], entries)
     return fig
@@ -215,7 +214,7 @@ def token_against_sequence(alphas, gaps, normaliser):
         axes[0].plot(alphas, values, color=colour, label=name)
         axes[1].bar(at + 0.4 * i - 0.2, normaliser[name], 0.36, color=colour)
     axes[0].set(xlabel="α = 1/β", ylabel="KL, nats", title="token by token against whole")
-    axes[0].legend(loc="upper left")
+    axes[0].legend(loc="lower right", bbox_to_anchor=(1, 0.1))
     axes[1].set(xticks=at, xticklabels=("right", "wrong"), xlabel="first slot", ylabel="log normaliser, nats",
                 title="step 2's normaliser")
     return fig
@@ -248,10 +247,11 @@ def early_stopping(steps, distance, start):
         best = values.mean(1).argmin()
         if best < len(steps) - 1:
             ax.plot(steps[best], values.mean(1)[best], "o", color=colour, ms=6)
-        entries.append((steps[-1], values.mean(1)[-1], name, colour))
+        shown = np.flatnonzero(values.mean(1) > 1e-4)[-1]
+        entries.append((steps[shown], values.mean(1)[shown], name, colour))
     ax.set_xscale("log")
     ax.set_yscale("log")
-    ax.set(xlabel="gradient steps", ylabel="KL to the optimum π*, nats", xlim=(steps[0], steps[-1]))
+    ax.set(xlabel="gradient steps", ylabel="KL to the optimum π*, nats", xlim=(steps[0], steps[-1]), ylim=(1e-4, None))
     reference_line(ax, start, "before training", at=0.02)
     end_labels(ax, entries)
     return fig
