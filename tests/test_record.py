@@ -54,7 +54,8 @@ def package(tmp_path, monkeypatch):
     """A package of three modules: a imports b, c stands alone."""
     folder = tmp_path / "mipo"
     folder.mkdir()
-    for name, text in [("__init__", ""), ("a", "from mipo import b\nx = 1\n"), ("b", '"""Doc."""\ny = 2\n'), ("c", "z = 3\n")]:
+    for name, text in [("__init__", ""), ("a", "from mipo import b\nx = 1\n"),
+                       ("b", '"""Doc."""\ny = 2\n'), ("c", "z = 3\n")]:
         (folder / f"{name}.py").write_text(text)
     monkeypatch.setattr(store, "PACKAGE", folder)
     return folder

@@ -87,9 +87,7 @@ def claims_table(results: dict[str, dict], page: str, staged: set[str]) -> str:
 def claims_summary(results: dict[str, dict], page: str, staged: set[str]) -> str:
     """Counts in words, failures as plain as successes."""
     count = Counter(claim_status(claim, results)[0] for claim in load_claims())
-    several = {"holds": "hold", "fails": "fail", "in part": "hold in part", "open": "are open",
-               "undecided": "are undecided", "not judged": "are not judged"}
-    return f"Of {count.total()} claims, " + ", ".join(f"{count[w]} {several[w]}" for w in WORDS if count[w]) + "."
+    return f"{count.total()} claims: " + ", ".join(f"{word} {count[word]}" for word in WORDS if count[word]) + "."
 
 
 def times_table(results: dict[str, dict], page: str, staged: set[str]) -> str:
