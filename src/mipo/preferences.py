@@ -146,11 +146,13 @@ class Reference:
     """Summed log-probs of token rows under the policy as it is before training, cached on disk by content.
 
     The key covers weights, model config, precision, token ids and where each reply begins; the chat template acts
-    through the ids. A file is written whole (rename); one that cannot be read is made anew.
+    through the ids. A file is written whole (rename); one that cannot be read is made anew. Once ``closed`` (training
+    has begun) only what is cached can be had.
     """
 
     def __init__(self, model, pad_id: int, args):
-        self.model, self.pad_id, self.args, self.weights = model, pad_id, args, None
+        self.model, self.pad_id, self.args = model, pad_id, args
+        self.weights, self.closed = None, False
         self.folder = Path(args.ref_cache_dir or Path(args.output_dir) / "ref-logps")
 
     def __call__(self, rows: list[tuple[list[int], list[int]]]) -> Tensor:
@@ -159,6 +161,11 @@ class Reference:
             return load_file(path)["summed"]
         except (OSError, SafetensorError, KeyError):
             pass
+        if self.closed:
+            raise ValueError(
+                "the policy has been trained since, so reference log-probs of new data cannot be computed any more;"
+                f" pass the data as eval_dataset when the trainer is made, or with the columns {REFERENCE_COLUMNS}"
+            )
         dtype = torch.bfloat16 if self.args.bf16 else torch.float16
         half = self.args.bf16 or self.args.fp16
         with torch.autocast(self.args.device.type, dtype=dtype, enabled=bool(half)):

@@ -6,6 +6,7 @@ training unless ``save_strategy`` asks for it.
 """
 
 import os
+import warnings
 from collections import defaultdict
 from dataclasses import dataclass, field
 
@@ -24,7 +25,7 @@ from mipo.logprobs import sequence_logps
 class PreferenceConfig(TrainingArguments):
     """``transformers.TrainingArguments`` plus what a preference loss needs. Settings are checked here, before any work.
 
-    loss, loss_kwargs   a function of ``mipo.losses`` and its keywords
+    loss, loss_kwargs   a function of ``mipo.losses`` and its keywords; without keywords DPO takes beta 0.1, as TRL's
     max_length          tokens of prompt and reply; a longer reply is cut. None: no cut, and what exceeds the model's
                         positions is an error
     ref_batch_size      rows per batch when reference log-probs are computed
@@ -34,7 +35,7 @@ class PreferenceConfig(TrainingArguments):
     """
 
     loss: str = "dpo"
-    loss_kwargs: dict = field(default_factory=dict)
+    loss_kwargs: dict | None = None
     max_length: int | None = None
     ref_batch_size: int = 64
     ref_cache_dir: str | None = None
@@ -49,6 +50,8 @@ class PreferenceConfig(TrainingArguments):
         self.remove_unused_columns = False  # the data are token rows by then
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
         super().__post_init__()
+        if self.loss_kwargs is None:
+            self.loss_kwargs = {"beta": 0.1} if self.loss == "dpo" else {}
         losses.check(self.loss, self.loss_kwargs)
 
 
@@ -99,7 +102,7 @@ class PreferenceTrainer(Trainer):
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self._tokenizer, self._metrics = tokenizer, {"train": defaultdict(list), "eval": defaultdict(list)}
         self._reference = preferences.Reference(model, self._pad_id, args)
-        self.args, self._began = args, False
+        self.args = args
         train_dataset = self._prepare(train_dataset, "train_dataset")
         eval_dataset = self._prepare(eval_dataset, "eval_dataset")
         if peft_config is not None:
@@ -119,20 +122,13 @@ class PreferenceTrainer(Trainer):
             return {key: self._prepare(value, f"{name}[{key!r}]") for key, value in dataset.items()}
         if dataset is None or isinstance(dataset, preferences.TokenSets):
             return dataset
-        if self._began and "reference" in self.loss_fn.needs:
-            columns = preferences.REFERENCE_COLUMNS
-            if not set(columns) <= set(getattr(dataset, "column_names", columns)):
-                raise ValueError(
-                    f"{name}: the policy has been trained since, so reference log-probs cannot be computed any more;"
-                    f" pass eval_dataset to the trainer, or give the columns {columns}"
-                )
         return preferences.prepare(
             dataset, self._tokenizer, self._reference.model, self.loss_fn,
             name=name, max_length=self.args.max_length, reference=self._reference,
         )  # fmt: skip
 
     def train(self, *args, **kwargs):
-        self._began = True
+        self._reference.closed = True
         return super().train(*args, **kwargs)
 
     def _collate(self, items):
@@ -238,7 +234,9 @@ def _adapt(model, peft_config, args):
 
     if isinstance(model, PeftModel):
         raise ValueError("the model already has an adapter; merge it first, or leave out peft_config to train it on")
-    model = get_peft_model(model, peft_config)
-    if args.gradient_checkpointing:
+    with warnings.catch_warnings():  # PEFT reads a property that transformers has renamed
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        model = get_peft_model(model, peft_config)
+    if args.activation_checkpointing or args.gradient_checkpointing:
         model.enable_input_require_grads()
     return model
