@@ -11,9 +11,13 @@ from building import ROOT
 
 CLAIMS = yaml.safe_load((ROOT / "book" / "claims.yml").read_text(encoding="utf-8"))
 WRITTEN = [claim for claim in CLAIMS if "notebook" in claim]
-BOOKS = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted((ROOT / "notebooks").glob("*.ipynb"))}
-RESULTS = {file.stem: json.loads(file.read_text(encoding="utf-8"))
-           for file in sorted((ROOT / "results" / "full").glob("*.json"))}
+
+
+def read_all(folder, end):
+    return {file.stem: json.loads(file.read_bytes()) for file in sorted((ROOT / folder).glob(f"*.{end}"))}
+
+
+BOOKS, RESULTS = read_all("notebooks", "ipynb"), read_all("results/full", "json")
 
 
 def source(name, kind):
@@ -21,7 +25,8 @@ def source(name, kind):
 
 
 def tags(name):
-    return [tag for cell in BOOKS[name]["cells"] for tag in cell["metadata"].get("tags", []) if tag.startswith("claim-")]
+    every = [tag for cell in BOOKS[name]["cells"] for tag in cell["metadata"].get("tags", [])]
+    return [tag for tag in every if tag.startswith("claim-")]
 
 
 def claimed(name):
@@ -29,8 +34,9 @@ def claimed(name):
     code = "\n".join(line for line in source(name, "code").splitlines() if not line.lstrip().startswith(("%", "!")))
     calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)
              and isinstance(node.func, ast.Attribute) and node.func.attr == "claim"]
-    kinds = [{word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg == "kind"} for call in calls]
-    return {ast.literal_eval(call.args[0]): kind.get("kind", "finding") for call, kind in zip(calls, kinds, strict=True)}
+    given = [{word.arg: word.value for word in call.keywords} for call in calls]
+    kinds = [ast.literal_eval(words["kind"]) if "kind" in words else "finding" for words in given]
+    return dict(zip([ast.literal_eval(call.args[0]) for call in calls], kinds, strict=True))
 
 
 def ids(claims):
@@ -62,14 +68,11 @@ def test_a_claim_has_its_cell(claim):
 def test_a_claim_has_its_function_and_tests(claim):
     assert claim.get("functions") and claim.get("tests") and claim.get("metric"), claim["slug"]
     for path in claim["functions"]:
-        module, _, name = path.rpartition(".")
-        parts = [module, name]
-        if not importlib.util.find_spec(module):   # a method: mipo.world.World.pmi
-            parts = [*module.rsplit(".", 1), name]
-        thing = importlib.import_module(parts[0])
-        for part in parts[1:]:
-            thing = getattr(thing, part)
-        assert callable(thing), path
+        package, module, *names = path.split(".")  # mipo.losses.dpo, or a method: mipo.world.World.pmi
+        thing = importlib.import_module(f"{package}.{module}")
+        for name in names:
+            thing = getattr(thing, name)
+        assert names and callable(thing), path
     for test in claim["tests"]:
         file, _, name = test.partition("::")
         text = (ROOT / file).read_text(encoding="utf-8")
