@@ -91,7 +91,7 @@ def tiny_model_dir(request) -> Path:
 
 @pytest.fixture(scope="session")
 def records_list() -> list[dict]:
-    """Twenty records: five people, four queries; every fourth has no gold answer, one person is unknown (no context)."""
+    """Twenty records: five people, four queries; every fourth has no gold answer, one person has no context."""
     rows = []
     for i, person in enumerate(PEOPLE):
         for j, query in enumerate(QUERIES):

@@ -12,9 +12,9 @@ import numpy as np
 
 COMMIT = "0bc2ce0f32c673f68da20b57bce15c457aa787b5"
 URL = f"https://raw.githubusercontent.com/compdemocracy/openData/{COMMIT}"
-LICENCE = ("Data was gathered using the Polis software (compdemocracy.org/polis) and is sub-licensed under CC BY 4.0 with "
-           "Attribution to The Computational Democracy Project. The data and more information about how the data was "
-           "collected can be found at <https://github.com/compdemocracy/openData>.")
+LICENCE = ("Data was gathered using the Polis software (compdemocracy.org/polis) and is sub-licensed under CC BY 4.0 "
+           "with Attribution to The Computational Democracy Project. The data and more information about how the data "
+           "was collected can be found at <https://github.com/compdemocracy/openData>.")
 FILES = ("comments.csv", "participants-votes.csv", "summary.csv")
 SHA256 = {  # conversation: comments.csv, participants-votes.csv, summary.csv
     "15-per-hour-seattle": (
@@ -87,7 +87,8 @@ def folder(conversation: str | Path) -> Path:
         return Path(conversation)
     name = str(conversation)
     if name not in SHA256:
-        raise ValueError(f'Polis conversation "{name}": neither a folder with {FILES[1]} nor one of {", ".join(SHA256)}')
+        raise ValueError(f'Polis conversation "{name}": neither a folder with {FILES[1]} '
+                         f"nor one of {', '.join(SHA256)}")
     root = os.environ.get("MIPO_DATA")
     if root and (Path(root) / "polis" / name / FILES[1]).is_file():
         here = Path(root) / "polis" / name
@@ -232,3 +233,11 @@ def _check_sign(votes: np.ndarray, agree: np.ndarray, disagree: np.ndarray, path
         flipped = (claimed == counted[:, ::-1]).all(1).mean() > 0.5
         raise ValueError(f"{path}: n-agree and n-disagree contradict the votes of {wrong.mean():.0%} of the people"
                          + ("; the sign is flipped: 1 must be agree, -1 disagree" if flipped else ""))
+
+
+def records(conversation: str | Path = "american-assembly.bowling-green", *, split: str = "test", seed: int = 0,
+            **settings) -> list[dict]:
+    """Records of a conversation for `data.load("polis")`; settings are those of `votes.records`."""
+    from mipo import votes
+
+    return votes.records(votes.panel(read(folder(conversation)), seed=seed), split, seed=seed, **settings)
