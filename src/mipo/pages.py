@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mipo.numbers import Number, fmt
-from mipo.store import code_hashes, project_root, read_json
+from mipo.store import code_hashes, project_root, read_json, write_whole
 
 MISSING = "*(no number yet)*"
 WORDS = ("holds", "in part", "undecided", "fails", "not judged", "open")
@@ -91,9 +91,9 @@ def claims_summary(results: dict[str, dict], page: str, staged: set[str]) -> str
 
 
 def times_table(results: dict[str, dict], page: str, staged: set[str]) -> str:
-    rows = ["| notebook | scale | minutes | machine | made | changed since |", "|---|---|---|---|---|---|"]
+    rows = ["| notebook | minutes | machine | made | changed since |", "|---|---|---|---|---|"]
     for name, result in results.items():
-        rows.append(f"| {name} | {result['scale']} | {result['seconds_cold'] / 60:.1f} | {result['machine']} | "
+        rows.append(f"| {name} | {result['seconds_cold'] / 60:.1f} | {result['machine']} | scale {result['scale']}, "
                     f"{result['date'][:10]}, {result['commit']} | {', '.join(outdated(result)) or 'nothing'} |")
     return "\n".join(rows) if len(rows) > 2 else MISSING
 
@@ -169,3 +169,14 @@ def refresh(text: str, results: dict[str, dict]) -> str:
         value: Any = number_text(results, *match["what"].split())
         return f"<!-- {match['what']} -->{value}<!-- / -->"
     return COMMENT.sub(replace, text)
+
+
+def main() -> None:
+    """python -m mipo.pages: write the published numbers into README.md."""
+    readme = project_root() / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    write_whole(readme, refresh(text, results_in(project_root() / "results" / "full")))
+
+
+if __name__ == "__main__":
+    main()
