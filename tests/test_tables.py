@@ -78,10 +78,18 @@ def test_train_critic_finds_pmi(n):
     assert_allclose(tables.train_critic(P, P_C, n), pmi - (pmi @ Q)[:, None], atol=1e-4)
 
 
+def test_losses_are_those_of_the_path():
+    got = tables.train_table(P, tables.pair_law(P, Q), beta=1.0, steps=3, lr=1.0)
+    pairs, ref = torch.as_tensor(tables.pair_law(P, Q)), torch.as_tensor(np.log(P))
+    again = [tables.expected_dpo_loss(torch.as_tensor(np.log(x)), ref, pairs, beta=1.0).mean() for x in got.path]
+    assert_allclose(got.losses, again)
+
+
 @pytest.mark.parametrize("call, words", [
     (lambda: tables.train_table(P, tables.pair_law(P, Q), beta=0), "beta"),
     (lambda: tables.train_table([0.5, 0.5, 0.0], np.full((3, 3), 1 / 9), beta=1), "p_ref"),
     (lambda: tables.train_table(P, np.full((3, 3), 1 / 9), beta=1), "pairs"),
+    (lambda: tables.train_table(P, tables.pair_law(P, Q), beta=1, steps=9, lr=float("inf")), "Lower lr"),
     (lambda: tables.train_critic(np.eye(2), [0.5, 0.5], 2), "positive"),
     (lambda: tables.pair_law([0.5, 0.6], [0.5, 0.5]), "chosen"),
 ])

@@ -79,16 +79,17 @@ def _minimise(logits, loss, steps, lr, weight=1.0):
         value.backward()
         return value
 
-    path, values = [], []
-    for step in range(steps + 1):
-        with torch.no_grad():
-            path.append(logits.softmax(-1).numpy().copy())
-            values.append(float(loss().sum()) / weight)
-        if not np.isfinite(values[-1]):
+    policy = lambda: logits.detach().softmax(-1).numpy().copy()  # noqa: E731
+    path, values = [policy()], []
+    for step in range(steps):
+        values.append(float(optimizer.step(closure).detach()) / weight)  # the loss before the step
+        path.append(policy())
+        if not np.isfinite(path[-1]).all():
             raise ValueError(f"step {step}: the loss is not finite. Lower lr")
-        if step == steps or (lr is None and step > 1 and values[-3] == values[-1]):
+        if lr is None and step > 0 and values[-2] == values[-1]:
             break
-        optimizer.step(closure)
+    with torch.no_grad():
+        values.append(float(loss().sum()) / weight)
     return Trained(path[-1], np.array(values), np.stack(path))
 
 

@@ -157,7 +157,7 @@ def optimum_and_way(replies, ref, best, trained, paths, tolerance):
     for (beta, path), colour in zip(paths.items(), (VERMILLION, BLUE, GREEN), strict=True):
         axes[1].loglog(np.arange(1, len(path)), path[1:], color=colour, label=f"β = {beta:g}")
     axes[1].set(xlabel="gradient steps", ylabel="KL to π*, nats", title="way to the optimum", ylim=(1e-7, None))
-    axes[1].legend(loc="lower left")
+    axes[1].legend(loc="upper right")
     reference_line(axes[1], tolerance, "tolerance", at=0.98)
     return fig
 
