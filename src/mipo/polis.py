@@ -235,9 +235,10 @@ def _check_sign(votes: np.ndarray, agree: np.ndarray, disagree: np.ndarray, path
                          + ("; the sign is flipped: 1 must be agree, -1 disagree" if flipped else ""))
 
 
-def records(conversation: str | Path = "american-assembly.bowling-green", *, split: str = "test", seed: int = 0,
-            **settings) -> list[dict]:
+def records(conversation: str | Path = "american-assembly.bowling-green", *, split: str = "test",
+            min_votes: int = 100, seed: int = 0, **settings) -> list[dict]:
     """Records of a conversation for `data.load("polis")`; settings are those of `votes.records`."""
     from mipo import votes
 
-    return votes.records(votes.panel(read(folder(conversation)), seed=seed), split, seed=seed, **settings)
+    world = votes.panel(read(folder(conversation)), min_votes=min_votes, seed=seed)
+    return votes.records(world, split, seed=seed, **settings)
