@@ -125,6 +125,12 @@ def test_every_notebook_page_says_where_its_numbers_come_from(pages):
     assert [name for name, text in texts.items() if not re.search(line, text, re.S)] == []
 
 
+def test_every_page_says_which_run_it_was_built_from(pages):
+    for name, page in pages.items():
+        if name != "index.html":                   # only sends the reader on to book/index.html
+            assert re.search(r"Built from a run at scale smoke: commit \w+", page.get_text(" ")), name
+
+
 def test_no_smoke_page_gives_a_claim_a_status(pages):
     for name, page in pages.items():
         if name.startswith("notebooks/"):

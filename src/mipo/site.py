@@ -37,6 +37,16 @@ def provenance_line(result: dict) -> str:
             f"{result['seconds_cold'] / 60:.1f} minutes on {result['machine']}.]{{.provenance}}")
 
 
+def footer(results: list[dict]) -> str:
+    """The same for the whole book, under every page."""
+    if not results:
+        return ""
+    last = max(results, key=lambda result: result["date"])
+    minutes = sum(result["seconds_cold"] for result in results) / 60
+    return (f'<div class="provenance">Built from a run at scale {last["scale"]}: commit {last["commit"]}, '
+            f'{last["date"]}, {minutes:.0f} minutes in all on {last["machine"]}.</div>')
+
+
 def titled(source: str, line: str) -> str:
     """Put a line under the first heading."""
     return re.sub(r"\A(\s*#\s[^\n]*\n?)", lambda m: f"{m.group(1).rstrip()}\n\n{line}\n\n", source, count=1)
@@ -130,7 +140,9 @@ def stage(scale: str, plan: dict[str, Step]) -> Path:
     root, target = project_root(), project_root() / "runs" / scale / "book"
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(root / "book", target / "book")
-    shutil.copyfile(root / "_config.yml", target / "_config.yml")
+    config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+    config["html"]["extra_footer"] = footer([read_json(root / step.result) for step in plan.values()])
+    write_whole(target / "_config.yml", yaml.safe_dump(config, sort_keys=False))
     if (root / "results" / "full" / "figures").exists():
         shutil.copytree(root / "results" / "full" / "figures", target / "published")
     for figure in (root / "runs" / scale / "results" / "figures").glob("*.svg"):
