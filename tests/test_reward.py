@@ -141,18 +141,19 @@ def test_rewards_of_replies_equal_the_pmi(base):
 
 def test_training_reaches_the_optimum(base):
     model, tokenizer = copy.deepcopy(base[0]), base[1]
-    records = [*RECORDS, {"query": "Drink?", "context": "Ann."}, {"query": "Drink?", "context": "Bob."}]
-    log = reward.train_mi_reward(model, tokenizer, records, beta=1.0, lr=1e-3, steps=60, batch_size=16, k=4,
-                                 contexts_per_marginal=16, max_new_tokens=4, seed=0, progress=False)
-    got = torch.stack([table(model, tokenizer, c) for c in TASTE]).exp()
-    start, want = torch.stack([table(*base, c) for c in TASTE]).exp(), optimum(base, 1.0)
+    log = reward.train_mi_reward(model, tokenizer, RECORDS, beta=1.0, lr=1e-3, steps=60, batch_size=8, k=8,
+                                 contexts_per_marginal=8, max_new_tokens=4, seed=0, progress=False)
+    got, start = (torch.stack([table(m, tokenizer, c) for c in TASTE]).exp() for m in (model, base[0]))
+    want = optimum(base, 1.0)
     assert (want - start).abs().max() > 0.1
     assert_close(got, want, atol=0.07, rtol=0)
-    first, last = (sum(row["reward"] for row in part) / 10 for part in (log[:10], log[-10:]))
-    assert last > first + 0.1
-    assert abs(log[0]["kl"]) < 1e-5 and sum(row["kl"] for row in log[-10:]) > 0
+    pmi = (start / start.mean(dim=0)).log()
+    before, after, best = ((p * pmi).sum(dim=1).mean() for p in (start, got, want))  # E_π[r], nats
+    assert after - before > 0.6 * (best - before) > 0.05
     assert [row["step"] for row in log] == list(range(1, 61))
     assert all(row["loss"] == row["kl"] - row["reward"] for row in log)
+    assert abs(log[0]["kl"]) < 1e-5 and sum(row["kl"] for row in log[-20:]) > 0
+    assert abs(log[0]["reward"] - before) < 0.35  # one batch of 64 replies, r between -1.4 and 0.6 nats
 
 
 def test_same_seed_same_run_and_the_model_is_trained_in_place(base):

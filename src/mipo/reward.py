@@ -102,7 +102,7 @@ def train_mi_reward(
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         reward, kl = rewards.mean().item(), (logps.detach() - own).mean().item()
         if not all(map(math.isfinite, (reward, kl, norm.item()))):
-            _diverged(f"step {step + 1}: reward {reward}, kl {kl}, gradient norm {norm.item()}")
+            _diverged(f"step {step + 1} is not finite: reward {reward}, kl {kl}, gradient norm {norm.item()}")
         log.append({"step": step + 1, "reward": reward, "kl": kl, "loss": beta * kl - reward})
         optimiser.step()
         schedule.step()
