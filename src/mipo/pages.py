@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections import Counter
@@ -137,12 +138,12 @@ def figure_text(results: dict[str, dict], notebook: str, name: str, page: str, s
         root / "runs" / scale / "results"
     folder = "published" if base.name == "full" else "figures"
     target = os.path.relpath(f"{folder}/{Path(figure['file']).name}", Path(page).parent)
-    return f"![{bracketed(figure['alt'])}]({target})"
+    return image(target, figure["alt"])
 
 
-def bracketed(text: str) -> str:
-    """An alt text that Markdown takes as it is."""
-    return re.sub(r"([\[\]])", r"\\\1", " ".join(text.split()))
+def image(target: str, alt: str) -> str:
+    """An image whose alt text is taken as it is, whatever Markdown would make of it."""
+    return f"```{{image}} {target}\n:alt: {json.dumps(' '.join(alt.split()), ensure_ascii=False)}\n```"
 
 
 def fill(text: str, results: dict[str, dict], *, page: str, scale: str, staged: set[str]) -> str:

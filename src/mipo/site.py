@@ -73,7 +73,7 @@ def split_outputs(cell: Any, figures: Path, name: str) -> list[Any]:
             text = data["image/svg+xml"]
             write_whole(figures / about["file"], text if isinstance(text, str) else "".join(text))
             label = f"fig-{Path(about['file']).stem}"
-            cells.append(new_markdown_cell(f"({label})=\n![{pages.bracketed(about['alt'])}](../figures/{about['file']})"))
+            cells.append(new_markdown_cell(f"({label})=\n{pages.image('../figures/' + about['file'], about['alt'])}"))
             current = None
         elif current is None and "text/markdown" in data:
             cells.append(new_markdown_cell("".join(data["text/markdown"])))
