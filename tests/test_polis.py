@@ -199,7 +199,7 @@ def model_and_tokenizer(world):
     from mipo import models
 
     tokenizer = models.build_tokenizer(votes.vocabulary(world))
-    return models.small_model(tokenizer, hidden=32, layers=2, seed=0), tokenizer
+    return models.small_model(tokenizer, hidden=32, layers=2, heads=4, seed=0), tokenizer
 
 
 def test_vocabulary_covers_every_prompt(world, model_and_tokenizer):

@@ -16,9 +16,9 @@ def make_base(folder: Path, world: votes.Panel, *, layers: int, hidden: int, ste
     crowd.npy (Q, 2) is the mean over the contexts of the MIPO people, nobody.npy (Q, 2) the answer without a context.
     """
     tokenizer = models.build_tokenizer(votes.vocabulary(world))
-    model = models.small_model(tokenizer, hidden=hidden, layers=layers, seed=seed)
-    losses = models.pretrain(model, tokenizer, votes.examples(world, tokenizer), steps=steps, lr=lr, seed=seed,
-                             progress=progress)
+    model = models.small_model(tokenizer, hidden=hidden, layers=layers, heads=4, seed=seed)
+    losses = models.pretrain(model, tokenizer, votes.examples(world, tokenizer), steps=steps, batch_size=64, lr=lr,
+                             seed=seed, progress=progress)
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     crowd = votes.contexts_of(votes.records(world, "mipo", seed=seed))
