@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from mipo import models, pairs, population
-from mipo.base import vocabulary_text
+from mipo.base import build_tokenizer
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    tokenizer = models.build_tokenizer(vocabulary_text())
+    tokenizer = build_tokenizer()
     return models.small_model(tokenizer, hidden=16, layers=1, heads=2, seed=0), tokenizer
 
 

@@ -51,7 +51,7 @@ def train_arm(name, base, pairs, folder, *, lr, beta=None, epochs=1, batch_size=
         args = PreferenceConfig(
             output_dir=str(folder / "trainer"), loss=arm.loss, loss_kwargs={"beta": beta} if arm.takes_beta else {},
             learning_rate=lr, num_train_epochs=epochs, per_device_train_batch_size=batch_size, seed=seed,
-            adam_beta1=0.9, adam_beta2=0.95, max_grad_norm=1.0, warmup_ratio=0.03, logging_steps=1,
+            adam_beta1=0.9, adam_beta2=0.95, max_grad_norm=1.0, warmup_steps=0.03, logging_steps=1,
             lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr_rate": 0.1},
             ref_cache_dir=str(cache) if cache else None, disable_tqdm=not progress,
         )

@@ -222,3 +222,17 @@ def _pattern(task):
     topic = "(?P<topic>" + "|".join(map(re.escape, TASKS[task].topics)) + ")"
     return re.compile("".join((topic if p == "{topic}" else parts[p[1:-1]]) if p.startswith("{") else re.escape(p)
                               for p in literal))
+
+
+def phrases(task):
+    """The pieces a reply or a query of the task is made of, each with the space before it: one choice, one piece."""
+    task = find_task(task)
+    of_slot = {s.name: [t for texts in s.options.values() for t in texts] for s in task.slots} | {"topic": task.topics}
+    for template in (task.skeleton, *task.queries):
+        space = ""
+        for part in re.split(r"(\{\w+\})", template):
+            if part.startswith("{"):
+                yield from (space + text for text in of_slot[part[1:-1]] if text)
+            else:
+                yield from filter(None, [part.removesuffix(" ")])
+                space = " " if part.endswith(" ") else ""

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +28,12 @@ TEMPLATE = (
 )
 
 
-def build_tokenizer(texts):
-    """Word-level tokenizer over the words of `texts`, with a chat template; decode(encode(t)) == t for known words."""
-    split = Regex(WORD)
+def build_tokenizer(texts, phrases=()):
+    """Tokenizer over the words of `texts`, with a chat template; decode(encode(t)) == t for known words.
+
+    Each of `phrases` is one token wherever it stands (the longest that fits); all other text is cut into words.
+    """
+    split = Regex("|".join([*map(_literally, sorted(set(phrases), key=lambda p: (-len(p), p))), WORD]))
     words = sorted({w for text in texts for w, _ in pre_tokenizers.Split(split, "isolated").pre_tokenize_str(text)})
     vocab = {token: i for i, token in enumerate((*SPECIAL, *words))}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<|unk|>"))
@@ -43,34 +47,45 @@ def build_tokenizer(texts):
     return fast
 
 
-def small_model(tokenizer, *, hidden=128, layers=4, heads=4, max_length=256, seed=0):
-    """A Llama with random weights: 0.9 M parameters at the defaults and a vocabulary of 400 words."""
+def _literally(phrase):
+    """Regex of a phrase that does not end inside a word."""
+    return re.escape(phrase) + (r"(?!\w)" if phrase[-1].isalnum() else "")
+
+
+def small_model(tokenizer, *, hidden=128, layers=4, heads=4, inner=None, max_length=256, init=0.02, seed=0):
+    """A Llama with random weights of standard deviation `init`; `inner` is the width of its feed-forward layers."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=int(8 * hidden / 3) // 8 * 8,
-        num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads,
+        vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=inner or int(8 * hidden / 3) // 8 * 8,
+        num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads, initializer_range=init,
         max_position_embeddings=max_length, tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
     )
     return LlamaForCausalLM(config).float()
 
 
-def pretrain(model, tokenizer, examples, *, steps, batch_size=64, lr=3e-3, seed=0, progress=True):
+def pretrain(model, tokenizer, examples, *, steps, batch_size=64, lr=3e-3, embedding_rate=1.0, lessons=None,
+             lesson_share=0.15, seed=0, progress=True):
     """Maximum likelihood on replies, -mean_t log p(y_t | prompt, y_<t); returns the loss of each step (nats per token).
 
-    `examples(rng, n)` gives n pairs (prompt, reply), rng a numpy Generator; fresh ones at each step, so there is nothing to overfit.
-    AdamW, linear warm-up over 5 % of the steps, then cosine decay to zero.
+    `examples(rng, n)` gives n pairs (prompt, reply), rng a numpy Generator; fresh ones at each step, so there is nothing
+    to overfit. `lessons` are easier examples for the first `lesson_share` of the steps. AdamW, linear warm-up over 5 %
+    of the steps, then cosine decay to zero; embeddings learn `embedding_rate` times as fast.
     """
     rng = np.random.default_rng((seed, 4))
-    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.01)
+    embeddings = list(model.get_input_embeddings().parameters())
+    others = [p for p in model.parameters() if all(p is not e for e in embeddings)]
+    rates = (1.0, embedding_rate)
+    optimiser = torch.optim.AdamW([{"params": others}, {"params": embeddings}], lr=lr, betas=(0.9, 0.98), weight_decay=0)
     warm = max(1, steps // 20)
     model.train()
-    losses, bar = [], tqdm(range(steps), desc="pretraining", disable=not progress)
+    losses, bar = [], tqdm(range(steps), desc="pretraining", unit="step", disable=not progress)
     for step in bar:
-        rate = min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
-        for group in optimiser.param_groups:
-            group["lr"] = lr * rate
-        rows = logprobs.encode_many(tokenizer, *zip(*examples(rng, batch_size), strict=True))
+        scale = min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = lr * rate * scale
+        draw = lessons if lessons and step < lesson_share * steps else examples
+        rows = logprobs.encode_many(tokenizer, *zip(*draw(rng, batch_size), strict=True))
         summed, tokens = logprobs.sequence_logps(model, logprobs.collate(rows, tokenizer.pad_token_id))
         loss = -summed.sum() / tokens.sum()
         optimiser.zero_grad(set_to_none=True)
@@ -78,6 +93,8 @@ def pretrain(model, tokenizer, examples, *, steps, batch_size=64, lr=3e-3, seed=
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise FloatingPointError(f"pretraining: the loss is {losses[-1]} at step {step + 1}; lower lr (now {lr:g})")
         bar.set_postfix(nats_per_token=f"{losses[-1]:.3f}", refresh=False)
     model.eval()
     return losses
