@@ -1,5 +1,7 @@
 """Polis exports and votes: what is read and refused, who sees what, exact probabilities, and the optimum by hand."""
 
+import json
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -294,3 +296,41 @@ def test_data_load_polis(mipo_data, monkeypatch):
     monkeypatch.setenv("MIPO_DATA", str(mipo_data))
     recs = data.load("polis", conversation="brexit-consensus", questions=1, min_votes=40)
     assert recs and all(r["gold"] in polis.REPLIES and r["query"].endswith("?") for r in recs)
+
+
+# ---- the runs ----
+
+def test_gain_by_hand_and_its_sign():
+    from mipo import survey
+
+    recs = [[{"gold": "agree", "person": i} for i in range(4)], [{"gold": "agree", "person": i} for i in range(4)]]
+    theirs = [np.full((4, 2), 0.5)] * 2
+    ours = [np.array([[0.6, 0.4], [0.8, 0.2]] * 2), np.array([[0.7, 0.3], [0.9, 0.1]] * 2)]
+    found = survey.gain(ours, theirs, recs, "chance")
+    assert_allclose(found["value"], 0.25)                                   # mean of 0.1, 0.3, 0.2, 0.4
+    assert found["interval"][0] < 0.25 < found["interval"][1] and found["unit"] == "of votes"
+    assert_allclose(survey.gain(ours, theirs, recs, "log_loss")["value"],   # less loss is a gain
+                    np.log([0.6, 0.8, 0.7, 0.9]).mean() - np.log(0.5))
+    assert survey.gain(theirs, ours, recs, "log_loss")["value"] < 0
+
+
+def test_runs_end_to_end(tmp_path, world):
+    from mipo import survey
+
+    base, made, tuned = (tmp_path / name for name in ("base", "pairs", "tuned"))
+    for folder in (base, made, tuned):
+        folder.mkdir()
+    survey.make_base(base, world, layers=1, hidden=16, steps=40, lr=1e-2, seed=0, progress=False)
+    assert np.load(base / "crowd.npy").shape == np.load(base / "nobody.npy").shape == (3, 2)
+    counts = survey.make_pairs(made, world, base, questions=3, seed=0, progress=False)
+    rows = json.loads((made / "pairs.json").read_text())
+    assert counts["prompts"] == 36 and counts["useful"] == len(rows) > 0
+    assert all(row["chosen"] != row["rejected"] for row in rows)
+    test, check = (votes.records(world, split, seed=0) for split in ("test", "validation"))
+    settings = {"beta": 1.0, "lr": 1e-2, "batch_size": 4, "seed": 0, "progress": False}
+    metrics = survey.make_policy(tuned, base, made, test, check, placebo=False, **settings)
+    assert 0 < metrics["validation"] < 1
+    again = survey.make_policy(tuned, base, made, test, check, placebo=False, **settings)
+    assert again == metrics                                                 # the same seed, the same numbers
+    assert np.load(tuned / "test.npy").shape == (len(test), 2)
+    assert survey.make_policy(tuned, base, made, test, check, placebo=True, **settings) != metrics
