@@ -1,0 +1,128 @@
+"""Conditions, exact chances and scores of notebook 07, against enumeration and hand-made cases."""
+
+import numpy as np
+import pytest
+
+from mipo import checker, panel, population
+from mipo.grammar import ATTRIBUTES, TASKS, write
+from mipo.world import World
+
+
+def test_conditions_draw_from_their_split_and_wordings():
+    for name, settings in panel.CONDITIONS.items():
+        records = panel.prompts(name, n_people=3, per_task=2, seed=5)
+        assert len(records) == 3 * 2 * len(TASKS)
+        assert {checker.as_person(r).split for r in records} == {settings["split"]}
+        for r in records:
+            place = TASKS[r["task"]].queries.index(r["wording"])
+            assert (place < population.SEEN_WORDINGS) == (settings["wordings"] == "seen")
+
+
+def test_same_people_in_conditions_of_one_split():
+    full, noisy = (panel.prompts(c, n_people=4, per_task=1, seed=2) for c in ("unseen", "noisy"))
+    assert [r["values"] for r in full] == [r["values"] for r in noisy]
+    assert any(a["context"] != b["context"] for a, b in zip(full, noisy, strict=True))
+
+
+def test_again_repeats_each_prompt_and_closely_adds_conditions():
+    asked = panel.all_prompts(n_people=4, per_task=1, draws=3, seed=0, closely=False)
+    assert set(asked) == {"unseen", "again"} and len(asked["again"]) == 36
+    assert asked["again"][0] == asked["again"][2] != asked["again"][3]
+    assert set(panel.all_prompts(n_people=4, per_task=1, draws=3, seed=0)) == {*panel.CONDITIONS, "again"}
+
+
+def test_unknown_condition_names_the_known_ones():
+    with pytest.raises(ValueError, match="unseen people"):
+        panel.prompts("unsen", n_people=1, per_task=1, seed=0)
+
+
+def test_stated_reads_back_what_context_wrote():
+    for who in population.people(20, seed=3):
+        assert panel.stated(who.context()) == who
+    assert panel.stated("") == population.NOBODY
+    both = panel.stated("Role: owner. Tone: blunt. Tone: formal. Pet: cat.")
+    assert both == population.person(role="owner", pet="cat")  # nothing says which tone is true
+
+
+def test_exact_adherence_with_true_contexts_is_the_law_and_falls_with_wrong_ones():
+    full = panel.prompts("unseen", n_people=30, per_task=1, seed=0)
+    np.testing.assert_allclose(panel.exact_adherence_to_truth(full), checker.exact_adherence(full))
+    noisy = panel.prompts("noisy", n_people=30, per_task=1, seed=0)
+    assert panel.exact_adherence_to_truth(noisy).mean() < checker.exact_adherence(full).mean() - 0.02
+
+
+def test_exact_adherence_with_a_wrong_value_by_hand():
+    # lookup: two relevant slots. detail is left out: law 0.05 + 0.95·p(v) averaged over people gives back the prior,
+    # 0.65 at "short"; units stated "imperial" but truly "metric": 0.88 · 0.7
+    record = {"task": "lookup", "context": "Units: imperial.", "values": {"detail": "short", "units": "metric"}}
+    np.testing.assert_allclose(panel.exact_adherence_to_truth([record]), [(0.65 + 0.88 * 0.7) / 2])
+
+
+def test_chance_of_own_by_hand():
+    rows = [{"task": "email", "values": {"pet": pet}} for pet in ("dog", "cat", "none")]
+    rows.append({"task": "plan", "values": {"pet": "dog", "city": "Oslo"}})
+    rows.append({"task": "recommend", "values": {"pet": "dog", "city": "Oslo"}})
+    # an aside speaks with 0.3; dog : cat = 0.5 : 0.3; cities 0.4, 0.3, 0.2, 0.1
+    np.testing.assert_allclose(panel.chance_of_own(rows), [0.3 * 5 / 8, 0.3 * 3 / 8, 0, 0.3 * 5 / 8, 0.03])
+    assert [panel.aside(r) for r in rows] == ["pet", "pet", "pet", "pet", "city"]
+
+
+def test_chance_of_own_is_what_sampled_replies_show():
+    rng, world = np.random.default_rng(0), World()
+    rows = population.records(60, split="test", per_task=8, seed=1)
+    replies = [world.sample(r["task"], checker.as_person(r), r["topic"], rng) for r in rows]
+    seen, expected = checker.score(replies, rows)["own"].mean(), panel.chance_of_own(rows).mean()
+    assert abs(seen - expected) < 4 * np.sqrt(expected / len(rows))
+
+
+def test_unusual_marks_the_lowest_quarter_of_people():
+    rows = population.records(40, per_task=1, seed=0)
+    marked = panel.unusual(rows)
+    prior = np.array([checker.as_person(r).log_prior for r in rows])
+    assert marked.mean() == pytest.approx(0.25, abs=0.08)
+    assert prior[marked].max() < prior[~marked].min()
+
+
+def test_variety_is_full_for_copies_and_low_for_different_replies():
+    rows = population.records(6, tasks=["email"], seed=0)
+    rng = np.random.default_rng(0)
+    values = [[str(rng.choice(list(s.options))) for s in TASKS["email"].slots] for _ in rows]
+    varied = [write("email", "report", v, rng) for v in values]
+    copies = panel.variety([varied[0]] * 6, rows)
+    assert copies["self_bleu"] == pytest.approx(100)
+    found = panel.variety(varied, rows)
+    assert found["self_bleu"] < 80 and found["distinct"] > copies["distinct"]
+    assert found["compression"] < copies["compression"]
+    with pytest.raises(ValueError, match="no task has two replies"):
+        panel.variety(["one"] * 6, rows)
+
+
+def test_answer_leaves_replies_that_scores_read(tmp_path, monkeypatch):
+    """A policy that is the exact law: its information is that of the world, its scores those of the checker."""
+    import torch
+
+    world, rng = World(), np.random.default_rng(4)
+
+    def sample(model, tokenizer, records, *, seed):
+        return [world.sample(r["task"], checker.as_person(r), r["topic"], rng) for r in records]
+
+    def information(model, tokenizer, replies, records, *, contexts):
+        assert len(contexts) == 2 and {r["context"] for r in records} == set(contexts)
+        return float(torch.tensor(0.25))
+
+    class Words:
+        def __call__(self, texts, **_):
+            return {"input_ids": [t.split() for t in texts]}
+
+    monkeypatch.setattr(panel, "load_model", lambda name: (None, Words()))
+    monkeypatch.setattr(panel, "sample_replies", sample)
+    monkeypatch.setattr(checker, "information", information)
+    size = {"n_people": 4, "per_task": 1, "draws": 2, "seed": 0}
+    metrics = panel.answer("policy", tmp_path, contexts=2, **size)
+    assert metrics["information"] == 0.25 and metrics["tokens"] > 5 and 0 < metrics["within"] <= 100
+    asked = panel.all_prompts(**size)
+    said = panel.replies(tmp_path)
+    assert {c: len(v) for c, v in said.items()} == {c: len(v) for c, v in asked.items()}
+    found = panel.scores(tmp_path, asked)
+    assert all(v["valid"].mean() == 1 for v in found.values())
+    assert set(ATTRIBUTES["pet"]) > {"dog", "cat"}
