@@ -76,7 +76,7 @@ def test_chance_of_own_is_what_sampled_replies_show():
 
 
 def test_unusual_marks_the_lowest_quarter_of_people():
-    rows = population.records(40, per_task=1, seed=0)
+    rows = population.records(40, split=None, seed=0)
     marked = panel.unusual(rows)
     prior = np.array([checker.as_person(r).log_prior for r in rows])
     assert marked.mean() == pytest.approx(0.25, abs=0.08)
@@ -84,7 +84,7 @@ def test_unusual_marks_the_lowest_quarter_of_people():
 
 
 def test_variety_is_full_for_copies_and_low_for_different_replies():
-    rows = population.records(6, tasks=["email"], seed=0)
+    rows = population.records(6, split=None, tasks=["email"], seed=0)
     rng = np.random.default_rng(0)
     values = [[str(rng.choice(list(s.options))) for s in TASKS["email"].slots] for _ in rows]
     varied = [write("email", "report", v, rng) for v in values]
