@@ -1,4 +1,4 @@
-"""The methods that the study compares in the small world: the loss, the pairs and the settings of each, trained alike."""
+"""The methods that the study compares in the small world: loss, pairs and settings of each, all trained alike."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ ARMS = {
 
 def train_arm(name, base, pairs, folder, *, lr, beta=None, epochs=1, batch_size=32, seed=0, lora_rank=0, cache=None,
               progress=True, records=None):
-    """Train the base model on pairs with one arm; saves the model (adapters merged) in `folder`, returns JSON metrics.
+    """Train the base model with one arm; saves the model (adapters merged) in `folder`, returns JSON metrics.
 
     Published settings of MIPO's release: Adam betas 0.9 / 0.95, cosine to a tenth of the learning rate, warm-up 3 %, clip
     norm 1. Every arm has the same number of optimiser steps, len(pairs) · epochs / batch_size. Metrics: loss per logged

@@ -26,8 +26,8 @@ def build_tokenizer():
 def training_examples(world, tokenizer, *, split="base", pool=4000, seed=0, sharp=None):
     """A function (rng, n) -> n fresh pairs (prompt, reply) drawn from the world's exact laws.
 
-    With `sharp` the replies to a person come from the optimum at that β instead: lessons in which reading the context pays
-    off at once. A share of the examples has no context, or one that lacks a quarter of its lines.
+    With `sharp` the replies to a person come from the optimum at that β instead: lessons in which reading the context
+    pays off at once. A share of the examples has no context, or one that lacks a quarter of its lines.
     """
     residents = population.people(pool, split=split, seed=seed)
     names = list(TASKS)
@@ -51,11 +51,11 @@ def training_examples(world, tokenizer, *, split="base", pool=4000, seed=0, shar
     return examples
 
 
-def train_base(*, steps=1600, batch_size=32, lr=3e-3, seed=0, without="marginal", progress=True):
+def train_base(*, steps=2000, batch_size=32, lr=3e-3, seed=0, without="marginal", progress=True):
     """(model, tokenizer, losses): a Llama of 1.0 M parameters trained from scratch on the small world's replies.
 
     Embeddings start large and learn three times as fast: tied and this narrow, they must grow before the model can be
-    sure of what does not come next. The first 15 % of the steps are lessons at β = 1/4 (see training_examples).
+    sure of what does not come next. The first 30 % of the steps are lessons at β = 1/4 (see training_examples).
     """
     tokenizer = build_tokenizer()
     model = models.small_model(tokenizer, hidden=256, layers=2, heads=4, inner=256, init=0.06, seed=seed)
@@ -66,13 +66,14 @@ def train_base(*, steps=1600, batch_size=32, lr=3e-3, seed=0, without="marginal"
     return model, tokenizer, losses
 
 
-def sample_replies(model, tokenizer, records, *, seed=0, temperature=1.0, contexts=None, **settings):
-    """One reply per record (to `contexts` instead of the record's own, if given)."""
+def sample_replies(model, tokenizer, records, *, seed=0, contexts=None, max_new_tokens=24, **settings):
+    """One reply per record (to `contexts` instead of the record's own, if given); settings as sampling.generate."""
     contexts = contexts or [r["context"] for r in records]
     prompts = [render(tokenizer, r["query"], c) for r, c in zip(records, contexts, strict=True)]
-    return sampling.generate(model, tokenizer, prompts, max_new_tokens=40, seed=seed, temperature=temperature, **settings)
+    return sampling.generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, seed=seed, **settings)
 
 
 def invalid_share(replies, records):
     """Share of replies outside the grammar or off topic."""
-    return float(np.mean([parse(y, r["task"], topic=r["topic"]) is None for y, r in zip(replies, records, strict=True)]))
+    return float(np.mean([parse(y, r["task"], topic=r["topic"]) is None
+                          for y, r in zip(replies, records, strict=True)]))

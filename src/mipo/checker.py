@@ -1,10 +1,10 @@
-"""The small world's judge: scores replies exactly, and a policy against the optimum. No model of a judge is needed."""
+"""The small world's judge: scores replies exactly, and a policy against the optimum."""
 
 import numpy as np
 
+from mipo.data import render
 from mipo.grammar import SILENT, TASKS, parse
 from mipo.logprobs import conditional_pmi, response_logps
-from mipo.data import render
 from mipo.population import Person
 from mipo.world import World
 

@@ -1,9 +1,10 @@
-"""The sentences of the small world: who lives there (attributes), what they ask (tasks) and how replies are worded (slots).
+"""The sentences of the small world: who lives there (attributes), what they ask (tasks), how replies are worded (slots).
 
-Data, and the way between text and slot values (`write`, `parse`); the probabilities are worked out in `world`. A reply is a skeleton whose
-slots are filled one after another. A slot belongs to one attribute; it states the person's own value with probability
-`follow` and otherwise draws a value from the population, whoever asks. Each value has two wordings that nobody's
-attributes influence. An *aside* has follow = 0: it names a pet or a city at random, so it is irrelevant to the person.
+Data, and the way between text and slot values (`write`, `parse`); the probabilities are worked out in `world`. A reply
+is a skeleton whose slots are filled one after another. A slot belongs to one attribute; it states the person's own
+value with probability `follow` and otherwise draws a value from the population, whoever asks. Each value has two
+wordings that nobody's attributes influence. An *aside* has follow = 0: it names a pet or a city at random, so it is
+irrelevant to the person.
 """
 
 import functools

@@ -1,0 +1,71 @@
+"""Training runs and examinations in the small world as records: made once, whole or not at all, and found again."""
+
+import json
+
+from mipo import checker, population, store
+from mipo.arms import ARMS, train_arm
+from mipo.base import sample_replies
+from mipo.models import load_model
+
+
+def train(run_dir, arm, base, pairs, *, lr, beta, epochs, batch_size, seed, lora_rank=0, progress=True):
+    """Record of one training run; its `path / "model"` is the policy in hub format.
+
+    base   folder of the base model      pairs   JSONL of preference pairs (see mipo.pairs)
+    """
+    beta = beta if ARMS[arm].takes_beta else None
+    config = {"arm": arm, "lr": lr, "beta": beta, "epochs": epochs, "batch_size": batch_size, "seed": seed,
+              "lora_rank": lora_rank}
+
+    def make(folder):
+        rows = read_pairs(pairs)
+        return train_arm(arm, base, rows, folder, **{k: v for k, v in config.items() if k != "arm"},
+                         records=rows.to_list(), cache=store.resolve(run_dir) / "cache" / "ref-logps", progress=progress)
+
+    return store.run_or_load(run_dir, f"train-{arm}", config, make, code=["mipo.arms"],
+                             inputs={"base": base, "pairs": pairs})
+
+
+def examine(run_dir, policy, *, split, n_people, seed, beta=1.0, wordings="unseen", alpha=0.0, progress=True):
+    """Record of a policy's replies to people of a split (replies.jsonl), with the exact score of their mean.
+
+    Metrics: adherence and valid (shares), kl (nats per reply to the optimum at `beta`, over valid replies). alpha > 0 decodes
+    with context-aware decoding against the prompt without context. The same seed asks the same people for every policy.
+    """
+    config = {"split": split, "n_people": n_people, "seed": seed, "beta": beta, "wordings": wordings, "alpha": alpha}
+
+    def make(folder):
+        model, tokenizer = load_model(policy)
+        records = population.records(n_people, split=split, wordings=wordings, seed=7000 + seed)
+        contrast = [{"contrast_prompts": bare(tokenizer, records), "alpha": alpha}] if alpha else [{}]
+        replies = sample_replies(model, tokenizer, records, seed=seed, progress=progress, **contrast[0])
+        scores = checker.score(replies, records)
+        rows = [{"reply": y, **r, "adherence": a, "valid": v} for y, r, a, v in
+                zip(replies, records, scores["adherence"], scores["valid"], strict=True)]
+        (folder / "replies.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        kl = checker.kl_to_optimum(model, tokenizer, replies, records, beta=beta) if scores["valid"].any() else None
+        return {"adherence": float(scores["adherence"].mean()), "valid": float(scores["valid"].mean()), "kl": kl}
+
+    return store.run_or_load(run_dir, f"examine-{split}", config, make, code=["mipo.checker", "mipo.base"],
+                             inputs={"policy": policy})
+
+
+def exact(*, split, n_people, seed, beta=None, wordings="unseen"):
+    """Expected adherence of the exact law (beta None) or of the optimum at β, on the people that `examine` asks."""
+    records = population.records(n_people, split=split, wordings=wordings, seed=7000 + seed)
+    return float(checker.exact_adherence(records, beta=beta).mean())
+
+
+def read_pairs(path):
+    """Pairs from the JSONL of notebook 05 as a Dataset."""
+    from datasets import Dataset
+
+    with open(path, encoding="utf-8") as lines:
+        return Dataset.from_list([json.loads(line) for line in lines])
+
+
+def bare(tokenizer, records):
+    """The records' prompts without their context."""
+    from mipo.data import render
+
+    return [render(tokenizer, r["query"]) for r in records]
