@@ -141,7 +141,8 @@ def stage(scale: str, plan: dict[str, Step]) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(root / "book", target / "book")
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
-    config["html"]["extra_footer"] = footer([read_json(root / step.result) for step in plan.values()])
+    options = config["sphinx"]["config"]["html_theme_options"]
+    options["extra_footer"] = footer([read_json(root / step.result) for step in plan.values()])
     write_whole(target / "_config.yml", yaml.safe_dump(config, sort_keys=False))
     if (root / "results" / "full" / "figures").exists():
         shutil.copytree(root / "results" / "full" / "figures", target / "published")
