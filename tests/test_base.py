@@ -1,0 +1,72 @@
+"""The base model's vocabulary and training text, and a short training that must learn."""
+
+import numpy as np
+import pytest
+
+from mipo import base, models, population
+from mipo.grammar import ATTRIBUTES, TASKS, parse, write
+from mipo.world import World
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return base.build_tokenizer()
+
+
+def test_every_sentence_of_the_world_survives_the_tokenizer(tokenizer):
+    rng = np.random.default_rng(0)
+    for task in TASKS.values():
+        for who in population.people(40, seed=1):
+            topic = str(rng.choice(task.topics))
+            asked = str(rng.choice(task.queries)).format(topic=topic)
+            for text in (World().sample(task.name, who, topic, rng), f"{who.context()}\n\n{asked}"):
+                ids = tokenizer(text)["input_ids"]
+                assert tokenizer.unk_token_id not in ids and tokenizer.decode(ids) == text
+
+
+def test_spoilt_contexts_are_in_the_vocabulary(tokenizer):
+    rng = np.random.default_rng(0)
+    for kind in ("incomplete", "noisy", "conflicting"):
+        for who in population.people(30, seed=2):
+            text = population.context(who, kind=kind, rate=0.5, rng=rng)
+            assert tokenizer.unk_token_id not in tokenizer(text)["input_ids"]
+
+
+def test_a_change_of_one_slot_changes_one_token(tokenizer):
+    """What holds slot by slot then holds token by token: chapter 2's token-level optimum is one of slots."""
+    for a, b in (("metric", "imperial"), ("imperial", "metric")):
+        ids = [tokenizer(write("lookup", "tower", ["short", v, "-"], wordings=[0, 0, 0]))["input_ids"] for v in (a, b)]
+        assert len(ids[0]) == len(ids[1]) and sum(x != y for x, y in zip(*ids, strict=True)) == 1
+
+
+def test_training_examples_are_the_worlds(tokenizer):
+    examples = base.training_examples(World(), tokenizer, pool=50, seed=0)(np.random.default_rng(0), 800)
+    assert examples == base.training_examples(World(), tokenizer, pool=50, seed=0)(np.random.default_rng(0), 800)
+    assert all(any(parse(reply, task) for task in TASKS) for _, reply in examples)
+    nobody = np.mean([not any(f"{a.capitalize()}: " in prompt for a in ATTRIBUTES)
+                      for prompt, _ in examples])
+    assert abs(nobody - base.NOBODY_SHARE) < 4 * np.sqrt(0.15 * 0.85 / 800)  # four standard errors
+    known = {who.context() for who in population.people(50, split="base", seed=0)}
+    full = [prompt for prompt, _ in examples if all(f"{a.capitalize()}: " in prompt for a in ATTRIBUTES)]
+    assert full and all(any(context in prompt for context in known) for prompt in full)
+
+
+def test_training_lowers_the_loss_and_follows_its_seed():
+    model, _, losses = base.train_base(steps=6, batch_size=8, seed=0, progress=False)
+    again = base.train_base(steps=6, batch_size=8, seed=0, progress=False)[2]
+    assert losses == again and losses[-1] < losses[0]
+    assert 0.5e6 < model.num_parameters() < 2e6  # "about 1 M"
+
+
+def test_invalid_share_by_hand():
+    record = {"task": "lookup", "topic": "tower"}
+    replies = ["The tower is 300 metres high.", "The dam is 300 metres high.", "High.", "The tower is 984 feet high."]
+    assert base.invalid_share(replies, [record] * 4) == 0.5
+
+
+def test_sample_replies_asks_with_the_contexts_it_is_given(tokenizer):
+    model = models.small_model(tokenizer, hidden=16, layers=1, heads=2, seed=0)
+    records = population.records(3, split=None, tasks=["lookup"], seed=0)
+    own = base.sample_replies(model, tokenizer, records, seed=0)
+    assert own == base.sample_replies(model, tokenizer, records, seed=0, contexts=[r["context"] for r in records])
+    assert own != base.sample_replies(model, tokenizer, records, seed=1)

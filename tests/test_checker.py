@@ -1,0 +1,81 @@
+"""The judge: scores by hand, exact adherence by hand and by sampling, and the measures that ask a model."""
+
+import numpy as np
+import pytest
+
+from mipo import base, checker, models, population
+from mipo.world import World
+
+VALUES = {"role": "owner", "tone": "blunt", "detail": "short", "hobby": "chess", "budget": "high", "units": "metric",
+          "pet": "dog", "city": "Oslo"}
+RECORD = {"task": "recommend", "topic": "gift", "values": VALUES, "query": "Recommend a gift for me.", "context": ""}
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    tokenizer = base.build_tokenizer()
+    return models.small_model(tokenizer, hidden=16, layers=1, heads=2, seed=0), tokenizer
+
+
+@pytest.mark.parametrize("reply, valid, adherence, fits, speaks, own", [
+    ("For a gift I say buy a chess clock, made by hand. Enjoy Oslo.", 1, 1, 1, 1, 1),
+    ("For a gift I say buy a chess clock, made by hand. Enjoy Lima.", 1, 1, 1, 1, 0),    # an aside is not adherence
+    ("For a gift I recommend a chess clock, at a fair price.", 1, 1 / 3, 0, 0, 0),       # hobby, but not tone, budget
+    ("For a treat I say buy a chess clock, made by hand.", 0, 0, 0, 0, 0),               # off topic
+    ("Buy a chess clock.", 0, 0, 0, 0, 0),
+])
+def test_score_by_hand(reply, valid, adherence, fits, speaks, own):
+    found = checker.score([reply], [RECORD])
+    expected = {"valid": valid, "adherence": adherence, "fits": fits, "speaks": speaks, "own": own}
+    assert {k: v[0] for k, v in found.items()} == pytest.approx(expected)
+
+
+def test_score_refuses_unequal_lengths():
+    with pytest.raises(ValueError, match="1 replies for 2 records"):
+        checker.score(["a"], [RECORD, RECORD])
+
+
+def test_exact_adherence_by_hand():
+    """Mean of f + (1 - f)·π over the slots of 'recommend': tone 0.2 & 15 %, hobby 0.5 & 10 %, budget 0.4 & 15 %."""
+    expected = np.mean([0.2 + 0.8 * 0.15, 0.5 + 0.5 * 0.10, 0.4 + 0.6 * 0.15])
+    assert checker.exact_adherence([RECORD])[0] == pytest.approx(expected)
+
+
+def test_exact_adherence_of_the_optimum_is_that_of_the_world():
+    who = checker.as_person(RECORD)
+    assert checker.exact_adherence([RECORD], beta=0.5)[0] == World().optimum("recommend", who, 0.5).adherence(who)
+    assert checker.exact_adherence([RECORD], beta=0.5)[0] > checker.exact_adherence([RECORD], beta=5)[0]
+
+
+def test_exact_adherence_meets_sampled_scores():
+    records, rng = population.records(200, split=None, seed=0), np.random.default_rng(0)
+    replies = [World().sample(r["task"], checker.as_person(r), r["topic"], rng) for r in records]
+    gap = checker.score(replies, records)["adherence"] - checker.exact_adherence(records)
+    assert abs(gap.mean()) < 4 * gap.std() / np.sqrt(len(gap))
+
+
+def test_kl_to_optimum_is_a_mean_of_log_ratios(tiny):
+    """One valid reply and one that is not: log π(y) - log π*(y) of the valid one, π from a softmax by hand."""
+    import torch
+
+    reply = "For a gift I say buy a chess clock, made by hand."
+    model, tokenizer = tiny
+    prompt = f"<|user|>{RECORD['query']}<|end|><|assistant|>"
+    ids = tokenizer(prompt + reply + "<|end|>", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        logs = torch.log_softmax(model(ids).logits[0, :-1].double(), -1)
+    ours = float(logs.gather(-1, ids[0, 1:, None])[len(tokenizer(prompt)["input_ids"]) - 1:].sum())
+    best = World().log_prob(reply, "recommend", checker.as_person(RECORD), beta=1.0)
+    found = checker.kl_to_optimum(model, tokenizer, [reply, "Nothing."], [RECORD, RECORD], beta=1.0)
+    assert found == pytest.approx(ours - best, abs=1e-4)
+    with pytest.raises(ValueError, match="no reply is inside the grammar"):
+        checker.kl_to_optimum(model, tokenizer, ["Nothing."], [RECORD], beta=1.0)
+
+
+def test_information_is_bounded_by_the_number_of_contexts(tiny):
+    """With one context, which is the record's own, there is nothing to tell apart: 0. With n of them at most log n."""
+    records = population.records(2, split=None, tasks=["lookup"], seed=0)
+    replies = ["The tower is 300 metres high."] * 2
+    alone = checker.information(*tiny, replies, [records[0]] * 2, contexts=[records[0]["context"]])
+    assert alone == pytest.approx(0, abs=1e-5)
+    assert checker.information(*tiny, replies, records, contexts=[r["context"] for r in records]) <= np.log(2)
