@@ -45,8 +45,8 @@ def train_arm(name, base, pairs, folder, *, lr, beta=None, epochs=1, batch_size=
     model, tokenizer = load_model(base)
     if name == "mi-reward":
         steps = max(1, round(len(records) * epochs / batch_size))
-        log = train_mi_reward(model, tokenizer, records, beta=beta, lr=lr, steps=steps, batch_size=batch_size // 2, k=4,
-                              seed=seed, progress=progress)
+        log = train_mi_reward(model, tokenizer, records, beta=beta, lr=lr, steps=steps, k=4,
+                              batch_size=max(1, batch_size // 4), seed=seed, progress=progress)
     else:
         args = PreferenceConfig(
             output_dir=str(folder / "trainer"), loss=arm.loss, loss_kwargs={"beta": beta} if arm.takes_beta else {},

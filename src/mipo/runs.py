@@ -29,8 +29,9 @@ def train(run_dir, arm, base, pairs, *, lr, beta, epochs, batch_size, seed, lora
 def examine(run_dir, policy, *, split, n_people, seed, beta=1.0, wordings="unseen", alpha=0.0, progress=True):
     """Record of a policy's replies to people of a split (replies.jsonl), with the exact score of their mean.
 
-    Metrics: adherence and valid (shares), kl (nats per reply to the optimum at `beta`, over valid replies). alpha > 0 decodes
-    with context-aware decoding against the prompt without context. The same seed asks the same people for every policy.
+    Metrics: adherence and valid (shares), kl (nats per reply to the optimum at `beta`, over valid replies). alpha > 0
+    decodes with context-aware decoding against the prompt without context. The same seed asks the same people
+    for every policy.
     """
     config = {"split": split, "n_people": n_people, "seed": seed, "beta": beta, "wordings": wordings, "alpha": alpha}
 
@@ -42,7 +43,7 @@ def examine(run_dir, policy, *, split, n_people, seed, beta=1.0, wordings="unsee
         scores = checker.score(replies, records)
         rows = [{"reply": y, **r, "adherence": a, "valid": v} for y, r, a, v in
                 zip(replies, records, scores["adherence"], scores["valid"], strict=True)]
-        (folder / "replies.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / "replies.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         kl = checker.kl_to_optimum(model, tokenizer, replies, records, beta=beta) if scores["valid"].any() else None
         return {"adherence": float(scores["adherence"].mean()), "valid": float(scores["valid"].mean()), "kl": kl}
 
