@@ -40,7 +40,7 @@ def test_links_and_images_are_there():
 
 def test_first_screen_has_question_figure_answer_commands_and_three_ways():
     first = README.split("## What is here")[0]
-    order = ["**Can a", "![", "<!-- answer -->", "make book ", "minutes", "**Read**", "**Rerun**", "**Teach**"]
+    order = ["**Can a", "![", "**The answer", "make book ", "minutes", "**Read**", "**Rerun**", "**Teach**"]
     places = [first.index(word) for word in order]
     assert places == sorted(places)
 

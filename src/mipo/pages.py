@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from mipo.numbers import Number, fmt
 from mipo.store import code_hashes, project_root, read_json, write_whole
@@ -116,15 +115,17 @@ TABLES: dict[str, Callable[[dict, str, set], str]] = {
 # ---- substitution ----
 
 def number_text(results: dict[str, dict], notebook: str, name: str, form: str = "") -> str:
-    """'' mean with interval and unit · mean · low · high · percent (mean times 100) · claim (its status)."""
+    """'' mean with interval and unit · mean · low · high · percent · percent1 · range (in percent) · claim (its status)."""
     result = results.get(notebook, {})
     if form == "claim":
         return result.get("claims", {}).get(name, {}).get("status") or "not judged yet"
     kept = result.get("numbers", {}).get(name)
     if kept is None:
         return MISSING
-    if form == "percent":
-        return f"{100 * kept['mean']:.0f} %"
+    if form in ("percent", "percent1"):
+        return f"{100 * kept['mean']:.{len(form) - 7}f} %"
+    if form == "range":
+        return f"{100 * kept['low']:.0f} to {100 * kept['high']:.0f} %" if kept["low"] is not None else MISSING
     return fmt(kept[form]) if form else str(Number(**kept))
 
 
@@ -167,7 +168,8 @@ COMMENT = re.compile(r"<!-- (?P<what>[^<>]+?) -->(?P<text>.*?)<!-- / -->", re.S)
 def refresh(text: str, results: dict[str, dict]) -> str:
     """README's numbers stand between <!-- NOTEBOOK NAME form --> and <!-- / -->: write them anew."""
     def replace(match: re.Match) -> str:
-        value: Any = number_text(results, *match["what"].split())
+        summary = match["what"] == "claims"
+        value = claims_summary(results, "", set()) if summary else number_text(results, *match["what"].split())
         return f"<!-- {match['what']} -->{value}<!-- / -->"
     return COMMENT.sub(replace, text)
 
