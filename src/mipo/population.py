@@ -63,11 +63,11 @@ def people(n, *, split=None, seed=0):
     if split not in (None, *SPLITS):
         raise ValueError(f"no split {split!r}; splits are {', '.join(SPLITS)}")
     rng, found = np.random.default_rng(seed), []
-    while len(found) < n:
-        who = Person(tuple((a, str(rng.choice(list(p), p=list(p.values())))) for a, p in ATTRIBUTES.items()))
-        if split is None or who.split == split:
-            found.append(who)
-    return found
+    while len(found) < n:  # one batch of n at a time, attribute by attribute
+        columns = [rng.choice(list(p), size=n, p=list(p.values())).tolist() for p in ATTRIBUTES.values()]
+        crowd = (Person(tuple(zip(ATTRIBUTES, row, strict=True))) for row in zip(*columns, strict=True))
+        found += [who for who in crowd if split in (None, who.split)]
+    return found[:n]
 
 
 def profile(values):
@@ -99,7 +99,7 @@ def context(who, *, kind="full", rate=0.25, rng=None):
 
 
 def records(n_people, *, split, tasks=None, per_task=1, wordings="seen", kind="full", rate=0.25, seed=0):
-    """Records of the small world: each person asks each task `per_task` times, about a topic and in wording drawn at random.
+    """Records of the small world: each person asks each task `per_task` times, on a topic and in words drawn at random.
 
     A record has query and context (text), and for the checkers task, topic, wording, person (an index) and values
     (the true attributes, whatever the context says). `wordings` is "seen" (the first four) or "unseen" (the last two).
