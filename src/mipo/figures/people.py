@@ -4,19 +4,28 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mipo.figures.style import (
+    ARM_MARKERS,
     BLUE,
+    GREEN,
     GREY,
     LIGHT,
     NORMAL,
     PALETTE,
+    TALL,
     VERMILLION,
-    WIDE,
     arm_colour,
     arm_label,
     ink,
     strip_points,
     subplots,
 )
+
+# predictors that only this chapter has; the others keep the study's colours
+OWN = {"majority": LIGHT, "no context": "#8C564B", "other's context": "#E69F00", "sharpened": GREEN}
+
+
+def colour_of(arm: str) -> str:
+    return OWN.get(arm, arm_colour(arm))
 
 
 def people_map(places, groups, shares, counts) -> Figure:
@@ -38,24 +47,39 @@ def people_map(places, groups, shares, counts) -> Figure:
     return fig
 
 
+def measures(metrics: dict) -> Figure:
+    """One panel per measure, one row per predictor, every seed a point; metrics: {title: {arm: one value per seed}}."""
+    arms = list(next(iter(metrics.values())))
+    fig, axes = subplots(1, len(metrics), (6.5, 1.2 + 0.3 * len(arms)), sharey=True, squeeze=False)
+    for ax, (title, values) in zip(axes[0], metrics.items(), strict=True):
+        for row, arm in enumerate(arms):
+            mean, _, _ = strip_points(ax, row, values[arm], colour=colour_of(arm), marker=ARM_MARKERS.get(arm, "o"),
+                                      horizontal=True)
+            ax.annotate(f"{mean:.3f}", (1, row), xycoords=ax.get_yaxis_transform(), xytext=(2, 0), va="center",
+                        textcoords="offset points", fontsize=9, color=ink(colour_of(arm)))
+        ax.set_xlabel(title.replace(" of ", "\nof "))
+        ax.locator_params(axis="x", nbins=3)
+        ax.grid(axis="y", visible=False)
+        ax.tick_params(axis="y", length=0)
+    axes[0][0].set_yticks(range(len(arms)), [arm_label(a) for a in arms])
+    axes[0][0].set_ylim(len(arms) - 0.5, -0.5)
+    return fig
+
+
 def reach(wanted, got, beta: float) -> Figure:
     """How far each vote's log-odds should move at the exact optimum, and how far training moved them: nats, (N,)."""
     fig, ax = subplots(size=NORMAL)
     wanted, got = np.asarray(wanted), np.asarray(got)
     ax.scatter(wanted, got, s=8, color=BLUE, alpha=0.25, linewidths=0)
-    low, high = np.quantile(wanted, [0.002, 0.998])
-    ax.plot([low, high], [low, high], color=GREY, ls="--", lw=1.2)
-    ax.annotate("exact optimum", (high, high), xytext=(-4, 4), textcoords="offset points", ha="right", va="bottom",
-                color=ink(GREY), fontsize=9)
+    ends = np.quantile(wanted, [0.002, 0.998])
     slope, shift = np.polyfit(wanted, got, 1)
-    ends = np.array([low, high])
-    ax.plot(ends, slope * ends + shift, color=VERMILLION)
-    ax.annotate(f"fit: slope {slope:.2f}", (low, slope * low + shift), xytext=(4, 12), textcoords="offset points",
-                color=ink(VERMILLION), fontsize=9)
-    ax.set_xlim(low, high)
+    ax.plot(ends, ends, color=GREY, ls="--", lw=1.2, label="exact optimum")
+    ax.plot(ends, slope * ends + shift, color=VERMILLION, label=f"fit: slope {slope:.2f}")
+    ax.set_xlim(*ends)
     ax.set_ylim(*np.quantile(got, [0.002, 0.998]))
     ax.set_xlabel(f"change of log-odds at the optimum, β = {beta:g} (nats)")
     ax.set_ylabel("change after training (nats)")
+    ax.legend(loc="upper left")
     return fig
 
 
@@ -64,7 +88,7 @@ def calibration_curves(curves: dict) -> Figure:
     fig, axes = subplots(1, len(curves), (6.5, 2.9), sharey=True, squeeze=False)
     for ax, (arm, c) in zip(axes[0], curves.items(), strict=True):
         ax.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1.2)
-        colour = arm_colour(arm)
+        colour = colour_of(arm)
         ax.plot(c["predicted"], c["observed"], color=colour, lw=1.2)
         ax.scatter(c["predicted"], c["observed"], s=6 + 0.12 * np.asarray(c["count"]), color=colour, zorder=3)
         ax.set_title(f"{arm_label(arm)}: error {c['ece']:.3f}")
@@ -81,14 +105,14 @@ def by_division(centres, gains: dict, labels) -> Figure:
     """
     fig, ax = subplots(size=NORMAL)
     for k, (arm, values) in enumerate(gains.items()):
-        colour, offset = arm_colour(arm, k), (k - (len(gains) - 1) / 2) * 0.22
+        colour, offset = colour_of(arm), (k - (len(gains) - 1) / 2) * 0.22
         for i, (x, v) in enumerate(zip(centres, values, strict=True)):
             strip_points(ax, x + offset, v, colour=colour, width=0.1, label=arm_label(arm) if i == 0 else None)
     ax.axhline(0, color=GREY, lw=1)
     ax.set_xticks(centres, labels)
     ax.set_xlabel("share of people in the minority on the statement")
     ax.set_ylabel("change of the chance\nof the right vote")
-    ax.legend(loc="upper left")
+    fig.legend(loc="outside upper center", ncol=len(gains))
     return fig
 
 
@@ -97,20 +121,20 @@ def beta_sweep(metrics: dict, base: dict) -> Figure:
 
     metrics  {title: {arm: {beta: values per seed}}}        base  {title: value at beta → ∞}
     """
-    fig, axes = subplots(1, len(metrics), WIDE, squeeze=False)
+    fig, axes = subplots(1, len(metrics), (TALL[0], 3.2), squeeze=False)
     for ax, (title, arms) in zip(axes[0], metrics.items(), strict=True):
-        for k, (arm, by_beta) in enumerate(arms.items()):
+        for arm, by_beta in arms.items():
             betas = sorted(by_beta)
-            colour = arm_colour(arm, k)
             if arm.startswith("mipo"):
                 for i, b in enumerate(betas):
-                    strip_points(ax, np.log2(b), by_beta[b], colour=colour, label=arm_label(arm) if i == 0 else None)
+                    strip_points(ax, np.log2(b), by_beta[b], colour=colour_of(arm), marker=ARM_MARKERS[arm],
+                                 label=arm_label(arm) if i == 0 else None)
             else:
-                ax.plot(np.log2(betas), [np.mean(by_beta[b]) for b in betas], color=colour, label=arm_label(arm))
+                ax.plot(np.log2(betas), [np.mean(by_beta[b]) for b in betas], color=colour_of(arm), label=arm_label(arm))
         ax.axhline(base[title], color=GREY, ls="--", lw=1.2, label="base")
         ticks = sorted({b for arm in arms.values() for b in arm})
         ax.set_xticks(np.log2(ticks), [f"{b:g}" for b in ticks])
         ax.set_xlabel("β")
-        ax.set_title(title)
-    axes[0][0].legend(loc="lower right", fontsize=8.5)
+        ax.set_title(title.replace(" of ", "\nof "), fontsize=10)
+    fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncol=4)
     return fig
