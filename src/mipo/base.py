@@ -51,18 +51,18 @@ def training_examples(world, tokenizer, *, split="base", pool=4000, seed=0, shar
     return examples
 
 
-def train_base(*, steps=2000, batch_size=32, lr=3e-3, seed=0, without="marginal", progress=True):
+def train_base(*, steps=1800, batch_size=32, lr=1.2e-3, seed=0, without="marginal", progress=True):
     """(model, tokenizer, losses): a Llama of 1.0 M parameters trained from scratch on the small world's replies.
 
-    Embeddings start large and learn three times as fast: tied and this narrow, they must grow before the model can be
-    sure of what does not come next. The first 30 % of the steps are lessons at β = 1/4 (see training_examples).
+    Embeddings start large and learn forty times as fast: tied and this narrow, they must grow before the model can be
+    sure of what does not come next. The first quarter of the steps are lessons at β = 1/4 (see training_examples).
     """
     tokenizer = build_tokenizer()
     model = models.small_model(tokenizer, hidden=256, layers=2, heads=4, inner=256, init=0.06, seed=seed)
     world = World(without)
     examples, lessons = (training_examples(world, tokenizer, seed=1000 + seed, sharp=s) for s in (None, 0.25))
     losses = models.pretrain(model, tokenizer, examples, lessons=lessons, steps=steps, batch_size=batch_size, lr=lr,
-                             embedding_rate=3.0, seed=seed, progress=progress)
+                             embedding_rate=40.0, lesson_share=0.25, seed=seed, progress=progress)
     return model, tokenizer, losses
 
 

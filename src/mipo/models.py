@@ -65,7 +65,7 @@ def small_model(tokenizer, *, hidden=128, layers=4, heads=4, inner=None, max_len
 
 
 def pretrain(model, tokenizer, examples, *, steps, batch_size=64, lr=3e-3, embedding_rate=1.0, lessons=None,
-             lesson_share=0.3, seed=0, progress=True):
+             lesson_share=0.25, seed=0, progress=True):
     """Maximum likelihood on replies, -mean_t log p(y_t | prompt, y_<t); returns the loss of each step (nats per token).
 
     `examples(rng, n)` gives n pairs (prompt, reply), rng a numpy Generator; fresh ones at each step, so there is nothing

@@ -1,4 +1,4 @@
-"""Preference pairs that a model makes by itself: chosen answered with the right context, rejected with another or none."""
+"""Preference pairs a model makes by itself: chosen answered with the right context, rejected with another or none."""
 
 import numpy as np
 from datasets import Dataset
@@ -10,7 +10,7 @@ NEGATIVES = ("random_context", "missing_context", "random_prompt")
 
 
 def synthesise_pairs(model, tokenizer, records, *, negatives="random_context", k=1, temperature=1.0, top_p=1.0,
-                     max_new_tokens=64, seed=0, batch_size=256, progress=False):
+                     max_new_tokens=64, seed=0, batch_size=256, chosen=None, progress=False):
     """MIPO's pairs as a Dataset in TRL's standard preference format, one row per record.
 
     negatives  "random_context"  y_l ~ π(·|x, c') with c' drawn from the contexts of all records, c' = c allowed:
@@ -18,6 +18,7 @@ def synthesise_pairs(model, tokenizer, records, *, negatives="random_context", k
                "missing_context" y_l ~ π(·|x): the marginal only if the model answers nobody as it answers everybody
                "random_prompt"   y_l is the chosen reply of another record (never the row's own)
     k          rejected replies per row; for k > 1 the columns rejected, rejected_prompt, rejected_context are lists
+    chosen     the replies to the records' own prompts, where they have been sampled before
 
     Columns: prompt, chosen, rejected; rejected_prompt (what y_l was the answer to); query, context, rejected_context;
     record (index); collision (a negative was given the row's own prompt); identical (a negative reads like the chosen).
@@ -30,7 +31,10 @@ def synthesise_pairs(model, tokenizer, records, *, negatives="random_context", k
     settings = dict(temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, batch_size=batch_size,
                     progress=progress)
     prompts = [render(tokenizer, r["query"], r.get("context") or "") for r in records]
-    chosen = generate(model, tokenizer, prompts, seed=seed, **settings)
+    if chosen is None:
+        chosen = generate(model, tokenizer, prompts, seed=seed, **settings)
+    if len(chosen) != len(records):
+        raise ValueError(f"{len(chosen)} chosen replies for {len(records)} records")
     draws = _draws(len(records), k, negatives, np.random.default_rng((seed, 2)))  # (n, k) indices of other records
     contexts = [["" if j is None else records[j].get("context") or "" for j in row] for row in draws]
     if negatives == "random_prompt":

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mipo.grammar import ASIDE_RATE, ATTRIBUTES, SILENT, TASKS, WORDINGS, find_task, parse, write
-from mipo.population import NOBODY, Person, person
+from mipo.population import NOBODY, Person, person, records
 
-__all__ = ["NOBODY", "TASKS", "Law", "Person", "World", "person"]
+__all__ = ["NOBODY", "TASKS", "Law", "Person", "World", "person", "records"]
 
 @dataclass(frozen=True)
 class Law:
