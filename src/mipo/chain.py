@@ -227,7 +227,8 @@ def main(arguments: list[str] | None = None) -> None:
         sub.add_argument("--scale", default="laptop")
         if command == "book":
             sub.add_argument("--dry", action="store_true", help="list what would run")
-            sub.add_argument("--jobs", type=int, default=1, help="notebooks side by side")
+            sub.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1),
+                             help="cores to fill: notebooks of one thread run side by side")
     given = parser.parse_args(arguments)
     os.chdir(project_root())
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
