@@ -52,9 +52,9 @@ def test_training_examples_are_the_worlds(tokenizer):
 
 
 def test_training_lowers_the_loss_and_follows_its_seed():
-    model, _, losses = base.train_base(steps=6, batch_size=8, seed=0, progress=False)
-    again = base.train_base(steps=6, batch_size=8, seed=0, progress=False)[2]
-    assert losses == again and losses[-1] < losses[0]
+    model, _, losses = base.train_base(steps=30, batch_size=16, seed=0, progress=False)
+    again = base.train_base(steps=30, batch_size=16, seed=0, progress=False)[2]
+    assert losses == again and np.mean(losses[-3:]) < 0.8 * losses[0]
     assert 0.5e6 < model.num_parameters() < 2e6  # "about 1 M"
 
 

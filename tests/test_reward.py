@@ -93,7 +93,7 @@ def test_optimum_is_that_of_mipo():
 def base():
     torch.set_num_threads(1)
     tokenizer = models.build_tokenizer(["Ann.\n\nDrink?", "Bob.\n\nDrink?", "Drink?", *TASTE["Ann."]])
-    model = models.small_model(tokenizer, hidden=32, layers=2, heads=2, max_length=16, seed=0)
+    model = models.small_model(tokenizer, hidden=32, layers=2, heads=2, max_length=16, init=0.1, seed=0)
 
     def examples(rng, n):
         found = []

@@ -23,18 +23,19 @@ def build_tokenizer():
     return models.build_tokenizer([*known, "\n\n"], phrases=known)
 
 
-def training_examples(world, tokenizer, *, split="base", pool=4000, seed=0, sharp=None):
+def training_examples(world, tokenizer, *, split="base", pool=4000, seed=0, sharp=None, replies=1):
     """A function (rng, n) -> n fresh pairs (prompt, reply) drawn from the world's exact laws.
 
     With `sharp` the replies to a person come from the optimum at that β instead: lessons in which reading the context
-    pays off at once. A share of the examples has no context, or one that lacks a quarter of its lines.
+    pays off at once. A share of the examples has no context, or one that lacks a quarter of its lines. Each
+    prompt is answered `replies` times in a row, since replies to one prompt share its cost.
     """
     residents = population.people(pool, split=split, seed=seed)
     names = list(TASKS)
 
     def examples(rng, n):
         found = []
-        for _ in range(n):
+        while len(found) < n:
             who = residents[rng.integers(len(residents))]
             u = rng.random()
             if u < NOBODY_SHARE:
@@ -45,13 +46,14 @@ def training_examples(world, tokenizer, *, split="base", pool=4000, seed=0, shar
             topic = task.topics[rng.integers(len(task.topics))]
             query = task.queries[rng.integers(len(task.queries))].format(topic=topic)
             law = world.optimum(task.name, who, sharp) if sharp and who.values else world.law(task.name, who)
-            found.append((render(tokenizer, query, who.context()), write(task, topic, law.sample(rng), rng)))
-        return found
+            prompt = render(tokenizer, query, who.context())
+            found += [(prompt, write(task, topic, law.sample(rng), rng)) for _ in range(replies)]
+        return found[:n]
 
     return examples
 
 
-def train_base(*, steps=1800, batch_size=32, lr=1.2e-3, seed=0, without="marginal", progress=True):
+def train_base(*, steps=1700, batch_size=32, lr=1.2e-3, seed=0, without="marginal", progress=True):
     """(model, tokenizer, losses): a Llama of 1.0 M parameters trained from scratch on the small world's replies.
 
     Embeddings start large and learn forty times as fast: tied and this narrow, they must grow before the model can be
@@ -60,7 +62,8 @@ def train_base(*, steps=1800, batch_size=32, lr=1.2e-3, seed=0, without="margina
     tokenizer = build_tokenizer()
     model = models.small_model(tokenizer, hidden=256, layers=2, heads=4, inner=256, init=0.06, seed=seed)
     world = World(without)
-    examples, lessons = (training_examples(world, tokenizer, seed=1000 + seed, sharp=s) for s in (None, 0.25))
+    examples, lessons = (training_examples(world, tokenizer, seed=1000 + seed, sharp=s, replies=4)
+                         for s in (None, 0.25))
     losses = models.pretrain(model, tokenizer, examples, lessons=lessons, steps=steps, batch_size=batch_size, lr=lr,
                              embedding_rate=40.0, lesson_share=0.25, seed=seed, progress=progress)
     return model, tokenizer, losses
