@@ -71,8 +71,9 @@ def pretrain(model, tokenizer, examples, *, steps, batch_size=64, lr=3e-3, embed
     """Maximum likelihood on replies, -mean_t log p(y_t | prompt, y_<t); returns the loss of each step (nats per token).
 
     `examples(rng, n)` gives n pairs (prompt, reply), rng a numpy Generator; fresh ones at each step, so there is nothing
-    to overfit. Neighbours with the same prompt share one row (`shared_rows`), which costs the prompt only once. `lessons` are easier examples for the first `lesson_share` of the steps. AdamW, linear warm-up over 5 %
-    of the steps, then cosine decay to zero; embeddings learn `embedding_rate` times as fast.
+    to overfit. Neighbours with the same prompt share one row (`shared_loss`), which costs the prompt only once.
+    `lessons` are easier examples for the first `lesson_share` of the steps. AdamW, linear warm-up over 5 % of the steps,
+    then cosine decay to zero; embeddings learn `embedding_rate` times as fast.
     """
     rng = np.random.default_rng((seed, 4))
     embeddings = list(model.get_input_embeddings().parameters())
