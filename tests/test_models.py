@@ -125,3 +125,12 @@ def test_replies_that_share_a_prompt_cost_and_count_the_same():
     torch.testing.assert_close(shared, apart, atol=1e-6, rtol=0)
     for a, b in zip(*(torch.autograd.grad(loss, list(model.parameters())) for loss in (shared, apart)), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+
+
+def test_a_weight_file_cut_short_is_named(tokenizer, tmp_path):
+    models.small_model(tokenizer, hidden=16, layers=1, heads=2).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="could not be loaded"):
+        models.load_model(tmp_path)

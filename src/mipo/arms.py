@@ -1,10 +1,12 @@
 """The methods that the study compares in the small world: loss, pairs and settings of each, all trained alike."""
 
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from peft import LoraConfig
 
 from mipo.models import load_model
@@ -44,7 +46,7 @@ def train_arm(name, base, pairs, folder, *, lr, beta=None, epochs=1, batch_size=
     arm, folder = ARMS[name], Path(folder)
     model, tokenizer = load_model(base)
     if name == "mi-reward":
-        steps = max(1, round(len(records) * epochs / batch_size))
+        steps = math.ceil(len(records) / batch_size * epochs)
         log = train_mi_reward(model, tokenizer, records, beta=beta, lr=lr, steps=steps, k=4,
                               batch_size=max(1, batch_size // 4), seed=seed, progress=progress)
     else:
@@ -62,6 +64,8 @@ def train_arm(name, base, pairs, folder, *, lr, beta=None, epochs=1, batch_size=
         model = trainer.model.merge_and_unload() if lora else trainer.model
         log = [row for row in trainer.state.log_history if "loss" in row]
         shutil.rmtree(folder / "trainer", ignore_errors=True)
+    if not all(torch.isfinite(p).all() for p in model.parameters()):
+        raise FloatingPointError(f"{name}: the last step left weights that are not finite; lower the learning rate ({lr:g})")
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     (folder / "log.json").write_text(json.dumps(log))

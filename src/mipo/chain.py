@@ -31,9 +31,12 @@ def say(text: str) -> None:
 # ---- one run at a time ----
 
 def holders(lock: Path) -> list[int]:
-    """The processes that have the lock file open (Linux; elsewhere none are found)."""
+    """The children of a run: they hold the lock file as standard input (Linux; elsewhere none are found).
+
+    Another `make book` that waits for the lock has it open elsewhere, and must not be taken for one of them.
+    """
     found = []
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
+    for link in Path("/proc").glob("[0-9]*/fd/0"):
         try:
             if os.path.samefile(link, lock):
                 found.append(int(link.parts[2]))

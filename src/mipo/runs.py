@@ -38,8 +38,8 @@ def examine(run_dir, policy, *, split, n_people, seed, beta=1.0, wordings="unsee
     def make(folder):
         model, tokenizer = load_model(policy)
         records = population.records(n_people, split=split, wordings=wordings, seed=7000 + seed)
-        contrast = [{"contrast_prompts": bare(tokenizer, records), "alpha": alpha}] if alpha else [{}]
-        replies = sample_replies(model, tokenizer, records, seed=seed, progress=progress, **contrast[0])
+        contrast = {"contrast_prompts": bare(tokenizer, records), "alpha": alpha} if alpha else {}
+        replies = sample_replies(model, tokenizer, records, seed=seed, progress=progress, **contrast)
         scores = checker.score(replies, records)
         rows = [{"reply": y, **r, "adherence": a, "valid": v} for y, r, a, v in
                 zip(replies, records, scores["adherence"], scores["valid"], strict=True)]
@@ -47,7 +47,7 @@ def examine(run_dir, policy, *, split, n_people, seed, beta=1.0, wordings="unsee
         kl = checker.kl_to_optimum(model, tokenizer, replies, records, beta=beta) if scores["valid"].any() else None
         return {"adherence": float(scores["adherence"].mean()), "valid": float(scores["valid"].mean()), "kl": kl}
 
-    return store.run_or_load(run_dir, f"examine-{split}", config, make, code=["mipo.checker", "mipo.base"],
+    return store.run_or_load(run_dir, f"examine-{split}", config, make, code=["mipo.runs"],
                              inputs={"policy": policy})
 
 

@@ -1,0 +1,51 @@
+"""Runs of the small world: trained once and found again; the same people for every policy; NaN weights refused."""
+
+import pytest
+
+from mipo import arms, models, pairs, population, runs
+from mipo.base import build_tokenizer
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder, tokenizer = tmp_path_factory.mktemp("base"), build_tokenizer()
+    model = models.small_model(tokenizer, hidden=16, layers=1, heads=2, init=0.1)
+    for part in (model, tokenizer):
+        part.save_pretrained(folder)
+    records = population.records(3, split="mipo", tasks=["lookup", "email"], seed=0)
+    pairs.synthesise_pairs(model, tokenizer, records, max_new_tokens=4).to_json(folder / "pairs.jsonl")
+    return folder
+
+
+@pytest.mark.parametrize("arm", arms.ARMS)
+def test_every_arm_trains_and_takes_the_same_steps(base, tmp_path, arm):
+    def settings(seed):
+        return dict(lr=1e-3, beta=1.0, epochs=1, batch_size=4, seed=seed, progress=False)
+
+    run = runs.train(tmp_path, arm, base, base / "pairs.jsonl", **settings(0))
+    assert run.fresh and run.metrics["steps"] == 2  # six pairs in batches of four
+    assert not runs.train(tmp_path, arm, base, base / "pairs.jsonl", **settings(0)).fresh
+    model, _ = models.load_model(run.path / "model")
+    start, _ = models.load_model(base)
+    assert any((a != b).any() for a, b in zip(model.parameters(), start.parameters(), strict=True))
+
+
+def test_the_same_people_are_asked_whatever_the_policy(base, tmp_path):
+    asked = dict(split="test", n_people=3, seed=1, progress=False)
+    run = runs.examine(tmp_path, base, **asked)
+    rows = [row["values"] for row in runs.read_pairs(run.path / "replies.jsonl")]
+    expected = population.records(3, split="test", wordings="unseen", seed=7001)
+    assert rows == [r["values"] for r in expected] and run.metrics["valid"] == 0  # random weights say nothing
+    assert 0.4 < runs.exact(split="test", n_people=3, seed=1) < runs.exact(split="test", n_people=3, seed=1, beta=0.5) < 1
+
+
+def test_weights_that_are_not_finite_are_never_saved(base, tmp_path):
+    rows = runs.read_pairs(base / "pairs.jsonl")
+    with pytest.raises(FloatingPointError):
+        arms.train_arm("sft", base, rows, tmp_path, lr=1e30, batch_size=2, progress=False)
+    assert not (tmp_path / "model").exists()
+
+
+def test_unknown_arm_is_named(base, tmp_path):
+    with pytest.raises(ValueError, match="no arm 'mipo'"):
+        arms.train_arm("mipo", base, None, tmp_path, lr=1e-3)
