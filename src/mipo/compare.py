@@ -57,8 +57,8 @@ def compare(scale: str) -> str:
             lines.append(f"  {name:44} {a:>32}   published {b:>28}   {word}")
             count[word] = count.get(word, 0) + 1
     total = ", ".join(f"{n} {word}" for word, n in sorted(count.items())) or "no number to compare"
-    lines.append(f"{total}. The interval says where the published mean may lie; a run of fewer seeds is less certain itself, so that some of "
-                 "its numbers fall outside without anything being wrong.")
+    lines.append(f"{total}. The interval says where the published mean may lie. A run of fewer seeds is less certain itself,"
+                 " so some of its numbers fall outside without anything being wrong.")
     if scale == "smoke":
         lines.append("Smoke runs are far too short to agree: they only show that everything runs.")
     return "\n".join(lines)
