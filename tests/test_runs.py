@@ -49,3 +49,14 @@ def test_weights_that_are_not_finite_are_never_saved(base, tmp_path):
 def test_unknown_arm_is_named(base, tmp_path):
     with pytest.raises(ValueError, match="no arm 'mipo'"):
         arms.train_arm("mipo", base, None, tmp_path, lr=1e-3)
+
+
+def test_runs_side_by_side_are_the_runs_one_by_one(base, tmp_path):
+    calls = [dict(run_dir=str(tmp_path / "two"), arm="mipo-random", base=str(base), pairs=str(base / "pairs.jsonl"), lr=1e-3,
+                  beta=1.0, epochs=1, batch_size=4, seed=s) for s in (0, 1)]
+    runs.side_by_side(runs.train, calls, workers=2)
+    for call in calls:
+        made = runs.train(**call, progress=False)
+        alone = runs.train(**{**call, "run_dir": str(tmp_path / "one")}, progress=False)
+        assert not made.fresh and alone.fresh and made.key == alone.key
+        assert made.metrics["last_loss"] == pytest.approx(alone.metrics["last_loss"], abs=1e-6)

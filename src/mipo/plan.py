@@ -53,7 +53,7 @@ class Step:
 
     @property
     def threads(self) -> int:
-        return int(self.parameters.get("threads", 1))
+        return int(self.parameters.get("threads", 1)) * int(self.parameters.get("workers", 1))
 
     @cached_property
     def code(self) -> str:
