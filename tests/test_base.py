@@ -58,12 +58,6 @@ def test_training_lowers_the_loss_and_follows_its_seed():
     assert 0.5e6 < model.num_parameters() < 2e6  # "about 1 M"
 
 
-def test_invalid_share_by_hand():
-    record = {"task": "lookup", "topic": "tower"}
-    replies = ["The tower is 300 metres high.", "The dam is 300 metres high.", "High.", "The tower is 984 feet high."]
-    assert base.invalid_share(replies, [record] * 4) == 0.5
-
-
 def test_sample_replies_asks_with_the_contexts_it_is_given(tokenizer):
     model = models.small_model(tokenizer, hidden=16, layers=1, heads=2, seed=0)
     records = population.records(3, split=None, tasks=["lookup"], seed=0)

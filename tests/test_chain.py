@@ -148,7 +148,14 @@ def test_killed_then_resumed_then_nothing_to_do(project):
     again = chain("book", root=project)
     assert "Nothing to do" in again.stdout and time.monotonic() - before < 10
     assert chain("publish", "--scale", "laptop", root=project).returncode == 0
-    assert (project / "results" / "laptop" / "figures" / "01-line.svg").exists()
+    published = project / "results" / "laptop"
+    assert (published / "figures" / "01-line.svg").exists()
+    (published / "01-first.json").write_text("{}")
+    configs = project / "configs" / "laptop.yml"
+    configs.write_text(configs.read_text().replace("0.7", "0.8"))
+    told = chain("publish", "--scale", "laptop", root=project).stdout
+    assert "01-first: left as it was (notebook, code or parameters changed)" in told  # a stale run is not published
+    assert (published / "01-first.json").read_text() == "{}"
 
 
 def test_a_failed_notebook_is_named_and_kept_for_reading(project):

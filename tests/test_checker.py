@@ -79,3 +79,22 @@ def test_information_is_bounded_by_the_number_of_contexts(tiny):
     alone = checker.information(*tiny, replies, [records[0]] * 2, contexts=[records[0]["context"]])
     assert alone == pytest.approx(0, abs=1e-5)
     assert checker.information(*tiny, replies, records, contexts=[r["context"] for r in records]) <= np.log(2)
+
+
+def test_exact_information_by_hand():
+    """Two people in 'lookup' who differ in units: KL of each to their mean over the slot's values, all else alike."""
+    world, metric = World(), {**RECORD, "task": "lookup", "person": 0}
+    imperial = {**metric, "person": 1, "values": {**VALUES, "units": "imperial"}}
+    p, q = (world.law("lookup", checker.as_person(r)).slot(1) for r in (metric, imperial))
+    by_hand = np.mean([np.sum(x * np.log(x / ((p + q) / 2))) for x in (p, q)])
+    assert checker.exact_information([metric, imperial]) == pytest.approx(by_hand)
+    assert checker.exact_information([metric, imperial, metric]) == pytest.approx(by_hand)  # people count once
+    assert checker.exact_information([metric, imperial], beta=0.5) > by_hand
+    assert checker.exact_information([metric, imperial], beta=1e-3) == pytest.approx(np.log(2), rel=1e-3)
+    assert checker.exact_information([metric]) == pytest.approx(0)
+
+
+def test_exact_information_of_many_people_is_the_worlds():
+    """Among many people drawn from the prior it approaches I(Y; C | X = task), which the world has in closed form."""
+    records = population.records(3000, split=None, tasks=["recommend"], seed=4)
+    assert checker.exact_information(records) == pytest.approx(World().mutual_information("recommend"), rel=0.03)

@@ -17,16 +17,17 @@ def _write(tmp_path, content):
 def test_read_jsonl_twenty_records(records_jsonl, records_list):
     records = data.load(records_jsonl)
     assert len(records) == 20
-    assert records[0] == {**records_list[0]}
+    assert records[0] == {**records_list[0], "read_from": f"{records_jsonl}, line 1"}
     assert records[3]["gold"] is None                        # left out in the file
     assert data.load(str(records_jsonl)) == records          # a path as text is the same
 
 
 def test_read_jsonl_keeps_extra_fields_blank_lines_and_bom(tmp_path):
     lines = '\ufeff{"query": "a?", "person": 3}\r\n\r\n{"query": "é?", "context": null, "gold": "ü"}'
-    records = data.read_jsonl(_write(tmp_path, lines))
-    assert records == [{"query": "a?", "person": 3, "context": "", "gold": None},
-                       {"query": "é?", "context": "", "gold": "ü"}]
+    file = _write(tmp_path, lines)
+    assert data.read_jsonl(file) == [
+        {"query": "a?", "person": 3, "context": "", "gold": None, "read_from": f"{file}, line 1"},
+        {"query": "é?", "context": "", "gold": "ü", "read_from": f"{file}, line 3"}]
 
 
 GOOD = '{"query": "fine?"}\n'

@@ -113,23 +113,18 @@ def test_coverage_broadcasts():
     assert e.coverage(0.0, [0.5, 1.0, 1.5], 1.0) == pytest.approx([0.5, 1.0, 0.5])
 
 
-def test_retrieval_by_hand():
-    logps = [[-1, -5, -2],  # reply 0: own context best; reply 1: context 2 best; reply 2: tie of contexts 0 and 2
-             [-3, -4, -9],
-             [-3, -2, -2]]
-    assert e.retrieval_credit(logps) == pytest.approx([1, 0, 0.5])
-    assert e.retrieval(logps) == pytest.approx(0.5)
+def test_retrieval_credit_by_hand():
+    logps = [[-1, -3, -3],   # rows are replies: the own context is best; another one is; the own ties with another
+             [-5, -9, -2],
+             [-2, -9, -2]]
+    assert e.retrieval_credit(logps, own=[0, 1, 2]) == pytest.approx([1, 0, 0.5])
+    assert e.retrieval_credit(logps) == pytest.approx([1, 0, 0.5])                        # column 0 is everybody's own
+    assert e.retrieval_credit([[-1.0, -1, -1], [0, 5e-5, -1]]) == pytest.approx([1 / 3, 1 / 2])  # ties within 1e-4
 
 
-def test_retrieval_reads_columns():  # context 0 gives every reply the highest probability: only reply 0 is found
-    assert e.retrieval([[-1, -1], [-2, -2]]) == 0.5
-    assert e.retrieval([[-1, -2], [-2, -1]]) == 1.0
-    assert e.retrieval([[-1, -9], [-9, -9]]) == pytest.approx(0.75)
-
-
-def test_retrieval_uninformative_model_scores_chance():
-    assert e.retrieval(np.zeros((8, 8))) == pytest.approx(1 / 8)
-    assert e.retrieval(np.full((4, 4), -inf)) == pytest.approx(1 / 4)
+def test_retrieval_of_an_uninformative_model_is_chance():
+    assert e.retrieval_credit(np.zeros((8, 8)), own=np.arange(8)).mean() == pytest.approx(1 / 8)
+    assert e.retrieval_credit(np.full((4, 3), -inf)).mean() == pytest.approx(1 / 3)
 
 
 def test_spearman_equals_scipy_with_ties():
@@ -236,7 +231,7 @@ def test_calibration_of_a_true_forecast():
     (lambda: e.paired_bootstrap([1, 2], [1, 1], [[0, 1], [0]]), "level 1 has 1 ids for 2"),
     (lambda: e.win_rate([1, 2], [1]), "unequal"), (lambda: e.win_rate([1], [inf]), r"theirs\[0\] is inf"),
     (lambda: e.coverage(0.5, 0.6, 0.5), "base equals optimum"), (lambda: e.coverage(0.5, nan, 0.6), "value is nan"),
-    (lambda: e.retrieval(np.zeros((2, 3))), r"\(2, 3\)"), (lambda: e.retrieval([[0, nan], [0, 0]]), r"logps\[0, 1\]"),
+    (lambda: e.retrieval_credit(np.zeros(3)), r"\(3,\)"), (lambda: e.retrieval_credit([[0, nan], [0, 0]]), r"logps\[0, 1\]"),
     (lambda: e.spearman([1, 1], [1, 2]), "of x are equal"),
     (lambda: e.gain_slope([1, 2, 3], [1, 2]), "each of 3 tasks"),
     (lambda: e.gain_slope([1, 1, 1], [1, 2, 3]), "same information"),

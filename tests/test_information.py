@@ -78,11 +78,6 @@ def test_mutual_information_gaussian():                  # I = -1/2 log(1 - rhoÂ
     assert_allclose(info.mutual_information(joint / joint.sum()), -0.5 * log(1 - rho**2), atol=1e-4)
 
 
-def test_conditional_mutual_information_closed_form():   # x = 0: noiseless, log 2; x = 1: reply ignores c, 0
-    table = np.array([np.eye(2), [[0.5, 0.5], [0.5, 0.5]]])
-    assert_allclose(info.conditional_mutual_information(table, HALF, [0.3, 0.7]), 0.3 * LOG2)
-
-
 @given(seeds)
 def test_mutual_information_properties(seed):
     p, p_x = tables(seed)

@@ -250,3 +250,28 @@ def test_conditional_pmi_of_one_context_is_zero(loaded):
         logprobs.conditional_pmi(model, tokenizer, records()[:1], REPLIES[:1], "none")
     with pytest.raises(ValueError, match="3 records but 1 replies"):
         logprobs.conditional_pmi(model, tokenizer, records(), REPLIES[:1])
+
+
+def nats(*values):
+    return torch.tensor(values, dtype=torch.float64).log()
+
+
+def test_pmi_over_contexts_by_hand():
+    own = nats(0.6, 0.1)
+    under = torch.stack([nats(0.6, 0.2), nats(0.1, 0.3)])  # even means 0.4 and 0.2; weighted 3 to 1: 0.5 and 0.15
+    assert_close(logprobs.pmi_over_contexts(own, under), nats(1.5, 0.5))
+    assert_close(logprobs.pmi_over_contexts(own, under, torch.tensor([3.0, 1.0])), nats(0.6 / 0.5, 0.1 / 0.15))
+    assert_close(logprobs.pmi_over_contexts(own, nats(0.3, 0.4)[:, None]), nats(2.0, 0.25))  # one context
+
+
+def test_pmi_over_contexts_is_zero_where_context_says_nothing_and_log_k_at_most():
+    own = torch.tensor([-3.0, -1e5], dtype=torch.float64)
+    assert_close(logprobs.pmi_over_contexts(own, own[:, None].expand(2, 5)), torch.zeros(2, dtype=torch.float64))
+    alone = torch.tensor([[-5.0, -2e3, -2e3, -2e3]], dtype=torch.float64)
+    assert_close(logprobs.pmi_over_contexts(alone[:, 0], alone), nats(4.0))  # the bound is reached
+
+
+@pytest.mark.parametrize("shapes", [((2,), (2,)), ((2,), (3, 4)), ((2, 1), (2, 4))])
+def test_pmi_over_contexts_shapes(shapes):
+    with pytest.raises(ValueError, match="shapes"):
+        logprobs.pmi_over_contexts(torch.zeros(shapes[0]), torch.zeros(shapes[1]))

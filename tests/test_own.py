@@ -8,22 +8,6 @@ from mipo.data import render
 from mipo.logprobs import response_logps
 
 
-def test_pmi_of_closed_form():
-    logps = np.log([[0.5, 0.1, 0.3], [0.2, 0.2, 0.2]])
-    # own over mean: 0.5 / 0.3 and 0.2 / 0.2
-    np.testing.assert_allclose(own.pmi_of(logps), [np.log(0.5 / 0.3), 0], atol=1e-12)
-
-
-def test_pmi_of_limit_and_extremes():
-    np.testing.assert_allclose(own.pmi_of(np.array([[-5.0, -2e3, -2e3, -2e3]])), [np.log(4)])  # its bound: log K
-    np.testing.assert_allclose(own.pmi_of(np.array([[-1e4, 0.0]])), [-1e4 + np.log(2)])
-
-
-def test_retrieved_counts_wins_and_splits_ties():
-    logps = np.array([[-1.0, -2, -3], [-2.0, -1, -3], [-1.0, -1, -1], [-1.0, -1, -9]])
-    np.testing.assert_allclose(own.retrieved(logps), [1, 0, 1 / 3, 1 / 2])
-
-
 def test_groups_have_the_own_context_first_and_no_repeats(records_list):
     found = own.groups(records_list, 3, seed=1)
     assert [g[0] for g in found] == [r["context"] for r in records_list]

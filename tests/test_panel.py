@@ -26,7 +26,7 @@ def test_same_people_in_conditions_of_one_split():
 
 def test_again_repeats_each_prompt_and_closely_adds_conditions():
     asked = panel.all_prompts(n_people=4, per_task=1, draws=3, seed=0, closely=False)
-    assert set(asked) == {"unseen", "again"} and len(asked["again"]) == 36
+    assert set(asked) == {"unseen", "again"} and len(asked["again"]) == 72  # 24 prompts, fewer than 48
     assert asked["again"][0] == asked["again"][2] != asked["again"][3]
     assert set(panel.all_prompts(n_people=4, per_task=1, draws=3, seed=0)) == {*panel.CONDITIONS, "again"}
 
@@ -103,7 +103,7 @@ def test_answer_leaves_replies_that_scores_read(tmp_path, monkeypatch):
 
     world, rng = World(), np.random.default_rng(4)
 
-    def sample(model, tokenizer, records, *, seed):
+    def sample(model, tokenizer, records, *, seed, progress):
         return [world.sample(r["task"], checker.as_person(r), r["topic"], rng) for r in records]
 
     def information(model, tokenizer, replies, records, *, contexts):

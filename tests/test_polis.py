@@ -314,6 +314,20 @@ def test_gain_by_hand_and_its_sign():
     assert survey.gain(theirs, ours, recs, "log_loss")["value"] < 0
 
 
+def test_at_hand(tmp_path, monkeypatch):
+    monkeypatch.setattr(polis, "_cache", lambda: tmp_path / "cache")
+    monkeypatch.setenv("MIPO_DATA", str(tmp_path / "data"))
+    assert not polis.at_hand("brexit-consensus")
+    for place in (tmp_path / "cache", tmp_path / "data" / "polis"):
+        (place / "brexit-consensus").mkdir(parents=True)
+        for file in polis.FILES[:2]:
+            assert not polis.at_hand("brexit-consensus")
+            (place / "brexit-consensus" / file).touch()
+        assert polis.at_hand("brexit-consensus")
+        assert polis.at_hand(place / "brexit-consensus")                    # any export, as a folder
+        (place / "brexit-consensus").rename(place / "other")
+
+
 def test_runs_end_to_end(tmp_path, world):
     from mipo import survey
 
@@ -326,11 +340,13 @@ def test_runs_end_to_end(tmp_path, world):
     rows = json.loads((made / "pairs.json").read_text())
     assert counts["prompts"] == 36 and counts["useful"] == len(rows) > 0
     assert all(row["chosen"] != row["rejected"] for row in rows)
-    test, check = (votes.records(world, split, seed=0) for split in ("test", "validation"))
+    test, check = survey.held_out(world, 0)
+    assert {r["person"] for r in test}.isdisjoint(r["person"] for r in check)
     settings = {"beta": 1.0, "lr": 1e-2, "batch_size": 4, "seed": 0, "progress": False}
-    metrics = survey.make_policy(tuned, base, made, test, check, placebo=False, **settings)
+    metrics = survey.make_policy(tuned, world, base, made, placebo=False, **settings)
     assert 0 < metrics["validation"] < 1
-    again = survey.make_policy(tuned, base, made, test, check, placebo=False, **settings)
+    again = survey.make_policy(tuned, world, base, made, placebo=False, **settings)
     assert again == metrics                                                 # the same seed, the same numbers
     assert np.load(tuned / "test.npy").shape == (len(test), 2)
-    assert survey.make_policy(tuned, base, made, test, check, placebo=True, **settings) != metrics
+    assert [file.name for file in tuned.iterdir()] == ["test.npy"]          # nothing of the trainer stays in the record
+    assert survey.make_policy(tuned, world, base, made, placebo=True, **settings) != metrics

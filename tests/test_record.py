@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -252,6 +253,27 @@ def test_close_writes_everything_and_published_reads_it(tmp_path, monkeypatch):
     published.write_text(json.dumps(kept))
     assert notebook("runs/laptop").published("gain").mean == pytest.approx(0.2)
     assert notebook("runs/laptop").published("loss") is None
+
+
+def test_skip_shows_the_published_run_and_claims_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MIPO_ROOT", str(tmp_path))
+    import matplotlib.pyplot as plt
+
+    nb = notebook("runs/laptop")
+    kept = json.loads(nb.skip("The votes are not here.").read_text())
+    assert kept["skipped"] == "The votes are not here." and "no published run yet" in capsys.readouterr().out
+    full = notebook("runs/full", "full")
+    full.claim("c06-personalises", values=[0.19, 0.2, 0.21], region=(0, None), unit="share", figure="gain")
+    fig, ax = plt.subplots()
+    full.figure(fig, "gain", alt="A line.")
+    full.close()
+    shutil.copytree(tmp_path / "runs" / "full" / "results", tmp_path / "results" / "full")
+    capsys.readouterr()
+    nb = notebook("runs/laptop")
+    kept = json.loads(nb.skip("The votes are not here.").read_text())
+    shown = capsys.readouterr().out
+    assert "Status: **holds**" in shown and "measured **0.2 [" in shown and "A line." in shown
+    assert kept["claims"] == {} and (tmp_path / "runs" / "laptop" / "results" / kept["figures"]["gain"]["file"]).exists()
 
 
 def test_cold_seconds_count_what_was_loaded(tmp_path):

@@ -22,28 +22,9 @@ def T(*values):
 # ---- formulas --------------------------------------------------------------------------------------------------------
 
 
-def test_reward_by_hand():
-    own = T(0.6, 0.1).log()
-    under = torch.stack([T(0.6, 0.2), T(0.1, 0.3)]).log()  # marginals 0.4 and 0.2
-    assert_close(reward.mi_reward(own, under), T(math.log(1.5), -math.log(2)))
-    assert_close(reward.mi_reward(own, T(0.3, 0.4).log()[:, None]), T(math.log(2), -math.log(4)))  # one context
-
-
-def test_reward_is_zero_where_context_says_nothing_and_finite_at_extremes():
-    own = T(-3, -1e5)
-    assert_close(reward.mi_reward(own, own[:, None].expand(2, 5)), T(0, 0))
-    assert_close(reward.mi_reward(T(-1.0), T(-1.0, -1e5)[None]), T(math.log(2)))  # never above log K with its own in
-
-
 def test_leave_one_out_by_hand():
     got = reward.leave_one_out(torch.stack([T(1, 2, 6), T(5, 5, 5)]))
     assert_close(got, torch.stack([T(1 - 4, 2 - 3.5, 6 - 1.5), T(0, 0, 0)]))
-
-
-@pytest.mark.parametrize("shapes", [((2,), (2,)), ((2,), (3, 4)), ((2, 1), (2, 4))])
-def test_reward_shapes(shapes):
-    with pytest.raises(ValueError, match="shapes"):
-        reward.mi_reward(torch.zeros(shapes[0]), torch.zeros(shapes[1]))
 
 
 def test_leave_one_out_needs_two():

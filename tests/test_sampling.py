@@ -66,9 +66,11 @@ def test_contrast_is_the_naive_combination_of_two_models_outputs(tiny):
 
 def test_clear_errors(tiny):
     model, tokenizer = tiny
-    with pytest.raises(ValueError, match=r"prompt 1 has 4\d tokens.*context of 48"):
+    with pytest.raises(ValueError, match=r"prompt 1: the prompt has 4\d tokens.*context of 48"):
         sampling.generate(model, tokenizer, ["say", "say" + " a" * 42], max_new_tokens=8)
-    with pytest.raises(ValueError, match="prompt 0 is empty"):
+    with pytest.raises(ValueError, match="prompt 0: the prompt is empty"):
         sampling.generate(model, tokenizer, [""])
+    with pytest.raises(ValueError, match="mine.jsonl, line 7: the prompt is empty"):
+        sampling.generate(model, tokenizer, [""], names=["mine.jsonl, line 7"])
     with pytest.raises(ValueError, match="top_p"):
         sampling.generate(model, tokenizer, ["say"], top_p=0)

@@ -6,10 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from peft import LoraConfig
-
-from mipo.models import load_model
+from mipo.models import load_model, require_finite
 from mipo.reward import train_mi_reward
 from mipo.trainer import PreferenceConfig, PreferenceTrainer
 
@@ -33,13 +30,33 @@ ARMS = {
 }
 
 
+def settings(folder, *, loss, lr, epochs=1, batch_size=32, seed=0, beta=None, **more):
+    """PreferenceConfig of every offline arm, in the small world and on real people; intermediate files in `folder`.
+
+    Published settings of MIPO's release: Adam betas 0.9 / 0.95, cosine to a tenth of the learning rate, warm-up 3 %, clip
+    norm 1.
+    """
+    return PreferenceConfig(
+        output_dir=str(Path(folder) / "trainer"), loss=loss, loss_kwargs={} if beta is None else {"beta": beta},
+        learning_rate=lr, num_train_epochs=epochs, per_device_train_batch_size=batch_size, seed=seed,
+        adam_beta1=0.9, adam_beta2=0.95, max_grad_norm=1.0, warmup_steps=0.03, logging_steps=1,
+        lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr_rate": 0.1}, **more)
+
+
+def adapter(rank):
+    """LoRA on every linear layer, alpha twice the rank."""
+    from peft import LoraConfig  # here: it takes four seconds, and most runs do without
+
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+
+
 def train_arm(name, base, pairs, folder, *, lr, beta=None, epochs=1, batch_size=32, seed=0, lora_rank=0, cache=None,
               progress=True, records=None):
     """Train the base model with one arm; saves the model (adapters merged) in `folder`, returns JSON metrics.
 
-    Published settings of MIPO's release: Adam betas 0.9 / 0.95, cosine to a tenth of the learning rate, warm-up 3 %, clip
-    norm 1. Every arm has the same number of optimiser steps, len(pairs) · epochs / batch_size. Metrics: loss per logged
-    step, and the first one (log 2 for DPO). `records` are those of the pairs, for the arm that samples as it trains.
+    Every arm has the same number of optimiser steps, len(pairs) · epochs / batch_size, and the same `settings`. Metrics:
+    steps, first and last loss (the first is log 2 for DPO); log.json has all of them. `records` are those of the pairs,
+    for the arm that samples as it trains.
     """
     if name not in ARMS:
         raise ValueError(f"no arm {name!r}; arms are {', '.join(ARMS)}")
@@ -50,22 +67,17 @@ def train_arm(name, base, pairs, folder, *, lr, beta=None, epochs=1, batch_size=
         log = train_mi_reward(model, tokenizer, records, beta=beta, lr=lr, steps=steps, k=4,
                               batch_size=max(1, batch_size // 4), seed=seed, progress=progress)
     else:
-        args = PreferenceConfig(
-            output_dir=str(folder / "trainer"), loss=arm.loss, loss_kwargs={"beta": beta} if arm.takes_beta else {},
-            learning_rate=lr, num_train_epochs=epochs, per_device_train_batch_size=batch_size, seed=seed,
-            adam_beta1=0.9, adam_beta2=0.95, max_grad_norm=1.0, warmup_steps=0.03, logging_steps=1,
-            lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr_rate": 0.1},
-            ref_cache_dir=str(cache) if cache else None, disable_tqdm=not progress,
-        )
-        lora = LoraConfig(r=lora_rank, lora_alpha=2 * lora_rank, target_modules="all-linear") if lora_rank else None
+        args = settings(folder, loss=arm.loss, beta=beta if arm.takes_beta else None, lr=lr, epochs=epochs,
+                        batch_size=batch_size, seed=seed, ref_cache_dir=str(cache) if cache else None,
+                        disable_tqdm=not progress)
+        lora = adapter(lora_rank) if lora_rank else None
         trainer = PreferenceTrainer(model=model, args=args, train_dataset=pairs, processing_class=tokenizer,
                                     peft_config=lora)
         trainer.train()
         model = trainer.model.merge_and_unload() if lora else trainer.model
         log = [row for row in trainer.state.log_history if "loss" in row]
         shutil.rmtree(folder / "trainer", ignore_errors=True)
-    if not all(torch.isfinite(p).all() for p in model.parameters()):
-        raise FloatingPointError(f"{name}: the last step left weights that are not finite; lower the learning rate ({lr:g})")
+    require_finite(model, name, lr)
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     (folder / "log.json").write_text(json.dumps(log))

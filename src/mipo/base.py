@@ -1,10 +1,8 @@
 """The base model of the small world: its vocabulary, its training text, and its distance from the exact laws."""
 
-import numpy as np
-
 from mipo import models, population, sampling
 from mipo.data import render
-from mipo.grammar import ATTRIBUTES, TASKS, parse, phrases, write
+from mipo.grammar import ATTRIBUTES, TASKS, phrases, write
 from mipo.population import NOBODY, Person
 from mipo.world import World
 
@@ -75,8 +73,3 @@ def sample_replies(model, tokenizer, records, *, seed=0, contexts=None, max_new_
     prompts = [render(tokenizer, r["query"], c) for r, c in zip(records, contexts, strict=True)]
     return sampling.generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, seed=seed, **settings)
 
-
-def invalid_share(replies, records):
-    """Share of replies outside the grammar or off topic."""
-    return float(np.mean([parse(y, r["task"], topic=r["topic"]) is None
-                          for y, r in zip(replies, records, strict=True)]))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from typing import IO
 
 from mipo import plan as planning
 from mipo.plan import Step, minutes_text
-from mipo.store import project_root, read_json
+from mipo.store import project_root, read_json, write_whole
 
 
 def say(text: str) -> None:
@@ -135,7 +134,7 @@ def execute(step: Step, head: str) -> None:
         papermill.execute_notebook(
             step.notebook, str(partial), {**step.parameters, "run_dir": step.run_dir, "scale": step.scale},
             engine_name="watched", kernel_name="python3", progress_bar=False, cwd=".", autosave_cell_every=0,
-            extra_arguments=["--log-level=40"])
+            extra_arguments=["--log-level=50"])
     except papermill.PapermillExecutionError as error:
         raise SystemExit(f"{head}  FAILED in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
                          f"  read it in {step.partial}; `make book SCALE={step.scale}` goes on from here") from None
@@ -204,18 +203,18 @@ def book(scale: str, jobs: int) -> None:
 def publish(scale: str) -> None:
     """Copy what a finished run found to results/<scale>: numbers, claims, figures."""
     plan = planning.steps(scale)
-    target = Path("results") / scale
+    target, why = Path("results") / scale, planning.stale(plan)
     for step in plan.values():
-        if not Path(step.result).exists():
-            say(f"{step.name}: not run at scale {scale}, left as it was")
+        result = read_json(step.result) if Path(step.result).exists() else {}
+        if step.name in why or not result or result["skipped"]:
+            say(f"{step.name}: left as it was ({why.get(step.name) or result['skipped']})")
             continue
-        result = read_json(step.result)
-        (target / "figures").mkdir(parents=True, exist_ok=True)
+        figures = {figure["file"] for figure in result["figures"].values()}
+        for file in [*sorted(figures), f"{step.name}.json"]:
+            write_whole(target / file, (Path(step.run_dir) / "results" / file).read_bytes())
         for old in (target / "figures").glob(f"{planning.number_of(step.name)}-*.svg"):
-            old.unlink()
-        for figure in result["figures"].values():
-            shutil.copyfile(Path(step.run_dir) / "results" / figure["file"], target / figure["file"])
-        shutil.copyfile(step.result, target / f"{step.name}.json")
+            if f"figures/{old.name}" not in figures:
+                old.unlink()
         say(f"{step.name}: {len(result['numbers'])} numbers, {len(result['claims'])} claims, "
             f"{len(result['figures'])} figures -> {target}")
 

@@ -1,9 +1,12 @@
 """The small world's judge: scores replies exactly, and a policy against the optimum."""
 
+import functools
+
 import numpy as np
 
 from mipo.data import render
 from mipo.grammar import SILENT, TASKS, parse
+from mipo.information import mutual_information
 from mipo.logprobs import conditional_pmi, response_logps
 from mipo.population import Person
 from mipo.world import World
@@ -41,6 +44,20 @@ def exact_adherence(records, *, beta=None, **optimum):
     laws = (world.law(r["task"], as_person(r)) if beta is None else
             world.optimum(r["task"], as_person(r), beta, **optimum) for r in records)
     return np.array([law.adherence(as_person(r)) for law, r in zip(laws, records, strict=True)])
+
+
+def exact_information(records, *, beta=None):
+    """I(Y; C | X) in nats per reply where C is one of the records' people, each as likely: mean over the records' tasks.
+
+    Of the exact law (beta None) or of the optimum at β. It is what `information` estimates for a policy.
+    """
+    world, people = World(), list({r["person"]: as_person(r) for r in records}.values())
+    per_task = []
+    for task in sorted({r["task"] for r in records}):
+        laws = [world.law(task, who) if beta is None else world.optimum(task, who, beta) for who in people]
+        joint = np.stack([functools.reduce(np.multiply.outer, [t for _, t in law.groups]).ravel() for law in laws])  # (C, Y)
+        per_task.append(mutual_information(joint, np.full(len(people), 1 / len(people))))
+    return float(np.mean(per_task))
 
 
 def kl_to_optimum(model, tokenizer, replies, records, *, beta):

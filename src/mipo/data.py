@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from pathlib import Path
 
 FIELDS = ("context", "query", "gold")
 # names that other data sets use for the query: worth a hint, never guessed
 _OTHER_NAMES = {"prompt", "question", "instruction", "input", "text", "message"}
+
+
+def offline() -> bool:
+    """Whether the hub's own switch, HF_HUB_OFFLINE, forbids the network."""
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
 
 
 def load(name: str | Path, **kwargs) -> list[dict]:
@@ -37,7 +43,8 @@ def load(name: str | Path, **kwargs) -> list[dict]:
 def read_jsonl(path: str | Path) -> list[dict]:
     """Records from a JSONL file: UTF-8, one JSON object per line, "query" required, "context" and "gold" optional.
 
-    Blank lines are skipped, further fields are kept as they are. Missing context becomes "", missing gold None.
+    Blank lines are skipped, further fields are kept as they are. Missing context becomes "", missing gold None;
+    "read_from" names file and line, for the errors of later steps.
 
     errors  ValueError naming file and line: not UTF-8, not JSON, not an object, field missing, empty, of the wrong
             type, twice, or with a name so close to a known one that it must be a slip; also an empty file
@@ -105,7 +112,7 @@ def _record(row: dict, where: str) -> dict:
             raise ValueError(f'{where}: field "{name}" must be text, got {_kind(value)}; put it in double quotes')
     if not row["query"].strip():
         raise ValueError(f'{where}: field "query" is empty; write what the model is asked')
-    return {**row, "context": row.get("context") or "", "query": row["query"], "gold": row.get("gold")}
+    return {**row, "context": row.get("context") or "", "query": row["query"], "gold": row.get("gold"), "read_from": where}
 
 
 def _kind(value) -> str:

@@ -6,7 +6,7 @@ from scipy.special import ndtri, stdtrit
 from mipo.diversity import compression_ratio, distinct_n, self_bleu, self_bleu_signature, token_lengths
 
 __all__ = ["brier", "calibration", "compression_ratio", "coverage", "distinct_n", "gain_slope", "length_stats",
-           "log_loss", "paired_bootstrap", "retrieval", "retrieval_credit", "self_bleu", "self_bleu_signature",
+           "log_loss", "paired_bootstrap", "retrieval_credit", "self_bleu", "self_bleu_signature",
            "spearman", "t_interval", "token_lengths", "wilson_interval", "win_rate"]
 
 
@@ -148,23 +148,17 @@ def coverage(base, value, optimum):
     return float(share) if share.ndim == 0 else share
 
 
-def retrieval_credit(logps, tol: float = 1e-4) -> np.ndarray:
+def retrieval_credit(logps, own=0, tol: float = 1e-4) -> np.ndarray:
     """Credit per reply in "whose reply is this?": 1 if its own context gives it the highest log-prob, else 0.
 
     With k contexts within `tol` nats of the highest, the own one among them, the credit is 1/k: what a fair coin earns.
-    shapes  logps: (N, N), row i a context, column j a reply, the diagonal the true match; nats; -inf allowed
-    returns (N,) in 0..1; chance is 1/N
+    shapes  logps: (N, K), row i a reply under each of K contexts, nats, -inf allowed; own: the column of the true match,
+            one for all or (N,)
+    returns (N,) in 0..1; chance is 1/K
     """
     logps = _numbers("logps", logps, dims=2, infinite=True)
-    if logps.shape[0] != logps.shape[1]:
-        raise ValueError(f"logps has shape {logps.shape}; expected one row per context and as many replies")
-    best = logps >= logps.max(0, keepdims=True) - tol  # (N, N)
-    return np.diag(best) / best.sum(0)
-
-
-def retrieval(logps, tol: float = 1e-4) -> float:
-    """Share of replies matched to the context they were written for: mean of `retrieval_credit`; chance is 1/N."""
-    return float(retrieval_credit(logps, tol).mean())
+    best = logps >= logps.max(1, keepdims=True) - tol  # (N, K)
+    return best[np.arange(len(best)), own] / best.sum(1)
 
 
 def spearman(x, y) -> float:

@@ -89,12 +89,6 @@ def mutual_information(p_y_given_x, p_x=None):
     return (np.asarray(p_x) * kl(p, marginal(p, p_x)[..., None, :])).sum(-1)
 
 
-def conditional_mutual_information(p_y_given_xc, p_c_given_x, p_x):
-    """I(Y;C|X) = Σ_x p(x) Σ_c p(c|x) KL(p(y|x,c)‖p(y|x)), nats. (X, C, Y), (X, C) or (C,), (X,) -> scalar."""
-    per_x = mutual_information(_probabilities(p_y_given_xc, "p_y_given_xc", 3), p_c_given_x)      # (X,)
-    return float((_probabilities(p_x, "p_x") * per_x).sum())
-
-
 # ---- bounds on I(X;Y) from a critic f(x,y) ----
 
 def infonce(scores):

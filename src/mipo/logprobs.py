@@ -211,6 +211,18 @@ def response_logps(
     return LogProbs(out.summed.reshape(-1, k), out.tokens.reshape(-1, k)) if many else out
 
 
+def pmi_over_contexts(own: Tensor, under: Tensor, weights: Tensor | None = None) -> Tensor:
+    r"""log pi(y|x,c) - log Σ_k w_k·pi(y|x,c_k): (R,), from (R,) and (R, K), nats per reply; w_k = 1/K unless given.
+
+    At most log K where c is one of the K equally likely contexts. The mean over K random contexts is an unbiased
+    estimate of pi(y|x), so the PMI comes out too large on average (Jensen), less so as K grows.
+    """
+    if own.dim() != 1 or under.dim() != 2 or len(own) != len(under):
+        raise ValueError(f"need log-probs of shapes (R,) and (R, K); got {tuple(own.shape)} and {tuple(under.shape)}")
+    weights = torch.ones(under.shape[1], dtype=under.dtype) if weights is None else weights
+    return own - torch.logsumexp(under + (weights / weights.sum()).log().to(under), dim=1)
+
+
 def conditional_pmi(
     model, tokenizer, records: list[dict], replies: list[str], marginal: str = "contexts", *,
     contexts: Sequence[str] | None = None, batch_size: int = 32, max_length: int | None = None, progress=False,
@@ -240,5 +252,5 @@ def conditional_pmi(
         return score(own) - score([""] * len(records))
     counts = Counter(own if contexts is None else contexts)
     weights = torch.tensor(list(counts.values()), dtype=torch.float64)
-    under = torch.stack([score([c] * len(records)).double() for c in counts])  # (C, R)
-    return score(own) - torch.logsumexp(under + (weights / weights.sum()).log()[:, None], dim=0).float()
+    under = torch.stack([score([c] * len(records)).double() for c in counts], dim=1)  # (R, C)
+    return pmi_over_contexts(score(own), under, weights).float()

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import os
 import re
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from mipo import logprobs
+from mipo import data, logprobs
 
 # One token is a word with the space before it and the mark after it, or a line break; joining tokens gives the text back.
 WORD = r" ?[\w'+-]+[.,:?]?|\n+| ?[^\w\s]"
@@ -99,8 +98,15 @@ def pretrain(model, tokenizer, examples, *, steps, batch_size=64, lr=3e-3, embed
         if not math.isfinite(losses[-1]):
             raise FloatingPointError(f"pretraining: the loss is {losses[-1]} at step {step + 1}; lower lr (now {lr:g})")
         bar.set_postfix(nats_per_token=f"{losses[-1]:.3f}", refresh=False)
+    require_finite(model, "pretraining", lr)
     model.eval()
     return losses
+
+
+def require_finite(model, what, lr):
+    """FloatingPointError if a weight is NaN or infinite: the last step's loss may still have been fine."""
+    if not all(torch.isfinite(p).all() for p in model.parameters()):
+        raise FloatingPointError(f"{what}: the last step left weights that are not finite; lower the learning rate ({lr:g})")
 
 
 def shared_loss(model, rows, pad):
@@ -166,4 +172,4 @@ def _first_line(error):
 
 
 def _offline():
-    return " (HF_HUB_OFFLINE=1 is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
+    return " (HF_HUB_OFFLINE is set)" if data.offline() else ""

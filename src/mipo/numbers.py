@@ -40,7 +40,7 @@ def fmt(x: float | None) -> str:
         return "–"
     if x == 0 or (float(x).is_integer() and abs(x) < 1e6):
         return f"{x:.0f}"
-    return f"{x:.3g}" if not 1e3 <= abs(x) < 1e6 else f"{x:.0f}"
+    return f"{x:.0f}" if 999.5 <= abs(x) < 1e6 else f"{x:.3g}"
 
 
 @dataclass(frozen=True, repr=False)

@@ -6,7 +6,7 @@ from mipo import sampling
 from mipo.data import render
 from mipo.diversity import distinct_n, self_bleu, token_lengths
 from mipo.evaluate import retrieval_credit
-from mipo.logprobs import response_logps
+from mipo.logprobs import pmi_over_contexts, response_logps
 
 
 def groups(records, contexts, *, seed=0):
@@ -34,22 +34,7 @@ def under_contexts(model, tokenizer, records, replies, contexts, *, batch_size=3
     prompts = [render(tokenizer, r["query"], c) for r, group in zip(records, contexts, strict=True) for c in group]
     repeated = [y for y, group in zip(replies, contexts, strict=True) for _ in group]
     logps = response_logps(model, tokenizer, prompts, repeated, batch_size=batch_size, progress=progress).summed
-    return logps.double().numpy().reshape(len(records), -1)
-
-
-def pmi_of(logps):
-    """Conditional PMI (N,): log p(y|x,c) - log mean_k p(y|x,c_k), nats; at most log K, since c is column 0."""
-    return logps[:, 0] - (np.logaddexp.reduce(logps, axis=1) - np.log(logps.shape[1]))
-
-
-def retrieved(logps):
-    """"Whose reply is this?" (N,): 1 where the own context gives the highest log-prob, 1/m if m contexts tie."""
-    credit = []
-    for row in logps:  # the first column of a square matrix is the reply in question; evaluate's rule for ties
-        square = np.full((len(row), len(row)), -np.inf)
-        square[:, 0] = row
-        credit.append(retrieval_credit(square)[0])
-    return np.array(credit)
+    return logps.double().reshape(len(records), -1)
 
 
 def measure(model, tokenizer, records, *, seed=0, max_new_tokens=64, contexts=8, temperature=1.0, batch_size=32,
@@ -70,7 +55,8 @@ def measure(model, tokenizer, records, *, seed=0, max_new_tokens=64, contexts=8,
                                 seed=seed, batch_size=batch_size, progress=progress)
     score = {"batch_size": batch_size, "progress": progress}
     logps = under_contexts(model, tokenizer, records, replies, crowd, **score)
-    found = {"replies": replies, "pmi": pmi_of(logps).tolist(), "retrieval": float(retrieved(logps).mean()),
+    found = {"replies": replies, "pmi": pmi_over_contexts(logps[:, 0], logps).tolist(),
+             "retrieval": float(retrieval_credit(logps).mean()),
              "chance": 1 / logps.shape[1], "tokens": token_lengths(replies, tokenizer).tolist(),
              "empty": float(np.mean([not y.strip() for y in replies])), "self_bleu": alike(replies, records),
              "distinct": distinct_n(replies) if any(y.split()[1:] for y in replies) else None,
@@ -80,7 +66,7 @@ def measure(model, tokenizer, records, *, seed=0, max_new_tokens=64, contexts=8,
         rows, gold = [records[i] for i in known], [records[i]["gold"] for i in known]
         under = under_contexts(model, tokenizer, rows, gold, [crowd[i] for i in known], **score)
         own = response_logps(model, tokenizer, [prompts[i] for i in known], gold, batch_size=batch_size)
-        found |= {"gold_logp": own.mean.tolist(), "gold_pmi": pmi_of(under).tolist()}
+        found |= {"gold_logp": own.mean.tolist(), "gold_pmi": pmi_over_contexts(under[:, 0], under).tolist()}
     return found
 
 

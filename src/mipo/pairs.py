@@ -31,8 +31,9 @@ def synthesise_pairs(model, tokenizer, records, *, negatives="random_context", k
     settings = dict(temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, batch_size=batch_size,
                     progress=progress)
     prompts = [render(tokenizer, r["query"], r.get("context") or "") for r in records]
+    names = [r.get("read_from") or f"record {i}" for i, r in enumerate(records)]
     if chosen is None:
-        chosen = generate(model, tokenizer, prompts, seed=seed, **settings)
+        chosen = generate(model, tokenizer, prompts, seed=seed, names=names, **settings)
     if len(chosen) != len(records):
         raise ValueError(f"{len(chosen)} chosen replies for {len(records)} records")
     draws = _draws(len(records), k, negatives, np.random.default_rng((seed, 2)))  # (n, k) indices of other records
@@ -42,7 +43,9 @@ def synthesise_pairs(model, tokenizer, records, *, negatives="random_context", k
         rejected = [[chosen[j] for j in row] for row in draws]
     else:
         asked = [[render(tokenizer, r["query"], c) for c in row] for r, row in zip(records, contexts, strict=True)]
-        flat = generate(model, tokenizer, [p for row in asked for p in row], seed=seed + 1_000_003, **settings)
+        twice = [f"{names[i]}, with {'no context' if j is None else 'the context of ' + names[j]}"
+                 for i, row in enumerate(draws) for j in row]
+        flat = generate(model, tokenizer, [p for row in asked for p in row], seed=seed + 1_000_003, names=twice, **settings)
         rejected = [flat[i * k:(i + 1) * k] for i in range(len(records))]
     if all(y == chosen[i] for i, row in enumerate(rejected) for y in row):
         raise ValueError("all pairs are identical: every rejected reply equals its chosen one; raise the temperature, or "

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mipo import checker, population
+from mipo import checker, population, store
 from mipo.base import sample_replies
 from mipo.diversity import compression_ratio, distinct_n, self_bleu, token_lengths
 from mipo.grammar import ATTRIBUTES, TASKS
@@ -26,7 +26,7 @@ CONDITIONS = {
     "noisy": {"split": "test", "wordings": "unseen", "kind": "noisy"},
     "conflicting": {"split": "test", "wordings": "unseen", "kind": "conflicting"},
 }
-AGAIN = "again"  # the same prompts many times: how varied are the replies to one person?
+AGAIN, AGAIN_PROMPTS = "again", 48  # so many prompts, each many times: how varied are the replies to one person?
 
 
 def prompts(condition, *, n_people, per_task, seed):
@@ -39,14 +39,21 @@ def prompts(condition, *, n_people, per_task, seed):
 def all_prompts(*, n_people, per_task, draws, seed, closely=True):
     """{condition: records}: "unseen" at full size, the others with half the people (only if `closely`), and AGAIN.
 
-    AGAIN repeats the first twelve prompts, each `draws` times in a row.
+    AGAIN repeats the first AGAIN_PROMPTS prompts of "unseen", each `draws` times in a row.
     """
     found = {c: prompts(c, n_people=n_people if c == "unseen" else max(2, n_people // 2), per_task=per_task, seed=seed)
              for c in (CONDITIONS if closely else ["unseen"])}
-    return found | {AGAIN: [r for r in found["unseen"][:12] for _ in range(draws)]}
+    return found | {AGAIN: [r for r in found["unseen"][:AGAIN_PROMPTS] for _ in range(draws)]}
 
 
-def answer(policy, folder, *, contexts, draws, seed, **size):
+def answers(run_dir, policy, *, contexts, progress=True, **sheet):
+    """Record of `answer`: a policy's replies to all prompts of a sheet (n_people, per_task, draws, seed, closely)."""
+    return store.run_or_load(run_dir, "answers", {**sheet, "contexts": contexts},
+                             lambda folder: answer(policy, folder, contexts=contexts, progress=progress, **sheet),
+                             code=["mipo.panel"], inputs={"policy": policy})
+
+
+def answer(policy, folder, *, contexts, draws, seed, progress=False, **size):
     """Let the policy (a model folder) answer all prompts at temperature 1; writes folder/replies.json, returns metrics.
 
     size         keywords of `all_prompts`
@@ -55,17 +62,22 @@ def answer(policy, folder, *, contexts, draws, seed, **size):
     model, tokenizer = load_model(policy)
     asked = all_prompts(draws=draws, seed=seed, **size)
     flat = [r for records in asked.values() for r in records]
-    replies = sample_replies(model, tokenizer, flat, seed=seed)
+    replies = sample_replies(model, tokenizer, flat, seed=seed, progress=progress)
     cuts = np.cumsum([len(records) for records in asked.values()])[:-1]
     said = {c: list(part) for c, part in zip(asked, np.split(np.array(replies, dtype=object), cuts), strict=True)}
     (Path(folder) / "replies.json").write_text(json.dumps(said))
-    among = [i for i, r in enumerate(asked["unseen"]) if r["person"] < contexts]
-    people = list({asked["unseen"][i]["person"]: asked["unseen"][i]["context"] for i in among}.values())
-    info = checker.information(model, tokenizer, [said["unseen"][i] for i in among],
-                               [asked["unseen"][i] for i in among], contexts=people)
+    few = among(asked["unseen"], contexts)
+    spoken = [y for y, r in zip(said["unseen"], asked["unseen"], strict=True) if r["person"] < contexts]
+    people = list({r["person"]: r["context"] for r in few}.values())
+    info = checker.information(model, tokenizer, spoken, few, contexts=people)
     tokens = token_lengths(said["unseen"], tokenizer).mean()
     return {"information": info, "tokens": float(tokens), **variety(said["unseen"], asked["unseen"]),
             "within": float(np.mean([self_bleu(said[AGAIN][i:i + draws]) for i in range(0, len(said[AGAIN]), draws)]))}
+
+
+def among(records, contexts):
+    """The records of the first `contexts` people: those whose I(Y; C | X) is measured."""
+    return [r for r in records if r["person"] < contexts]
 
 
 def variety(replies, records, *, sample=40):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import difflib
 import hashlib
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -70,6 +69,13 @@ class Step:
                  and call.func.attr == "need" and call.args and isinstance(call.args[0], ast.Constant)}
         return sorted(named)
 
+    def votes_at_hand(self) -> bool:
+        """Whether the votes are on this machine: a chapter that had to do without them is run again once they are."""
+        from mipo import polis
+
+        default = re.search(r'^conversation = "([^"]+)"', self.code, re.M)
+        return polis.at_hand(self.parameters.get("conversation") or (default.group(1) if default else ""))
+
     def content(self) -> str:
         """Everything that decides what the notebook would do; a changed comment in a module is no change."""
         modules = closure(imported(self.code))
@@ -78,7 +84,7 @@ class Step:
             "notebook": hashlib.sha256((project_root() / self.notebook).read_bytes()).hexdigest(),
             "parameters": self.parameters,
             "code": {name: source_hash(file) for name, file in sorted(modules.items())},
-            "data": bool(os.environ.get("MIPO_DATA")) and "mipo.polis" in modules,
+            "data": "mipo.polis" in modules and self.votes_at_hand(),
             "published": hashlib.sha256(published.read_bytes()).hexdigest()
             if self.scale != "full" and published.exists() else ""})
 

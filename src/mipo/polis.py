@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mipo.data import offline
+
 COMMIT = "0bc2ce0f32c673f68da20b57bce15c457aa787b5"
 URL = f"https://raw.githubusercontent.com/compdemocracy/openData/{COMMIT}"
 LICENCE = ("Data was gathered using the Polis software (compdemocracy.org/polis) and is sub-licensed under CC BY 4.0 "
@@ -98,6 +100,19 @@ def folder(conversation: str | Path) -> Path:
     return _download(name)
 
 
+def at_hand(conversation: str | Path) -> bool:
+    """Whether the files are here already, so that nothing would be downloaded."""
+    name, root = str(conversation), os.environ.get("MIPO_DATA")
+    places = [Path(name), _cache() / name, *([Path(root) / "polis" / name] if root else [])]
+    return any(all((place / file).is_file() for file in FILES[:2]) for place in places)
+
+
+def _cache() -> Path:
+    import pooch
+
+    return Path(pooch.os_cache("mipo")) / "polis"
+
+
 def _check_hash(path: Path, pinned: str) -> None:
     if not path.is_file():
         raise ValueError(f"{path}: the file is missing")
@@ -111,9 +126,9 @@ def _download(name: str) -> Path:
     """The three files in the user's cache, fetched once (2 MB); pooch writes each whole or not at all."""
     import pooch
 
-    here = Path(pooch.os_cache("mipo")) / "polis" / name
+    here = _cache() / name
     missing = [f for f in FILES if not (here / f).is_file()]
-    if missing and os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
+    if missing and offline():
         raise DataUnavailable(f"{name}: no local copy of {missing[0]} and HF_HUB_OFFLINE is set; "
                               "set MIPO_DATA to a folder with polis/, or allow the download")
     pooch.get_logger().setLevel("ERROR")            # its messages would put local paths on the page

@@ -98,6 +98,7 @@ class Notebook:
         self.numbers: dict[str, Number] = {}
         self.claims: dict[str, dict] = {}
         self.figures: dict[str, dict] = {}
+        self.skipped = ""                          # why nothing was run
         self.start, self.loaded = time.perf_counter(), len(SPENT_BEFORE)
 
     # ---- numbers and words ----
@@ -115,11 +116,26 @@ class Notebook:
         """Show Markdown with computed numbers in it."""
         show(markdown)
 
+    def _published_run(self) -> dict:
+        file = project_root() / "results" / "full" / f"{self.name}.json"
+        return read_json(file) if file.exists() else {"numbers": {}, "claims": {}, "figures": {}}
+
     def published(self, name: str) -> Number | None:
         """The same number in the published run (results/full), None when it is not there."""
-        file = project_root() / "results" / "full" / f"{self.name}.json"
-        kept = read_json(file)["numbers"].get(name) if file.exists() else None
+        kept = self._published_run()["numbers"].get(name)
         return Number(**kept) if kept else None
+
+    def skip(self, why: str) -> Path:
+        """Say why this notebook cannot run here, show what the published run found instead, and close."""
+        kept, self.skipped = self._published_run(), why
+        show(f"**{why}** Nothing was run. Below is what the published run found." if kept["claims"] else
+             f"**{why}** Nothing was run, and there is no published run yet.")
+        for slug, claim in kept["claims"].items():
+            show(self._box(slug, claim.get("parts", {"": claim}), claim["status"], claim["statement"]))
+        for name, figure in kept["figures"].items():
+            text = (project_root() / "results" / "full" / figure["file"]).read_text(encoding="utf-8")
+            self._keep_figure(name, text, figure["file"], figure["alt"])
+        return self.close()
 
     # ---- claims ----
 
@@ -182,13 +198,15 @@ class Notebook:
             raise ValueError(f"figure {name!r}: write an alt text that says what is to be seen")
         import matplotlib.pyplot as plt
 
-        text, file = svg(fig), f"figures/{self.number_of}-{name}.svg"
-        write_whole(self.run_dir / "results" / file, text)
+        self._keep_figure(name, svg(fig), f"figures/{self.number_of}-{name}.svg", alt)
         plt.close(fig)
-        self.figures[name] = {"file": file, "alt": alt}
-        show(alt, {"image/svg+xml": text}, {"mipo": {"alt": alt, "file": Path(file).name}})
         if shows:
             show(shows)
+
+    def _keep_figure(self, name: str, text: str, file: str, alt: str) -> None:
+        write_whole(self.run_dir / "results" / file, text)
+        self.figures[name] = {"file": file, "alt": alt}
+        show(alt, {"image/svg+xml": text}, {"mipo": {"alt": alt, "file": Path(file).name}})
 
     # ---- what later notebooks need ----
 
@@ -223,7 +241,7 @@ class Notebook:
         cells = read_json(source)["cells"] if source.exists() else []
         text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
         code = [name for name in imported(text) if not name.startswith("mipo.figures")]
-        out = {"notebook": self.name, "scale": self.scale, "own": self.own,
+        out = {"notebook": self.name, "scale": self.scale, "own": self.own, "skipped": self.skipped,
                "numbers": {name: asdict(number) for name, number in self.numbers.items()},
                "claims": self.claims, "figures": self.figures, "seconds": round(wall, 1),
                "seconds_cold": round(wall + sum(SPENT_BEFORE[self.loaded:]), 1),

@@ -1,11 +1,15 @@
 """The baseline "a mutual-information reward": on-policy reinforcement of the PMI that MIPO reaches offline.
 
-A sampled reply y earns r(x, c, y) = log π_ref(y|x,c) - log π_ref(y|x), in nats. The objective of one prompt is, with
+A sampled reply y earns r(x, c, y) = log π_ref(y|x,c) - log π_ref(y|x), in nats (`logprobs.pmi_over_contexts`; one column
+for the missing context). The objective of one prompt is, with
 π* = π_ref·exp(r/β) / Z,
 
     E_π[r] - β·KL(π ‖ π_ref) = -β·E_π[log π - log π_ref - r/β] = -β·KL(π ‖ π*) + β·log Z.
 
 So its optimum is π* ∝ π_ref(y|x,c)^(1+1/β)·π_ref(y|x)^(-1/β), that of DPO on MIPO's pairs; only the way there differs.
+
+MIPO's released code masks the whole prompt when it scores replies, by mistake: its reward is near 0, save for the first
+reply token.
 
 Why not `trl.RLOOTrainer`: at its defaults it has the same estimator (KL in the reward, per reply; advantages not
 normalised), but it draws from one global random stream where the study has one per prompt, hands replies to the reward
@@ -25,20 +29,6 @@ from transformers import get_cosine_with_min_lr_schedule_with_warmup
 from mipo import logprobs
 from mipo.data import render
 from mipo.sampling import generate
-
-
-def mi_reward(own_logps: Tensor, marginal_logps: Tensor) -> Tensor:
-    r"""r = log π_ref(y|x,c) - log (1/K) Σ_k π_ref(y|x,c_k): (R,), from (R,) and (R, K), nats per reply.
-
-    One column is one context: for the missing context, the log-probs of the replies without any. The mean over K random
-    contexts is an unbiased estimate of π_ref(y|x), which makes r too large on average (Jensen), less so as K grows.
-    MIPO's released code masks the whole prompt when it scores replies, by mistake: its reward is near 0, save for the
-    first reply token.
-    """
-    if own_logps.dim() != 1 or marginal_logps.dim() != 2 or len(own_logps) != len(marginal_logps):
-        shapes = tuple(own_logps.shape), tuple(marginal_logps.shape)
-        raise ValueError(f"need log-probs of shapes (R,) and (R, K); got {shapes[0]} and {shapes[1]}")
-    return own_logps - (torch.logsumexp(marginal_logps, dim=1) - math.log(marginal_logps.shape[1]))
 
 
 def leave_one_out(rewards: Tensor) -> Tensor:
@@ -168,7 +158,8 @@ def _score(reference, tokenizer, batch, rows, contexts):
     logprobs.check_lengths(under, logprobs.max_positions(reference), names)
     pad = tokenizer.pad_token_id or 0
     own = logprobs.score_rows(reference, rows, pad_id=pad).summed
-    return own, mi_reward(own, logprobs.score_rows(reference, under, pad_id=pad).summed.reshape(len(rows), n))
+    others = logprobs.score_rows(reference, under, pad_id=pad).summed.reshape(len(rows), n)
+    return own, logprobs.pmi_over_contexts(own, others)
 
 
 def _policy_logps(model, tokenizer, rows):

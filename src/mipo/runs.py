@@ -1,13 +1,50 @@
 """Training runs and examinations in the small world as records: made once, whole or not at all, and found again."""
 
+import hashlib
 import json
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 
 from mipo import checker, population, store
 from mipo.arms import ARMS, train_arm
-from mipo.base import sample_replies
+from mipo.base import sample_replies, train_base
 from mipo.models import load_model
+from mipo.pairs import flip_by_coin, synthesise_pairs
+
+
+def base_model(run_dir, *, seed, without="marginal", steps, batch_size, lr, progress=True):
+    """Record of a base model of the small world, in `path / "model"`; metrics: losses, parameters. See base.train_base."""
+    config = {"steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed, "without": without}
+
+    def make(folder):
+        model, tokenizer, losses = train_base(**config, progress=progress)
+        for part in (model, tokenizer):
+            part.save_pretrained(folder / "model")
+        return {"losses": losses, "parameters": model.num_parameters()}
+
+    return store.run_or_load(run_dir, f"base-{without}-{seed}", config, make, code=["mipo.base"])
+
+
+def synthesise(run_dir, base, records, *, negatives, seed, placebo=False, loaded=None, chosen=None, progress=True,
+               **settings):
+    """Record of the pairs that a base model makes of `records`, in pairs/train.jsonl; see pairs.synthesise_pairs.
+
+    base      folder or hub name of the model; `loaded` (model, tokenizer) if it is in memory already
+    placebo   chosen and rejected are assigned by coin
+    metrics   pairs, collisions, identical: how many
+    """
+    asked = hashlib.sha256(store.dumps(records).encode()).hexdigest()
+    config = {**settings, "negatives": negatives, "seed": seed, "placebo": placebo, "records": asked}
+
+    def make(folder):
+        made = synthesise_pairs(*(loaded or load_model(base)), records, negatives=negatives, seed=seed, chosen=chosen,
+                                progress=progress, **settings)
+        made = flip_by_coin(made, seed) if placebo else made
+        (folder / "pairs").mkdir()
+        made.to_json(folder / "pairs" / "train.jsonl")
+        return {"pairs": len(made), "collisions": int(sum(made["collision"])), "identical": int(sum(made["identical"]))}
+
+    return store.run_or_load(run_dir, f"pairs-{negatives}-{seed}", config, make, code=["mipo.runs"], inputs={"base": base})
 
 
 def train(run_dir, arm, base, pairs, *, lr, beta, epochs, batch_size, seed, lora_rank=0, progress=True):
@@ -29,7 +66,7 @@ def train(run_dir, arm, base, pairs, *, lr, beta, epochs, batch_size, seed, lora
 
 
 def examine(run_dir, policy, *, split, n_people, seed, beta=1.0, wordings="unseen", alpha=0.0, progress=True):
-    """Record of a policy's replies to people of a split (replies.jsonl), with the exact score of their mean.
+    """Record of a policy's replies to people of a split (replies.jsonl), and their mean exact scores.
 
     Metrics: adherence and valid (shares), kl (nats per reply to the optimum at `beta`, over valid replies). alpha > 0
     decodes with context-aware decoding against the prompt without context. The same seed asks the same people
@@ -85,7 +122,7 @@ def exact(*, split, n_people, seed, beta=None, wordings="unseen"):
 
 
 def read_pairs(path):
-    """Pairs from the JSONL of notebook 05 as a Dataset."""
+    """Pairs from the JSONL of `synthesise` as a Dataset."""
     from datasets import Dataset
 
     with open(path, encoding="utf-8") as lines:

@@ -9,15 +9,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from mipo.logprobs import max_positions
+
 
 @torch.no_grad()
 def generate(model, tokenizer, prompts, *, max_new_tokens=64, temperature=1.0, top_p=1.0, seed=0, batch_size=256,
-             contrast_prompts=None, alpha=0.0, progress=False):
+             contrast_prompts=None, alpha=0.0, names=None, progress=False):
     """One reply per rendered prompt, as text without special tokens.
 
     temperature     0 is greedy; 1 samples from the model itself, as the theory of the study assumes
     top_p           keep the smallest set of tokens whose probability reaches top_p
     contrast_prompts, alpha   context-aware decoding (arXiv:2305.14739): logits (1 + α)·logits(prompt) - α·logits(contrast)
+    names           what errors call each prompt, else its number
     Raises ValueError for an empty prompt, or one that leaves no room for a reply in the model's context.
     """
     if temperature < 0 or not 0 < top_p <= 1:
@@ -25,7 +28,7 @@ def generate(model, tokenizer, prompts, *, max_new_tokens=64, temperature=1.0, t
     prompts = [list(prompts)] + ([list(contrast_prompts)] if contrast_prompts is not None and alpha else [])
     ids = [[tokenizer(p)["input_ids"] for p in side] for side in prompts]
     for side in ids:
-        _check_lengths(side, model, max_new_tokens)
+        _check_lengths(side, model, max_new_tokens, names or [f"prompt {i}" for i in range(len(side))])
     order = sorted(range(len(ids[0])), key=lambda i: len(ids[0][i]))
     replies = [None] * len(order)
     was_training = model.training
@@ -44,14 +47,14 @@ def generate(model, tokenizer, prompts, *, max_new_tokens=64, temperature=1.0, t
     return replies
 
 
-def _check_lengths(ids, model, max_new_tokens):
-    limit = getattr(model.config, "max_position_embeddings", None) or float("inf")
-    for i, tokens in enumerate(ids):
+def _check_lengths(ids, model, max_new_tokens, names):
+    limit = max_positions(model) or float("inf")
+    for name, tokens in zip(names, ids, strict=True):
         if not tokens:
-            raise ValueError(f"prompt {i} is empty")
+            raise ValueError(f"{name}: the prompt is empty")
         if len(tokens) + max_new_tokens > limit:
-            raise ValueError(f"prompt {i} has {len(tokens)} tokens; with max_new_tokens={max_new_tokens} that is more than "
-                             f"the model's context of {limit}: shorten its context or lower max_new_tokens")
+            raise ValueError(f"{name}: the prompt has {len(tokens)} tokens; with max_new_tokens={max_new_tokens} that is "
+                             f"more than the model's context of {limit}: shorten its context or lower max_new_tokens")
 
 
 class _State:

@@ -1,12 +1,14 @@
 """The runs of the chapter on real people, each a record: base model, pairs, MIPO; and the gain with its interval."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 
 from mipo import evaluate, models, pairs, votes
-from mipo.trainer import PreferenceConfig, PreferenceTrainer
+from mipo.arms import settings
+from mipo.trainer import PreferenceTrainer
 
 
 def make_base(folder: Path, world: votes.Panel, *, layers: int, hidden: int, steps: int, lr: float, seed: int,
@@ -40,19 +42,28 @@ def make_pairs(folder: Path, world: votes.Panel, base: Path, *, questions: int, 
     return {"prompts": len(made), "useful": len(useful), "collisions": int(sum(made["collision"]))}
 
 
-def make_policy(folder: Path, base: Path, rows: Path, test: list, validation: list, *, beta: float, lr: float,
-                batch_size: int, placebo: bool, seed: int, progress: bool) -> dict:
-    """DPO on the pairs, one pass; file: test.npy (N, 2), the new chances of both votes on the test records."""
+def held_out(world: votes.Panel, seed: int) -> tuple[list[dict], list[dict]]:
+    """(test, validation): eight held-out votes of each person of either split, to be predicted from their others."""
+    return votes.records(world, "test", seed=1000 + seed), votes.records(world, "validation", seed=2000 + seed)
+
+
+def make_policy(folder: Path, world: votes.Panel, base: Path, rows: Path, *, beta: float, lr: float, batch_size: int,
+                placebo: bool, seed: int, progress: bool) -> dict:
+    """DPO on the pairs, one pass; file: test.npy (N, 2), the new chances of both votes on the test records.
+
+    Metric: the mean chance of the right vote on the validation records.
+    """
     from datasets import Dataset
 
     model, tokenizer = models.load_model(base / "model", device="cpu")
     data = Dataset.from_list(json.loads((rows / "pairs.json").read_text()))
-    args = PreferenceConfig(
-        output_dir=str(folder), loss="dpo", loss_kwargs={"beta": beta}, learning_rate=lr, num_train_epochs=1, seed=seed,
-        per_device_train_batch_size=batch_size, lr_scheduler_type="cosine", warmup_steps=5, use_cpu=True,
-        disable_tqdm=not progress, logging_strategy="no")
+    args = settings(folder, loss="dpo", beta=beta, lr=lr, batch_size=batch_size, seed=seed, use_cpu=True,
+                    disable_tqdm=not progress)
     data = pairs.flip_by_coin(data, seed) if placebo else data
     PreferenceTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer).train()
+    shutil.rmtree(args.output_dir, ignore_errors=True)
+    models.require_finite(model, "DPO on votes", lr)
+    test, validation = held_out(world, seed)
     np.save(folder / "test.npy", votes.vote_probs(model, tokenizer, test))
     return {"validation": votes.means([votes.vote_probs(model, tokenizer, validation)], [validation], "chance")[0]}
 

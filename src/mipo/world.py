@@ -57,6 +57,7 @@ class Law:
         return tuple(values)
 
 
+@dataclass(frozen=True)
 class World:
     """Exact probabilities of replies. `without` is the law of replies to nobody: "marginal" or a generic "default".
 
@@ -64,10 +65,11 @@ class World:
     as a helpful assistant does that was never told to imagine an average user.
     """
 
-    def __init__(self, without="marginal"):
-        if without not in ("marginal", "default"):
-            raise ValueError(f"without={without!r}: choose 'marginal' or 'default'")
-        self.without = without
+    without: str = "marginal"
+
+    def __post_init__(self):
+        if self.without not in ("marginal", "default"):
+            raise ValueError(f"without={self.without!r}: choose 'marginal' or 'default'")
 
     # ---- laws -------------------------------------------------------------------------------------------------------
 
