@@ -108,6 +108,7 @@ def test_answer_leaves_replies_that_scores_read(tmp_path, monkeypatch):
 
     def information(model, tokenizer, replies, records, *, contexts):
         assert len(contexts) == 2 and {r["context"] for r in records} == set(contexts)
+        assert [checker.score([y], [r])["valid"][0] for y, r in zip(replies, records, strict=True)] == [1] * len(records)
         return float(torch.tensor(0.25))
 
     class Words:

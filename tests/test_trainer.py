@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mipo import logprobs, losses, preferences
 from mipo.data import render
-from mipo.trainer import PreferenceConfig, PreferenceTrainer
+from mipo.trainer import PreferenceConfig, PreferenceTrainer, apply_loss
 
 KEYWORDS = {
     "dpo": {"beta": 0.5}, "dpo_norm": {"beta": 5.0}, "ipo": {"tau": 0.2}, "simpo": {"beta": 2.0, "gamma": 0.5},
@@ -341,3 +341,12 @@ def test_nothing_is_written_but_the_reference_cache(make, rows, tmp_path):
     assert not [f for _, _, files in os.walk(tmp_path) for f in files]
     make(rows, "dpo", ref_cache_dir=str(tmp_path / "shared")).train()
     assert [f for _, _, files in os.walk(tmp_path) for f in files] == [p.name for p in (tmp_path / "shared").iterdir()]
+
+
+def test_three_contexts_put_each_replys_own_context_first():
+    """'contexts' losses over a 3 x 3 matrix of prompt i and reply j: reply j's own context is i = j, the others follow."""
+    logps = -torch.arange(1.0, 10)[:, None] ** 1.5  # (9, 1), prompt by prompt
+    got = apply_loss(losses.context_infonce, {"temperature": 2.0}, logps, torch.ones(9, 1), None)
+    matrix = logps.reshape(3, 3) / 2.0
+    by_hand = [torch.logsumexp(matrix[:, j], 0) - matrix[j, j] for j in range(3)]
+    assert_close(got, torch.stack(by_hand))

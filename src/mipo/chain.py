@@ -161,7 +161,7 @@ def run_notebook(name: str, scale: str) -> None:
 # ---- the whole chain ----
 
 def snakemake(scale: str, jobs: int, lock: IO[str]) -> int:
-    """One notebook at a time unless asked: side by side, two training runs gain little on two cores.
+    """Notebooks of one thread run side by side, as far as `jobs` cores go.
 
     The lock travels as standard input: unlike other open files it reaches the children of children.
     """
@@ -187,7 +187,7 @@ def book(scale: str, jobs: int) -> None:
     if why:
         total = sum(planning.expected_minutes(plan[name]) or 0 for name in why)
         say(f"{len(why)} of {len(plan)} notebooks to run at scale {scale}"
-            + (f", about {minutes_text(total)} min" if total else "") + ".")
+            + (f", at most about {minutes_text(total)} min" if total else "") + ".")
         if snakemake(scale, jobs, lock):
             raise SystemExit(f"Stopped. What was finished is kept; `make book SCALE={scale}` goes on from here.")
     index = site.index_page(scale)

@@ -219,7 +219,7 @@ def dry_run(scale: str) -> str:
         lines.append(f"{step.name:22} {why.get(step.name, 'no: up to date'):38} {minutes_text(minutes):>8} "
                      f"{f'{memory} GB' if memory else '?':>8} {f'{disk} MB' if disk else '?':>8}  "
                      f"{step.expected.get('download', 'none')}")
-    lines.append(f"{len(why)} of {len(plan)} notebooks would run, about {minutes_text(total)} minutes in all"
+    lines.append(f"{len(why)} of {len(plan)} notebooks would run, about {minutes_text(total)} minutes one after another"
                  " (a run that is already kept is loaded, not repeated).")
     return "\n".join(lines)
 
