@@ -286,6 +286,12 @@ def test_cold_seconds_count_what_was_loaded(tmp_path):
     assert result["seconds"] < 50 and result["seconds_cold"] == pytest.approx(100 + result["seconds"], abs=0.2)
 
 
+@pytest.mark.parametrize("spans, seconds", [([], 0), ([(5, 8)], 3), ([(5, 8), (0, 2)], 5), ([(0, 4), (3, 6)], 6),
+                                            ([(0, 9), (2, 3), (4, 5)], 9), ([(0, 4), (0, 4)], 4)])
+def test_time_that_runs_share_counts_once(spans, seconds):
+    assert store.covered(spans) == seconds
+
+
 def test_the_same_figure_gives_the_same_bytes(tmp_path):
     import matplotlib
     matplotlib.use("agg")

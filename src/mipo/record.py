@@ -14,9 +14,10 @@ from typing import Any
 
 from mipo.numbers import Number, fmt, interval_of, status, together
 from mipo.store import (
-    SPENT_BEFORE,
+    LOADED,
     Record,
     code_hashes,
+    covered,
     dumps,
     imported,
     peak_memory,
@@ -99,7 +100,7 @@ class Notebook:
         self.claims: dict[str, dict] = {}
         self.figures: dict[str, dict] = {}
         self.skipped = ""                          # why nothing was run
-        self.start, self.loaded = time.perf_counter(), len(SPENT_BEFORE)
+        self.start, self.loaded = time.time(), len(LOADED)
 
     # ---- numbers and words ----
 
@@ -236,14 +237,14 @@ class Notebook:
 
     def close(self) -> Path:
         """Write results/<notebook>.json: numbers, claims, figures, provenance, hashes of the code it used."""
-        wall = time.perf_counter() - self.start
+        own = (self.start, time.time())
         source = project_root() / "notebooks" / f"{self.name}.ipynb"
         cells = read_json(source)["cells"] if source.exists() else []
         text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
         code = [name for name in imported(text) if not name.startswith("mipo.figures")]
         out = {"notebook": self.name, "scale": self.scale, "own": self.own, "skipped": self.skipped,
                "numbers": {name: asdict(number) for name, number in self.numbers.items()},
-               "claims": self.claims, "figures": self.figures, "seconds": round(wall, 1),
-               "seconds_cold": round(wall + sum(SPENT_BEFORE[self.loaded:]), 1),
+               "claims": self.claims, "figures": self.figures, "seconds": round(covered([own]), 1),
+               "seconds_cold": round(covered([own, *LOADED[self.loaded:]]), 1),
                "memory_gb": peak_memory(), "code": code_hashes(sorted(code)), **provenance()}
         return write_whole(self.run_dir / "results" / f"{self.name}.json", dumps(out))

@@ -236,7 +236,16 @@ def load(folder: Path, key: str) -> Record | None:
         return None
 
 
-SPENT_BEFORE: list[float] = []                     # seconds of the records this process loaded instead of making them
+LOADED: list[tuple[float, float]] = []             # when the records that this process loaded were begun and ended
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Seconds covered by spans of time, what overlaps counted once: runs made side by side took no longer than one."""
+    total, reached = 0.0, -math.inf
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return total
 
 
 def run_or_load(run_dir: str | Path, name: str, config: dict, make: Callable[[Path], dict], *,
@@ -260,7 +269,8 @@ def run_or_load(run_dir: str | Path, name: str, config: dict, make: Callable[[Pa
         fcntl.flock(lock, fcntl.LOCK_EX)           # a second process waits for the first, then loads what it made
         found = load(folder, key)
         if found is not None:
-            SPENT_BEFORE.append(found.seconds)
+            ended = (folder / "record.json").stat().st_mtime
+            LOADED.append((ended - found.seconds, ended))
             return found
         for old in (folder, partial):              # cut by a crash, or emptied by hand
             shutil.rmtree(old, ignore_errors=True)
