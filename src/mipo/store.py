@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import datetime
 import fcntl
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -118,6 +119,7 @@ def module_file(name: str) -> Path | None:
     return None
 
 
+@functools.lru_cache(maxsize=200)
 def imported(source: str, inside: str = "mipo.x") -> set[str]:
     """The mipo modules that a source imports, wherever in it; ``inside`` is the module it belongs to."""
     names = set()
@@ -150,7 +152,12 @@ def closure(names: Iterable[str]) -> dict[str, Path]:
 
 def source_hash(file: Path) -> str:
     """sha256 of what the code does: comments, blank lines and docstrings may change without spoiling a run."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    return _hash_of(file.read_text(encoding="utf-8"))
+
+
+@functools.lru_cache(maxsize=200)
+def _hash_of(source: str) -> str:
+    tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             if node.body and ast.get_docstring(node, clean=False) is not None:
