@@ -27,7 +27,7 @@ for rank, step in enumerate(STEPS.values()):
         output:
             step.output,
         threads: step.threads
-        priority: 100 - rank
+        priority: 1000 * step.threads - rank # those that need all cores first: the others then fill them together
         params:
             name=step.name,
             scale=step.scale,
