@@ -9,6 +9,8 @@ import pytest
 import yaml
 from building import ROOT
 
+from mipo import pages
+
 CLAIMS = yaml.safe_load((ROOT / "book" / "claims.yml").read_text(encoding="utf-8"))
 WRITTEN = [claim for claim in CLAIMS if "notebook" in claim]
 
@@ -123,3 +125,13 @@ def test_notebooks_are_stored_without_outputs_or_paths(name):
     text = source(name, "code")
     assert not re.search(r"[\"']/(home|root|tmp|Users|mnt)/", text)
     assert "claim-" not in text or name in {claim["notebook"] for claim in WRITTEN}
+
+
+def test_a_figure_that_this_scale_does_not_draw_is_not_linked():
+    found = {"figure": "lora", "number": {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 1, "values": [1.0]}, "status": "holds"}
+    claim = {"slug": "c13-lora", "notebook": "06-mipo-training"}
+    shown = pages.where(claim, found, "book/claims.md", {"06-mipo-training": {"lora"}})
+    assert "<fig-06-lora>" in shown and "<claim-c13-lora>" in shown
+    absent = pages.where(claim, found, "book/claims.md", {"06-mipo-training": {"headline"}})
+    assert "fig-06" not in absent and "<claim-c13-lora>" in absent
+    assert pages.where(claim, found, "book/claims.md", {}) == "06-mipo-training"

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from mipo.numbers import Number, fmt
@@ -62,18 +62,19 @@ def measured(found: dict) -> str:
                      for name, part in found["parts"].items())
 
 
-def where(claim: dict, found: dict | None, page: str, staged: set[str]) -> str:
+def where(claim: dict, found: dict | None, page: str, staged: Mapping[str, Collection[str]]) -> str:
     """Links to the claim's cell and its figure; the chapter to come where there is none yet."""
     if found is None:
         return f"open: {claim['open']}" if "open" in claim else f"{claim['notebook']}, not run at this scale"
     name = claim["notebook"]
     if name not in staged:
         return name
-    figure = f", {{ref}}`figure <fig-{name.split('-')[0]}-{found['figure']}>`" if found.get("figure") else ""
+    shown = found.get("figure") in staged[name]    # a scale may not draw what the published run did
+    figure = f", {{ref}}`figure <fig-{name.split('-')[0]}-{found['figure']}>`" if shown else ""
     return f"{{ref}}`{name} <claim-{claim['slug']}>`{figure}"
 
 
-def claims_table(results: dict[str, dict], page: str, staged: set[str]) -> str:
+def claims_table(results: dict[str, dict], page: str, staged: Mapping[str, Collection[str]]) -> str:
     rows = ["| claim | who says so | status | measured | where |", "|---|---|---|---|---|"]
     for claim in load_claims():
         status, found = claim_status(claim, results)
@@ -84,13 +85,13 @@ def claims_table(results: dict[str, dict], page: str, staged: set[str]) -> str:
     return "\n".join(rows)
 
 
-def claims_summary(results: dict[str, dict], page: str, staged: set[str]) -> str:
+def claims_summary(results: dict[str, dict], page: str, staged: Mapping[str, Collection[str]]) -> str:
     """Counts in words, failures as plain as successes."""
     count = Counter(claim_status(claim, results)[0] for claim in load_claims())
     return f"{count.total()} claims: " + ", ".join(f"{word} {count[word]}" for word in WORDS if count[word]) + "."
 
 
-def times_table(results: dict[str, dict], page: str, staged: set[str]) -> str:
+def times_table(results: dict[str, dict], page: str, staged: Mapping[str, Collection[str]]) -> str:
     rows = ["| notebook | minutes | machine | made | changed since |", "|---|---|---|---|---|"]
     for name, result in results.items():
         rows.append(f"| {name} | {result['seconds_cold'] / 60:.1f} | {result['machine']} | scale {result['scale']}, "
@@ -98,7 +99,7 @@ def times_table(results: dict[str, dict], page: str, staged: set[str]) -> str:
     return "\n".join(rows) if len(rows) > 2 else MISSING
 
 
-def versions_table(results: dict[str, dict], page: str, staged: set[str]) -> str:
+def versions_table(results: dict[str, dict], page: str, staged: Mapping[str, Collection[str]]) -> str:
     found: dict[str, set] = {}
     for result in results.values():
         for package, version in result["versions"].items():
@@ -108,7 +109,7 @@ def versions_table(results: dict[str, dict], page: str, staged: set[str]) -> str
     return "\n".join(rows) if found else MISSING
 
 
-TABLES: dict[str, Callable[[dict, str, set], str]] = {
+TABLES: dict[str, Callable[[dict, str, Mapping], str]] = {
     "claims": claims_table, "claims-summary": claims_summary, "times": times_table, "versions": versions_table}
 
 
@@ -147,8 +148,11 @@ def image(target: str, alt: str) -> str:
     return f"```{{image}} {target}\n:alt: {json.dumps(' '.join(alt.split()), ensure_ascii=False)}\n```"
 
 
-def fill(text: str, results: dict[str, dict], *, page: str, scale: str, staged: set[str]) -> str:
-    """Replace {{ claims }}, {{ number NOTEBOOK NAME [form] }}, {{ figure NOTEBOOK NAME }} in a prose page."""
+def fill(text: str, results: dict[str, dict], *, page: str, scale: str, staged: Mapping[str, Collection[str]]) -> str:
+    """Replace {{ claims }}, {{ number NOTEBOOK NAME [form] }}, {{ figure NOTEBOOK NAME }} in a prose page.
+
+    staged: {notebook: names of its figures} of the pages that are built
+    """
     def replace(match: re.Match) -> str:
         word, *rest = match.group(1).split()
         if word in TABLES and not rest:
@@ -169,7 +173,7 @@ def refresh(text: str, results: dict[str, dict]) -> str:
     """README's numbers stand between <!-- NOTEBOOK NAME form --> and <!-- / -->: write them anew."""
     def replace(match: re.Match) -> str:
         summary = match["what"] == "claims"
-        value = claims_summary(results, "", set()) if summary else number_text(results, *match["what"].split())
+        value = claims_summary(results, "", {}) if summary else number_text(results, *match["what"].split())
         return f"<!-- {match['what']} -->{value}<!-- / -->"
     return COMMENT.sub(replace, text)
 

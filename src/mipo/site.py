@@ -153,9 +153,10 @@ def stage(scale: str, plan: dict[str, Step]) -> Path:
     for step in plan.values():
         stage_notebook(step, target, absent)
     results = pages.best_results(scale)
+    staged = {step.name: set(read_json(root / step.result)["figures"]) for step in plan.values()}
     for page in sorted((target / "book").rglob("*.md")):
         name = str(page.relative_to(target))
-        text = pages.fill(page.read_text(encoding="utf-8"), results, page=name, scale=scale, staged=set(plan))
+        text = pages.fill(page.read_text(encoding="utf-8"), results, page=name, scale=scale, staged=staged)
         page.write_text(unlink_absent(text, absent), encoding="utf-8")
     write_whole(target / "_toc.yml", yaml.safe_dump(toc_of(target), sort_keys=False))
     return target
