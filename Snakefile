@@ -27,7 +27,7 @@ for rank, step in enumerate(STEPS.values()):
         output:
             step.output,
         threads: step.threads
-        priority: 1000 * step.threads - rank # those that need all cores first: the others then fill them together
+        priority: 1000 * step.threads**2 - rank  # Snakemake adds priorities up: so what needs all cores comes first
         params:
             name=step.name,
             scale=step.scale,
