@@ -45,7 +45,7 @@ def settings(folder, *, loss, lr, epochs=1, batch_size=32, seed=0, beta=None, **
 
 def adapter(rank):
     """LoRA on every linear layer, alpha twice the rank."""
-    from peft import LoraConfig  # here: it takes four seconds, and most runs do without
+    from peft import LoraConfig  # only LoRA needs it
 
     return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
 
