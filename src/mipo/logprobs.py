@@ -1,4 +1,4 @@
-"""From text to nats: tokens, and the log-probabilities that a causal language model gives to replies.
+"""From tokens to nats: the log-probabilities that a causal language model gives to replies, and their PMI.
 
 A reply's log-prob is log pi(reply tokens + end of sequence | prompt tokens), in nats. Only reply positions reach the
 LM head, so that no (rows, tokens, vocabulary) tensor is ever made.
@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
+
+from mipo.tokens import check_lengths, collate, encode_many, max_positions
 
 
 @dataclass(frozen=True)
@@ -27,96 +28,6 @@ class LogProbs:
     def mean(self) -> Tensor:
         """Nats per token."""
         return self.summed / self.tokens
-
-
-def max_positions(model) -> int | None:
-    """The longest sequence that the model was built for, or None where its config does not say."""
-    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
-    return getattr(config, "max_position_embeddings", None)
-
-
-def encode_many(
-    tokenizer, prompts: Sequence[str], replies: Sequence[str], max_length: int | None = None, *,
-    special: bool = True, eos: bool = True, names: Sequence | None = None,
-) -> list[tuple[list[int], list[int]]]:  # fmt: skip
-    """(prompt ids, reply ids) of each row, the same ids that TRL makes of its standard format.
-
-    The end-of-sequence token is appended to the reply unless the text has it. Prompt and reply are tokenised together
-    and the reply is what follows the prompt's own tokens, so that a tokenizer may treat the reply as a continuation.
-    Where tokens would merge across the boundary (TRL warns and shortens the prompt there), the two are tokenised
-    separately instead: the model samples after the prompt's own tokens, and is trained after the same ones.
-    ``max_length`` cuts the end of a reply, as TRL does; a prompt that leaves no room for it is a ValueError.
-    ``special`` and ``eos`` False leave out the tokenizer's own special tokens and the end of sequence;
-    ``names`` says what errors call each row.
-    """
-    names = names or range(len(prompts))
-    _check_texts(tokenizer, prompts, replies, eos, names)
-    end = tokenizer.eos_token if eos else ""
-    replies = [r if r.endswith(end) else r + end for r in replies]
-
-    def ids(texts, special=special):
-        return tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"] if texts else []
-
-    distinct = list(dict.fromkeys(prompts))
-    prompt_ids = dict(zip(distinct, ids(distinct), strict=True))
-    for text, row in prompt_ids.items():  # some tokenizers close every text; a prompt goes on
-        if row and row[-1] == tokenizer.eos_token_id and tokenizer.eos_token and not text.endswith(tokenizer.eos_token):
-            prompt_ids[text] = row[:-1]
-    joint = ids([p + r for p, r in zip(prompts, replies, strict=True)])
-    rows = []
-    for i, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
-        head = prompt_ids[prompt]
-        tail = joint[i][len(head) :] if joint[i][: len(head)] == head else ids([reply], special=False)[0]
-        if max_length is not None:
-            if len(head) >= max_length:
-                raise ValueError(
-                    f"row {names[i]}: the prompt has {len(head)} tokens and max_length is {max_length}, which leaves"
-                    " no room for the reply; raise max_length or shorten the context"
-                )
-            tail = tail[: max_length - len(head)]
-        if not head or not tail:
-            raise ValueError(f"row {names[i]}: {'the reply' if head else 'the prompt'} has no token; give it some text")
-        rows.append((head, tail))
-    return rows
-
-
-def encode(tokenizer, prompt: str, reply: str, max_length: int | None = None) -> tuple[list[int], list[int]]:
-    """(prompt ids, reply ids) of one row; see ``encode_many``."""
-    return encode_many(tokenizer, [prompt], [reply], max_length)[0]
-
-
-def _check_texts(tokenizer, prompts, replies, eos, names) -> None:
-    if len(prompts) != len(replies):
-        raise ValueError(f"{len(prompts)} prompts but {len(replies)} replies; give one reply (or list) per prompt")
-    if eos and not tokenizer.eos_token:
-        raise ValueError("the tokenizer has no end-of-sequence token; set tokenizer.eos_token")
-    for name, texts in (("prompt", prompts), ("reply", replies)):
-        for i, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise ValueError(f"row {names[i]}: the {name} must be text; got {type(text).__name__}")
-
-
-def check_lengths(rows, limit: int | None, names: Sequence | None = None) -> None:
-    """ValueError for the first row longer than ``limit`` tokens; ``names`` says what to call each row."""
-    for i, (head, tail) in enumerate(rows):
-        if limit is not None and len(head) + len(tail) > limit:
-            raise ValueError(
-                f"row {names[i] if names else i}: prompt ({len(head)} tokens) and reply ({len(tail)} tokens) together"
-                f" exceed the model's {limit} positions; shorten the context, or set max_length={limit} to cut replies"
-            )
-
-
-def collate(rows: Sequence[tuple[list[int], list[int]]], pad_id: int = 0) -> dict[str, Tensor]:
-    """One batch, padded on the right to its longest row: input_ids, attention_mask and reply_mask, each (B, T)."""
-    longest = max(len(head) + len(tail) for head, tail in rows)
-    ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
-    seen, reply = np.zeros_like(ids), np.zeros_like(ids)
-    for i, (head, tail) in enumerate(rows):
-        p, n = len(head), len(head) + len(tail)
-        ids[i, :p], ids[i, p:n] = head, tail
-        seen[i, :n], reply[i, p:n] = 1, 1
-    arrays = {"input_ids": ids, "attention_mask": seen, "reply_mask": reply}
-    return {key: torch.from_numpy(value) for key, value in arrays.items()}
 
 
 @contextmanager
@@ -164,8 +75,17 @@ def token_logps(model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 def sequence_logps(model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """(summed log-probs in nats (B,), reply tokens (B,)) of a collated batch, with gradient."""
     logps, rows = token_logps(model, batch)
-    n = batch["input_ids"].shape[0]
-    return logps.new_zeros(n).index_add(0, rows, logps), batch["reply_mask"][:, 1:].sum(dim=1)
+    return sum_rows(logps, rows, batch), batch["reply_mask"][:, 1:].sum(dim=1)
+
+
+def sum_rows(logps: Tensor, rows: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Token log-probs (M,) summed within each of the batch's rows: (B,)."""
+    return logps.new_zeros(batch["input_ids"].shape[0]).index_add(0, rows, logps)
+
+
+def first_tokens(logps: Tensor, rows: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """The log-prob of each row's first reply token: (B,) from (M,); `rows` ascend and every row has a token."""
+    return logps[torch.searchsorted(rows, torch.arange(batch["input_ids"].shape[0], device=rows.device))]
 
 
 @torch.no_grad()
@@ -209,6 +129,57 @@ def response_logps(
     check_lengths(rows, max_positions(model), names=[i // k for i in range(len(rows))])
     out = score_rows(model, rows, pad_id=tokenizer.pad_token_id or 0, batch_size=batch_size, progress=progress)
     return LogProbs(out.summed.reshape(-1, k), out.tokens.reshape(-1, k)) if many else out
+
+
+# ---- PMI per token of a reply, as RMiPO uses it: log pi(y|x) - log pi(y), the reply alone without any prompt ----
+
+FIRST_TOKEN = ("start", "drop", "released")
+
+
+def marginal_row(reply: list[int], start: int, first_token: str = "start") -> tuple[list[int], list[int]]:
+    """(head, tail) that scores a reply's tokens without their prompt; see `response_pmi` for `first_token`.
+
+    start   id of the token that begins a sequence
+    """
+    if first_token not in FIRST_TOKEN:
+        raise ValueError(f"first_token must be one of {', '.join(FIRST_TOKEN)}; got {first_token!r}")
+    return ([start], reply) if first_token == "start" else (reply[:1], reply[1:])
+
+
+def response_pmi(summed, tokens, first, alone, *, first_token: str = "start") -> Tensor:
+    r"""log pi(y|x) - log pi(y) per token: (R,), nats per token, from summed log-probs.
+
+    summed, tokens, first   log pi(y|x), number of tokens L, and log pi(y_1|x): each (R,)
+    alone                   log-probs without the prompt, summed over what `marginal_row` scores: (R,)
+    The first token has no predecessor once the prompt is gone. Three ways to deal with that:
+    "start"     it follows the sequence-start token: both terms are means over L tokens
+    "drop"      it is left out of both terms: means over the other L - 1
+    "released"  as the released code has it: with the prompt a mean over L, without over L - 1
+    A reply of one token has nothing left to compare in "drop" and "released"; its PMI is 0 there.
+    """
+    if first_token == "start":
+        return (summed - alone) / tokens
+    rest = (tokens - 1).clamp(min=1)
+    with_prompt = summed / tokens if first_token == "released" else (summed - first) / rest
+    return torch.where(tokens > 1, with_prompt - alone / rest, torch.zeros_like(summed))
+
+
+def start_token(tokenizer) -> int:
+    """Id of the token that begins a sequence: BOS, or the end-of-sequence token where there is none (as GPT-2)."""
+    return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+
+
+def prompt_pmi(
+    model, tokenizer, prompts: list[str], replies: list[str], *, first_token="start", batch_size=64, progress=False
+) -> Tensor:
+    """`response_pmi` of replies to rendered prompts under a model, without gradient: (R,), nats per token."""
+    rows = encode_many(tokenizer, prompts, replies)
+    check_lengths(rows, max_positions(model))
+    options = {"pad_id": tokenizer.pad_token_id or 0, "batch_size": batch_size, "progress": progress}
+    full = score_rows(model, rows, **options)
+    only = score_rows(model, [(head, tail[:1]) for head, tail in rows], **options)  # the first token alone
+    alone = score_rows(model, [marginal_row(tail, start_token(tokenizer), first_token) for _, tail in rows], **options)
+    return response_pmi(full.summed, full.tokens, only.summed, alone.summed, first_token=first_token)
 
 
 def pmi_over_contexts(own: Tensor, under: Tensor, weights: Tensor | None = None) -> Tensor:

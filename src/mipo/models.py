@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from mipo import data, logprobs
+from mipo import data, tokens
 
 # One token is a word with the space before it and the mark after it, or a line break; joining tokens gives the text back.
 WORD = r" ?[\w'+-]+[.,:?]?|\n+| ?[^\w\s]"
@@ -88,7 +88,7 @@ def pretrain(model, tokenizer, examples, *, steps, batch_size=64, lr=3e-3, embed
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
             group["lr"] = lr * rate * scale
         draw = lessons if lessons and step < lesson_share * steps else examples
-        rows = logprobs.encode_many(tokenizer, *zip(*draw(rng, batch_size), strict=True))
+        rows = tokens.encode_many(tokenizer, *zip(*draw(rng, batch_size), strict=True))
         loss = shared_loss(model, rows, tokenizer.pad_token_id)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

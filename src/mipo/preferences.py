@@ -2,6 +2,8 @@
 
 The order of a set: "chosen": the chosen reply. "pair" and "candidates": chosen, then the K rejected ones, all after the
 row's prompt. "contexts" and "matrix": every reply after every prompt (own, then ``rejected_prompt``), prompt by prompt.
+Beside a set there may be rows that are scored without gradient ("sides"): "marginal", the set's replies without their
+prompt, and "mismatched", the previous row's chosen reply after this row's prompt.
 """
 
 import hashlib
@@ -15,36 +17,52 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mipo.logprobs import check_lengths, collate, encode_many, max_positions, score_rows
+from mipo.logprobs import marginal_row, score_rows, start_token
+from mipo.tokens import check_lengths, collate, encode_many, max_positions
 
 REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 
 
 class TokenSets(torch.utils.data.Dataset):
-    """Item i: {"rows": n (prompt ids, reply ids), "ref": n summed reference log-probs in nats, or None}."""
+    """Item i: {"rows": n (prompt ids, reply ids), "ref": n summed reference log-probs in nats, or None}.
 
-    def __init__(self, sets: list[list[tuple]], ref: Tensor | None = None):
-        self.sets, self.ref = sets, ref  # ref: (rows, n)
+    ``sides`` adds, under each side's name, an item of the same kind.
+    """
+
+    def __init__(self, sets: list[list[tuple]], ref: Tensor | None = None, sides: dict | None = None):
+        self.sets, self.ref, self.sides = sets, ref, sides or {}  # ref: (rows, n)
 
     def __len__(self):
         return len(self.sets)
 
     def __getitem__(self, i: int) -> dict:
-        return {"rows": self.sets[i], "ref": None if self.ref is None else self.ref[i]}
+        item = {"rows": self.sets[i], "ref": None if self.ref is None else self.ref[i]}
+        return item | {name: side[i] for name, side in self.sides.items()}
 
 
 def collate_sets(items: list[dict], pad_id: int) -> dict:
-    """One batch: first members of all sets, then all second members, and so on; ``ref`` has shape (members, B)."""
+    """One batch: first members of all sets, then all second members, and so on; ``ref`` has shape (members, B).
+
+    Each side is a batch of its own under its name.
+    """
     n = len(items[0]["rows"])
     batch = collate([item["rows"][j] for j in range(n) for item in items], pad_id)
     batch["members"] = n
     if items[0]["ref"] is not None:
         batch["ref"] = torch.stack([item["ref"] for item in items], dim=1)
+    for name in items[0].keys() - {"rows", "ref"}:
+        batch[name] = collate_sets([item[name] for item in items], pad_id)
     return batch
 
 
-def prepare(dataset, tokenizer, model, loss, *, name: str, max_length: int | None, reference) -> TokenSets:
-    """Tokenise a data set for ``loss``; ``reference(rows)`` is called where the loss needs it and no column has it."""
+def prepare(
+    dataset, tokenizer, model, loss,
+    *, name: str, max_length: int | None, reference, first_token: str = "start", frozen_marginal: bool = False,
+) -> TokenSets:  # fmt: skip
+    """Tokenise a data set for ``loss``; ``reference(rows)`` is called where the loss needs it and no column has it.
+
+    first_token, frozen_marginal   see `mipo.trainer.PreferenceConfig`
+    """
     if isinstance(dataset, list):
         dataset = Dataset.from_list(dataset)
     if not isinstance(dataset, Dataset):
@@ -82,11 +100,27 @@ def prepare(dataset, tokenizer, model, loss, *, name: str, max_length: int | Non
     check_lengths(flat, max_positions(model), labels)
     size = len(flat) // len(replies)
     sets = [flat[i : i + size] for i in range(0, len(flat), size)]
-    if "reference" not in loss.needs:
-        return TokenSets(sets)
-    if all(column in dataset.column_names for column in REFERENCE_COLUMNS):
-        return TokenSets(sets, _given(dataset, size, name))
-    return TokenSets(sets, reference(flat).reshape(-1, size))
+    sides = {}
+    if "marginal" in loss.needs:
+        start = start_token(tokenizer)
+        alone = [[marginal_row(tail, start, first_token) for _, tail in group] for group in sets]
+        sides["marginal"] = TokenSets(alone, _score(reference, alone) if frozen_marginal else None)
+    if "mismatched" in loss.needs:
+        if len(sets) < 2:
+            raise ValueError(f"{name}: loss {loss.__name__!r} needs at least 2 rows, to pair a prompt with another's reply")
+        moved = [[(sets[i][0][0], sets[i - 1][0][1])] for i in range(len(sets))]
+        check_lengths([group[0] for group in moved], max_positions(model), [f"{i} of {name}" for i in range(len(moved))])
+        sides["mismatched"] = TokenSets(moved, _score(reference, moved))
+    ref = None
+    if "reference" in loss.needs:
+        given = all(column in dataset.column_names for column in REFERENCE_COLUMNS)
+        ref = _given(dataset, size, name) if given else _score(reference, sets)
+    return TokenSets(sets, ref, sides)
+
+
+def _score(reference, sets) -> Tensor:
+    """Reference log-probs of all members of all sets: (rows, members)."""
+    return reference([row for group in sets for row in group]).reshape(len(sets), -1)
 
 
 def _groups(data: dict, first: str, rest: str, talk: bool, name: str) -> list[list]:
@@ -139,7 +173,11 @@ def _given(dataset, size, name) -> Tensor:
     rows = [[c, *(r if isinstance(r, list) else [r])] for c, r in zip(chosen, rejected, strict=True)]
     if any(len(row) != size for row in rows):
         raise ValueError(f"{name}: {REFERENCE_COLUMNS[1]!r} must have one number per rejected reply")
-    return torch.tensor(rows, dtype=torch.float32)
+    values = torch.tensor(rows, dtype=torch.float32)
+    wrong = (~torch.isfinite(values)).any(dim=1).nonzero()
+    if len(wrong):
+        raise ValueError(f"row {int(wrong[0])} of {name}: a reference log-prob is NaN or infinite")
+    return values
 
 
 class Reference:

@@ -57,7 +57,7 @@ def make_policy(folder: Path, world: votes.Panel, base: Path, rows: Path, *, bet
 
     model, tokenizer = models.load_model(base / "model", device="cpu")
     data = Dataset.from_list(json.loads((rows / "pairs.json").read_text()))
-    args = settings(folder, loss="dpo", beta=beta, lr=lr, batch_size=batch_size, seed=seed, use_cpu=True,
+    args = settings(folder, loss="dpo", loss_kwargs={"beta": beta}, lr=lr, batch_size=batch_size, seed=seed, use_cpu=True,
                     disable_tqdm=not progress)
     data = pairs.flip_by_coin(data, seed) if placebo else data
     PreferenceTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer).train()
