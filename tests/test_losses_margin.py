@@ -137,9 +137,9 @@ def test_eq_kto_decay_closed_form():
 
 
 @pytest.mark.parametrize("name, at_margin, slope", [  # where beta h = gamma (for kto: gamma / 2 on each side of z)
-    ("dpo_decay", lambda g: (g / 0.1, 0), -0.05), ("kto_decay", lambda g: (2 + g / 0.2, 2 - g / 0.2), -0.0125),
-    ("ipo_decay", lambda g: (4 + g, 0), -2.0),
-])  # fmt: skip
+    ("dpo_decay", lambda g: (g / 0.1, 0), -0.05), ("ipo_decay", lambda g: (5 + g - 1, 0), -2.0),
+    ("kto_decay", lambda g: (2 + g / 0.2, 2 - g / 0.2), -0.0125),
+], ids=PLUG_INS)  # fmt: skip
 def test_eq_decay_gradient(name, at_margin, slope):
     """Chosen: -beta/2 (DPO), -beta/8 (KTO), 2 (h - 5 - gamma) = -2 (IPO); the opposite at the rejected reply."""
     for s in (-1.0, 0.5, 3.0):

@@ -107,7 +107,7 @@ def test_orpo_equals_trl(policy, tokenizer, rows, tmp_path):
 
 @pytest.mark.parametrize("moved", ["policy", "reference"])
 def test_kto_equals_trl(base, policy, tokenizer, rows, tmp_path, moved):
-    """TRL has one row per reply: chosen ones first, then rejected. Its kl scores each prompt with the row before's reply."""
+    """TRL has a row per reply: chosen ones, then rejected. Its kl scores a prompt with the reply of the row before."""
     model, ref = (policy, base) if moved == "policy" else (base, policy)
     kwargs = {"beta": 0.3, "desirable_weight": 1.3, "undesirable_weight": 0.6}
     few = rows.select(range(N)).select_columns(["prompt", "chosen", "rejected"])

@@ -20,7 +20,7 @@ from torch import Tensor
 from mipo import losses
 
 # SimPO's tuned settings {set-up: (β, γ/β, raw γ as first printed)}. source: README of princeton-nlp/SimPO at 005072f
-# for β and γ/β; arXiv:2405.14734 for γ. β·(γ/β) is 0.25 and 1.375 where 0.3 and 1.4 are printed: rounded.
+# for β and γ/β; arXiv:2405.14734 for γ. The ratios are rounded: β·(γ/β) is 0.25 and 1.375 where 0.3 and 1.4 are printed.
 SIMPO_TUNED = {"Mistral-Base": (2.0, 0.8, 1.6), "Mistral-Instruct": (2.5, 0.1, 0.3), "Llama3-Base": (2.0, 0.5, 1.0),
                "Llama3-Instruct": (2.5, 0.55, 1.4)}
 
@@ -94,7 +94,7 @@ class Margin:
         theory  eq-rest (03-gamma-decay)           errors  ValueError unless 0 < p < 1
         """
         middle = _log_odds(p) / self.beta
-        reach = self.gamma_max / self._divisor() + 1e-9
+        reach = max(abs(self.gamma_min), abs(self.gamma_max)) / self._divisor() + 1e-9
 
         def push(d):
             return float(p * self.weight(d, d - prior_gap) - (1 - p) * self.weight(-d, prior_gap - d))
@@ -142,13 +142,13 @@ def bradley_terry(rewards) -> Tensor:
 def gaps(logits: Tensor, p_x: Tensor, prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """(Δ, Δpmi) of every pair "i over j": (X, Y) logits, (X,) weights of prompts -> twice (X, Y, Y), nats.
 
-    prior  (Y,) log-probs of the replies without prompt; None: the policy's own, log Σ_x p(x)·π(y|x)
+    prior  (Y,) log-probs of the replies without prompt, or (X, Y); None: the policy's own, log Σ_x p(x)·π(y|x)
     """
     logp = logits.log_softmax(-1)
     if prior is None:
         prior = torch.logsumexp(p_x.log()[:, None] + logp, 0)
     delta = logp[:, :, None] - logp[:, None, :]
-    return delta, delta - (prior[:, None] - prior[None, :])
+    return delta, delta - (prior[..., :, None] - prior[..., None, :])
 
 
 def update(logits: Tensor, wins: Tensor, p_x: Tensor, margin: Margin, prior: Tensor | None = None) -> Tensor:
@@ -172,9 +172,14 @@ def expected_loss(logits: Tensor, wins: Tensor, p_x: Tensor, margin: Margin, pri
 
 
 def follow(logits: Tensor, wins: Tensor, p_x: Tensor, margin: Margin, prior: Tensor | None = None,
-           *, steps: int = 20000, rate: float = 1.0, tolerance: float = 1e-13) -> Tensor:
-    """Steps of `update` until no logit moves by `tolerance`: every policy on the way, (steps+1, X, Y) logits."""
+           *, steps: int = 20000, rate: float | None = None, tolerance: float = 1e-13) -> Tensor:
+    """Steps of `update` until no logit moves by `tolerance`: every policy on the way, (steps+1, X, Y) logits.
+
+    rate  None: 1 over the largest slope that the update can have between two replies, so that no step overshoots
+    """
     path = [logits]
+    if rate is None:
+        rate = 2 / margin.beta / (1 + (margin.gamma_max - margin.gamma_min) / margin._divisor() / margin.scale)
     for _ in range(steps):
         move = rate * update(path[-1], wins, p_x, margin, prior)
         path.append(path[-1] + move)

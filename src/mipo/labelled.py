@@ -5,6 +5,7 @@ Pairs, training with any loss of `mipo.losses`, and what a policy makes of prefe
 
 import hashlib
 import json
+import shutil
 
 import numpy as np
 from scipy.special import expit
@@ -27,8 +28,8 @@ def worth(replies, records):
 def label(first, second, records, *, strength=4.0, flips=0.0, seed=0):
     r"""Rows {first_wins, wrong, record} for the prompts whose two replies differ.
 
-    P(first is chosen) = sigmoid(strength · (worth(first) - worth(second))): Bradley-Terry. Then a share `flips` of the labels is
-    turned round. `wrong`: the chosen reply is worth less than the rejected one.
+    P(first is chosen) = sigmoid(strength · (worth(first) - worth(second))): Bradley-Terry. Then a share `flips` of the
+    labels is turned round. `wrong`: the chosen reply is worth less than the rejected one.
     """
     if not 0 <= flips < 0.5:
         raise ValueError(f"flips={flips!r}: the share of wrong labels must be at least 0 and below one half")
@@ -45,7 +46,7 @@ def label(first, second, records, *, strength=4.0, flips=0.0, seed=0):
 
 
 def preferences(run_dir, base, records, *, strength=4.0, flips=0.0, seed=0, progress=True):
-    """Record of labelled pairs in TRL's format, pairs/train.jsonl, with the base model's log-probs as reference columns.
+    """Record of labelled pairs in TRL's format, pairs/train.jsonl, with the base model's log-probs as reference.
 
     Columns beside prompt, chosen, rejected, ref_chosen_logps, ref_rejected_logps: record (index), wrong.
     Metrics: pairs, identical (prompts dropped because both replies read the same), wrong (share of labels against the
@@ -69,13 +70,18 @@ def preferences(run_dir, base, records, *, strength=4.0, flips=0.0, seed=0, prog
         return {"pairs": len(rows), "identical": len(records) - len(rows),
                 "wrong": float(np.mean([m["wrong"] for m in marks])), "tied": float(even.mean())}
 
-    return store.run_or_load(run_dir, f"preferences-{seed}", config, make, code=["mipo.labelled"], inputs={"base": base})
+    return store.run_or_load(run_dir, f"preferences-{seed}", config, make, code=["mipo.labelled"],
+                             inputs={"base": base})
 
 
-def train(run_dir, loss, base, pairs, *, lr, loss_kwargs=None, epochs=1.0, batch_size=24, seed=0, progress=True, **options):
+def train(run_dir, loss, base, pairs, *, lr, loss_kwargs=None, epochs=1.0, batch_size=24, seed=0, progress=True,
+          **options):
     """Record of one training run with any loss; `path / "model"` is the policy, log.json what each step logged.
 
-    options   first_token, marginal, margin_warmup of `mipo.trainer.PreferenceConfig`
+    pairs     JSONL with prompt, chosen, rejected as text; columns ref_chosen_logps and ref_rejected_logps are used
+    options   first_token, marginal, margin_warmup of `mipo.trainer.PreferenceConfig`; lora_rank
+    A run that diverged (a loss or weights that are no finite numbers) is a result too: its metrics are {"failed": why},
+    and it has no model. Wrong settings and data raise a ValueError as ever.
     """
     config = {"loss": loss, "lr": lr, "loss_kwargs": loss_kwargs or {}, "epochs": epochs, "batch_size": batch_size,
               "seed": seed, **options}
@@ -83,8 +89,12 @@ def train(run_dir, loss, base, pairs, *, lr, loss_kwargs=None, epochs=1.0, batch
 
     def make(folder):
         keywords = {k: v for k, v in config.items() if k != "loss"}
-        return train_loss(loss, base, read_pairs(pairs), folder, progress=progress,
-                          cache=store.resolve(run_dir) / "cache" / "ref-logps", **keywords)
+        try:
+            return train_loss(loss, base, read_pairs(pairs), folder, progress=progress,
+                              cache=store.resolve(run_dir) / "cache" / "ref-logps", **keywords)
+        except FloatingPointError as error:
+            shutil.rmtree(folder / "trainer", ignore_errors=True)
+            return {"failed": str(error)}
 
     return store.run_or_load(run_dir, f"train-{loss}", config, make, code=["mipo.arms"],
                              inputs={"base": base, "pairs": pairs})
@@ -93,8 +103,9 @@ def train(run_dir, loss, base, pairs, *, lr, loss_kwargs=None, epochs=1.0, batch
 def weigh(run_dir, policy, pairs, *, first_token="start", limit=400, progress=True):
     """Record of what a policy makes of labelled pairs it has not seen (the first `limit`), in gaps.json.
 
-    gaps.json    lists, one number per pair, nats per token: gap (mean log-prob of the chosen less that of the rejected),
-                 ratio_gap (the same against the base model), delta_pmi; and right (the label agrees with the checker)
+    gaps.json    lists, one number per pair, nats per token: gap (mean log-prob of the chosen less that of the
+                 rejected), ratio_gap (the same against the base model), delta_pmi; and, where the pairs say `wrong`,
+                 right (the label does not go against the checker)
     metrics      accuracy and ratio_accuracy (share of pairs with a gap above 0, labels as given), chosen_drift and
                  rejected_drift (mean log-prob less the base model's, nats per token)
     """
@@ -109,8 +120,9 @@ def weigh(run_dir, policy, pairs, *, first_token="start", limit=400, progress=Tr
         pmi = [prompt_pmi(model, tokenizer, prompts, side, first_token=first_token, batch_size=256) for side in replies]
         gap, ratio = sides[0].mean - sides[1].mean, drift[0] - drift[1]
         lists = {"gap": gap, "ratio_gap": ratio, "delta_pmi": pmi[0] - pmi[1]}
-        store.write_whole(folder / "gaps.json", store.dumps(
-            {name: values.double().tolist() for name, values in lists.items()} | {"right": [not w for w in rows["wrong"]]}))
+        known = {"right": [not w for w in rows["wrong"]]} if "wrong" in rows.column_names else {}
+        found = {name: values.double().tolist() for name, values in lists.items()}
+        store.write_whole(folder / "gaps.json", store.dumps(found | known))
         return {"accuracy": float((gap > 0).double().mean()), "ratio_accuracy": float((ratio > 0).double().mean()),
                 "chosen_drift": float(drift[0].mean()), "rejected_drift": float(drift[1].mean())}
 

@@ -1,20 +1,24 @@
 """From tokens to nats: the log-probabilities that a causal language model gives to replies, and their PMI.
 
 A reply's log-prob is log pi(reply tokens + end of sequence | prompt tokens), in nats. Only reply positions reach the
-LM head, so that no (rows, tokens, vocabulary) tensor is ever made.
+LM head, so that no (rows, tokens, vocabulary) tensor is ever made, nor one of (reply tokens, vocabulary) where it is large.
 """
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
+from mipo.shared_prompt import sharing
 from mipo.tokens import check_lengths, collate, encode_many, max_positions
+
+LARGE = 2**26  # logits (256 MB in float32): more are made in chunks
+CHUNK = 2**24
 
 
 @dataclass(frozen=True)
@@ -30,62 +34,84 @@ class LogProbs:
         return self.summed / self.tokens
 
 
-@contextmanager
-def _head_sees(model, rows: Tensor, cols: Tensor, length: int):
-    """Let the LM head see positions (rows, cols) only; whatever the model does around its head stays as it is.
+def token_logps(model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """(log-probs of every reply token in nats (M,), the row each belongs to (M,), ascending), with gradient.
 
-    A hook, and not the head's weight, because of PEFT adapters on the head and models that scale or cap their logits.
+    Separate rows are padded on the right, where a causal model cannot look back from: no attention mask is needed. Shared
+    rows (`shared_prompt.collate_shared`) give the same numbers.
     """
+    ids = batch["input_ids"]
+    length = ids.shape[1]
+    if "shared_mask" in batch:
+        width = batch["shared_mask"].shape[-2]  # R
+        inputs = {"input_ids": ids, "position_ids": batch["position_ids"], "attention_mask": batch["shared_mask"]}
+        with sharing(model, batch):
+            logps = _score(model, inputs, lambda x: x[:, -width:].flatten(0, 1)[batch["source"]], batch["target"], length)
+        return logps, batch["row"]
+    rows, cols = batch["reply_mask"][:, 1:].nonzero(as_tuple=True)  # position t predicts token t + 1
+    pick = lambda x: x[rows, cols + x.shape[1] - length]  # noqa: E731  prompt-learning adapters put virtual tokens in front
+    return _score(model, {"input_ids": ids}, pick, ids[rows, cols + 1], length), rows
 
-    def gather(_module, args):
-        hidden = args[0]  # (B, T, H); prompt-learning adapters put virtual tokens in front
-        if hidden.dim() != 3 or hidden.shape[1] < length:
-            return None
-        return (hidden[rows, cols + hidden.shape[1] - length].unsqueeze(0), *args[1:])  # (1, M, H)
 
+def _score(model, inputs: dict, pick, targets: Tensor, length: int) -> Tensor:
+    """log-probs of `targets` (M,) at the positions that `pick` takes from (B, T, ...): the LM head sees these only.
+
+    A hook before the head does it, and not the head's weight, because of PEFT adapters on the head and models that scale or cap
+    their logits. Where the logits would be large they are made in chunks, and again when gradients need them.
+    """
     inner = getattr(model, "module", model)  # under DistributedDataParallel
     head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
+    large = head is not None and len(targets) * head.weight.shape[0] > LARGE and not _bends_logits(inner.config)
+    kept = {}
+
+    def gather(_module, args):
+        hidden = args[0]  # (B, T, H)
+        if hidden.dim() != 3 or hidden.shape[1] < length:
+            return None
+        kept["hidden"] = pick(hidden)  # (M, H)
+        return (kept["hidden"][: 0 if large else None].unsqueeze(0), *args[1:])
+
     handle = head.register_forward_pre_hook(gather) if head is not None else None
     try:
-        yield
+        logits = model(**inputs, use_cache=False).logits
     finally:
         if handle is not None:
             handle.remove()
+    if "hidden" not in kept:  # the head was out of reach: the model has scored every position
+        return _nats(pick(logits), targets)
+    if not large:
+        return _nats(logits[0], targets)
+    rows = max(1, CHUNK // logits.shape[-1])
+    parts = zip(kept["hidden"].split(rows), targets.split(rows), strict=True)
+    return torch.cat([checkpoint(lambda h, t: _nats(head(h), t), h, t, use_reentrant=False) for h, t in parts])
 
 
-def token_logps(model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """(log-probs of every reply token in nats (M,), the row each belongs to (M,)), with gradient.
+def _bends_logits(config) -> bool:
+    """Whether the model scales or caps what its head returns."""
+    text = config.get_text_config()
+    return any(getattr(text, name, None) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"))
 
-    Rows are padded on the right, where a causal model cannot look back from: no attention mask is needed.
-    """
-    ids, mask = batch["input_ids"], batch["reply_mask"]
-    length = ids.shape[1]
-    rows, cols = mask[:, 1:].nonzero(as_tuple=True)  # position t predicts token t + 1
-    with _head_sees(model, rows, cols, length):
-        logits = model(input_ids=ids, use_cache=False).logits
-    if logits.shape[:2] == (1, len(rows)):
-        logits = logits[0]  # (M, V)
-    else:  # the head was out of reach: the model has scored every position
-        logits = logits[rows, cols + logits.shape[1] - length]
+
+def _nats(logits: Tensor, targets: Tensor) -> Tensor:
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
-    return -F.cross_entropy(logits, ids[rows, cols + 1], reduction="none"), rows
+    return -F.cross_entropy(logits, targets, reduction="none")  # (M,)
 
 
 def sequence_logps(model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """(summed log-probs in nats (B,), reply tokens (B,)) of a collated batch, with gradient."""
     logps, rows = token_logps(model, batch)
-    return sum_rows(logps, rows, batch), batch["reply_mask"][:, 1:].sum(dim=1)
+    return sum_rows(logps, rows, batch), batch["tokens"]
 
 
 def sum_rows(logps: Tensor, rows: Tensor, batch: dict[str, Tensor]) -> Tensor:
     """Token log-probs (M,) summed within each of the batch's rows: (B,)."""
-    return logps.new_zeros(batch["input_ids"].shape[0]).index_add(0, rows, logps)
+    return logps.new_zeros(len(batch["tokens"])).index_add(0, rows, logps)
 
 
 def first_tokens(logps: Tensor, rows: Tensor, batch: dict[str, Tensor]) -> Tensor:
     """The log-prob of each row's first reply token: (B,) from (M,); `rows` ascend and every row has a token."""
-    return logps[torch.searchsorted(rows, torch.arange(batch["input_ids"].shape[0], device=rows.device))]
+    return logps[torch.searchsorted(rows.contiguous(), torch.arange(len(batch["tokens"]), device=rows.device))]
 
 
 @torch.no_grad()

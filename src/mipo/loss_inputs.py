@@ -24,7 +24,7 @@ def delta_pmi(model, alone: dict, summed, tokens, first, marginal: str = "policy
         return summed[0] / tokens[0] - summed[1] / tokens[1]
     values = alone["ref"] if marginal == "frozen" else sequence_logps(model, alone)[0].reshape(summed.shape)  # (2, B)
     if marginal == "shuffled":
-        scored = alone["reply_mask"][:, 1:].sum(dim=1).reshape(summed.shape).clamp(min=1)
+        scored = alone["tokens"].reshape(summed.shape).clamp(min=1)
         values = (values / scored).roll(1, dims=1) * scored  # per token, so that lengths stay where they are
     chosen, rejected = response_pmi(summed, tokens, first, values, first_token=first_token)
     return chosen - rejected

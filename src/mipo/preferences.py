@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mipo.logprobs import marginal_row, score_rows, start_token
+from mipo.shared_prompt import collate_shared
 from mipo.tokens import check_lengths, collate, encode_many, max_positions
 
 REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
@@ -40,18 +41,20 @@ class TokenSets(torch.utils.data.Dataset):
         return item | {name: side[i] for name, side in self.sides.items()}
 
 
-def collate_sets(items: list[dict], pad_id: int) -> dict:
+def collate_sets(items: list[dict], pad_id: int, share: bool = False) -> dict:
     """One batch: first members of all sets, then all second members, and so on; ``ref`` has shape (members, B).
 
-    Each side is a batch of its own under its name.
+    Each side is a batch of its own under its name. With ``share``, replies to one prompt share a row where that saves
+    tokens.
     """
     n = len(items[0]["rows"])
-    batch = collate([item["rows"][j] for j in range(n) for item in items], pad_id)
+    batch = collate_shared([item["rows"] for item in items], pad_id) if share else None
+    batch = batch or collate([item["rows"][j] for j in range(n) for item in items], pad_id)
     batch["members"] = n
     if items[0]["ref"] is not None:
         batch["ref"] = torch.stack([item["ref"] for item in items], dim=1)
     for name in items[0].keys() - {"rows", "ref"}:
-        batch[name] = collate_sets([item[name] for item in items], pad_id)
+        batch[name] = collate_sets([item[name] for item in items], pad_id, share)
     return batch
 
 

@@ -85,7 +85,7 @@ def check_lengths(rows, limit: int | None, names: Sequence | None = None) -> Non
 
 
 def collate(rows: Sequence[tuple[list[int], list[int]]], pad_id: int = 0) -> dict[str, Tensor]:
-    """One batch, padded on the right to its longest row: input_ids, attention_mask and reply_mask, each (B, T)."""
+    """One batch, padded on the right: input_ids, attention_mask and reply_mask, each (B, T); tokens (B,) of the replies."""
     longest = max(len(head) + len(tail) for head, tail in rows)
     ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
     seen, reply = np.zeros_like(ids), np.zeros_like(ids)
@@ -93,5 +93,5 @@ def collate(rows: Sequence[tuple[list[int], list[int]]], pad_id: int = 0) -> dic
         p, n = len(head), len(head) + len(tail)
         ids[i, :p], ids[i, p:n] = head, tail
         seen[i, :n], reply[i, p:n] = 1, 1
-    arrays = {"input_ids": ids, "attention_mask": seen, "reply_mask": reply}
+    arrays = {"input_ids": ids, "attention_mask": seen, "reply_mask": reply, "tokens": reply[:, 1:].sum(axis=1)}
     return {key: torch.from_numpy(value) for key, value in arrays.items()}

@@ -5,6 +5,7 @@ before training with the model as it was given, so that no second model is ever 
 training unless ``save_strategy`` asks for it.
 """
 
+import logging
 import os
 import warnings
 from collections import defaultdict
@@ -17,10 +18,12 @@ from transformers import AutoTokenizer, Trainer, TrainerCallback, TrainingArgume
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_callback import PrinterCallback
 
-from mipo import loss_inputs, losses, preferences
+from mipo import loss_inputs, losses, preferences, shared_prompt
 from mipo.logprobs import FIRST_TOKEN, first_tokens, sequence_logps, sum_rows, token_logps
 from mipo.loss_inputs import MARGINALS, apply_loss
 
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -35,6 +38,7 @@ class PreferenceConfig(TrainingArguments):
                         controls: "frozen", under the policy before training; "shuffled", another pair's of the
                         batch; "none", no marginal at all, so that the margin follows the log-prob gap itself
     margin_warmup       share of the steps over which RMiPO's margin grows linearly from 0 to its value
+    share_prompts       compute a prompt once for all its replies, where the model allows it exactly; same numbers
     ref_batch_size      rows per batch when reference log-probs are computed
     ref_cache_dir       folder of cached reference log-probs, keyed by content; None: ``<output_dir>/ref-logps``
     disable_dropout     as TRL: log-ratios against the reference should not be noisy
@@ -47,6 +51,7 @@ class PreferenceConfig(TrainingArguments):
     first_token: str = "start"
     marginal: str = "policy"
     margin_warmup: float = 0.0
+    share_prompts: bool = True
     ref_batch_size: int = 64
     ref_cache_dir: str | None = None
     disable_dropout: bool = True
@@ -125,6 +130,10 @@ class PreferenceTrainer(Trainer):
         eval_dataset = self._prepare(eval_dataset, "eval_dataset")
         if peft_config is not None:
             model = _adapt(model, peft_config, args)
+        obstacle = shared_prompt.why_not(model) if args.share_prompts else None
+        if obstacle:
+            LOG.warning("each reply is computed with a prompt of its own, because the model does not share them: %s", obstacle)
+        self._shares = args.share_prompts and not obstacle
         super().__init__(
             model=model, args=args, data_collator=data_collator or self._collate, train_dataset=train_dataset,
             eval_dataset=eval_dataset, processing_class=tokenizer, callbacks=callbacks, optimizers=optimizers, **kwargs,
@@ -151,14 +160,14 @@ class PreferenceTrainer(Trainer):
         return super().train(*args, **kwargs)
 
     def _collate(self, items):
-        return preferences.collate_sets(items, self._pad_id)
+        return preferences.collate_sets(items, self._pad_id, self._shares)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean of the loss over the batch; keeps the metrics that TRL logs."""
         logps, rows = token_logps(model, inputs)  # (M,)
         shape = (inputs["members"], -1)
         summed = sum_rows(logps, rows, inputs).reshape(shape)  # (n, B)
-        tokens = inputs["reply_mask"][:, 1:].sum(dim=1).reshape(shape)
+        tokens = inputs["tokens"].reshape(shape)
         first = first_tokens(logps, rows, inputs).detach().reshape(shape)
         ref = inputs.get("ref")
         extra = self._extras(model, inputs, summed.detach(), tokens, first)

@@ -33,8 +33,8 @@ def decay_curve(delta_pmi, gamma, marks, ends):
         ax.plot(x, y, "o", color=BLACK, ms=6, zorder=5)
         ax.annotate(text, (x, y), xytext=(9, 5), textcoords="offset points", fontsize=9)
     ax.set(xlabel="Δpmi, nats per token", ylabel="margin γ", xlim=(delta_pmi[0], delta_pmi[-1]), ylim=(0, 1.25 * ends[1]))
-    reference_line(ax, ends[1], "γ_max", at=0.98)
-    reference_line(ax, ends[0], "γ_min", at=0.98, above=False)
+    reference_line(ax, ends[1], r"$\gamma_{\max}$", at=0.98)
+    reference_line(ax, ends[0], r"$\gamma_{\min}$", at=0.98, above=False)
     return fig
 
 
@@ -46,10 +46,9 @@ def loss_surfaces(delta, delta_pmi, losses, halves):
         filled = ax.contourf(delta, delta_pmi, values, levels=levels, cmap="Blues")
         ax.plot(halves[name], delta_pmi, color=VERMILLION, lw=2)
         ax.plot(delta, delta, color=BLACK, ls=":", lw=1.2)
-        ax.annotate("w = ½", (halves[name][-1], delta_pmi[-1]), xytext=(4, -4), textcoords="offset points", fontsize=9,
+        ax.annotate("w = ½", (halves[name][-1], delta_pmi[-1]), xytext=(5, -5), textcoords="offset points", fontsize=9,
                     color=ink(VERMILLION), va="top")
-        ax.annotate("Δpmi = Δ", (delta_pmi[-1], delta_pmi[-1]), xytext=(-2, -4), textcoords="offset points", fontsize=9,
-                    ha="left", va="top")
+        ax.annotate("Δpmi = Δ", (1.7, 1.7), xytext=(8, 0), textcoords="offset points", fontsize=9, va="center")
         ax.set(xlabel="Δ, nats per token", title=name, xlim=(delta[0], delta[-1]), ylim=(delta_pmi[0], delta_pmi[-1]))
         ax.grid(False)
     axes[0].set_ylabel("Δpmi, nats per token")
@@ -100,7 +99,7 @@ def rising_loss(gap, loss, start, rest, path):
     fig, axes = subplots(1, 2, size=(6.5, 3.2), width_ratios=(1.3, 1))
     axes[0].plot(gap, loss, color=BLUE)
     for (x, y), text, colour, shift, side in ((start, "lowest loss", GREEN, (4, -16), "left"),
-                                              (rest, "update rests", VERMILLION, (0, 12), "center")):
+                                              (rest, "update rests", VERMILLION, (-9, -3), "right")):
         axes[0].plot(x, y, "o", color=colour, ms=7, zorder=5)
         axes[0].annotate(text, (x, y), xytext=shift, textcoords="offset points", fontsize=9, color=ink(colour), ha=side)
     low, high = loss.min(), loss.max()
@@ -173,7 +172,7 @@ FORMULAS = {
 SLIDERS = (("beta", "β, slope", 0.5, 10, 0.1), ("low", "γ<sub>min</sub>", 0, 3.2, 0.05),
            ("high", "γ<sub>max</sub>", 0, 3.2, 0.05), ("scale", "scale, nats per token", 0.1, 4, 0.1),
            ("prior", "Δ₀, gap without the prompt, nats per token", -2, 2, 0.1))
-POINTS, LEFT, RIGHT, TOP, BOTTOM = 120, 40, 350, 14, 190  # steps of a curve; the frame in a box of 360 by 240
+POINTS, LEFT, RIGHT, TOP, BOTTOM = 120, 32, 288, 10, 170  # steps of a curve; the frame in a box of 300 by 212
 PANELS = {"margin": ((-1, 4), (0, 3.2)), "weight": ((-2, 4), (0, 1))}
 CURVES = (("code", "RMiPO, code: β·(Δ − γ)", BLUE, "none"), ("paper", "RMiPO, paper: β·Δ − γ", VERMILLION, "7 4"),
           ("simpo", "SimPO at γ/β = @RATIO@", "#555555", "2 4"))
@@ -215,7 +214,7 @@ def _frame(panel: str, x_label: str, title: str, x_ticks, y_ticks, alt: str, cur
     texts = [f'<text x="{x:.1f}" y="{BOTTOM + 17}" text-anchor="middle">{f"{t:g}".replace("-", "−")}</text>'
              for t, x in across]
     texts += [f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{t:g}</text>' for t, y in up]
-    return (f'<figure><figcaption>{title}</figcaption><svg viewBox="0 0 360 230" role="img" aria-label="{escape(alt)}">'
+    return (f'<figure><figcaption>{title}</figcaption><svg viewBox="0 0 300 212" role="img" aria-label="{escape(alt)}">'
             f'<g stroke="#E0E0E0">{"".join(lines)}</g><g>{"".join(texts)}'
             f'<text x="{(LEFT + RIGHT) / 2}" y="{BOTTOM + 36}" text-anchor="middle">{x_label}</text></g>'
             f'<g fill="none" stroke-width="2.4">{curves}</g></svg></figure>')
@@ -237,7 +236,7 @@ def sliders(name: str, *, beta=2.0, gamma_min=0.3, gamma_max=1.6, scale=1.0, pri
     margin = _frame("margin", "Δpmi, nats per token", "Margin γ", range(-1, 5), range(4),
                     "The margin is flat at gamma max up to zero and then falls towards gamma min.",
                     f'<path data-curve="gamma" stroke="{BLUE}" d="{shown["gamma"]}"/>')
-    weight = _frame("weight", "Δ, nats per token, with Δpmi = Δ − Δ₀", "Weight w = 1 − σ of a pair", range(-2, 5),
+    weight = _frame("weight", "Δ, nats per token (Δpmi = Δ − Δ₀)", "Weight w = 1 − σ of a pair", range(-2, 5),
                     (0, 0.5, 1), "Three falling curves of the weight: code, paper and SimPO.",
                     "".join(f'<path data-curve="{key}" stroke="{colour}" stroke-dasharray="{dash}" d="{shown[key]}"/>'
                             for key, _, colour, dash in CURVES))
@@ -250,8 +249,8 @@ def sliders(name: str, *, beta=2.0, gamma_min=0.3, gamma_max=1.6, scale=1.0, pri
         for row, (key, *_) in zip(("code", "paper", "SimPO"), CURVES, strict=True))
     heads = "".join(f'<th scope="col">{str(d).replace("-", "−")}</th>' for d in SAMPLES)
     page = (f'<div class="decay-sliders" id="{name}">{STYLE}<div class="controls" hidden>{controls}'
-            '<button type="button">Back to the start</button></div><noscript><p>Readers whose browser runs scripts see sliders '
-            f'here. The picture shows the settings of this run.</p></noscript><div class="panels">{margin}{weight}</div>'
+            '<button type="button">Back to the start</button></div><noscript><p>Where scripts run, there are sliders here. '
+            f'The picture shows the settings of this run.</p></noscript><div class="panels">{margin}{weight}</div>'
             f'<ul>{keys}</ul><table><thead><tr><th scope="col">w at Δ =</th>{heads}'
             f'<th scope="col">w = ½ at Δ =</th></tr></thead><tbody>{rows}</tbody></table><script>{SCRIPT}</script></div>')
     words = {"ROOT": f'"{name}"', "POINTS": POINTS, "LEFT": LEFT, "RIGHT": RIGHT, "TOP": TOP, "BOTTOM": BOTTOM,
@@ -274,8 +273,8 @@ STYLE = """<style>
 .decay-sliders button { grid-column: 1 / -1; justify-self: start; font: inherit; padding: 0.2rem 0.7rem; color: #222;
   background: #f2f2f2; border: 1px solid #888; border-radius: 4px; cursor: pointer; }
 .decay-sliders .panels { display: flex; flex-wrap: wrap; gap: 0.6rem; }
-.decay-sliders figure { flex: 1 1 17rem; min-width: 0; max-width: 32rem; margin: 0; }
-.decay-sliders figcaption { font-weight: 600; color: #222; text-align: left; margin: 0; }
+.decay-sliders .panels figure { flex: 1 1 15rem; min-width: 0; max-width: 30rem; margin: 0; padding: 0; }
+.decay-sliders .panels figcaption { font-weight: 600; color: #222; text-align: left; margin: 0; }
 .decay-sliders figure svg { width: 100%; height: auto; display: block; font-size: 13px; fill: #222; overflow: hidden; }
 .decay-sliders ul { list-style: none; margin: 0.4rem 0; padding: 0; display: flex; flex-wrap: wrap; gap: 0 1.2rem; }
 .decay-sliders li { margin: 0; white-space: nowrap; }
