@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from mipo import logprobs
-from mipo.shared_prompt import collate_shared, sharing, why_not
+from mipo.shared_prompt import collate_shared, groups_of, sharing, why_not
 from mipo.tokens import collate
 
 SIZE = dict(
@@ -65,7 +65,7 @@ def gradients(model, batch):
 
 def assert_same(model, sets):
     want, lengths, slopes = gradients(model, separate(sets))
-    got, tokens, grads = gradients(model, collate_shared(sets))
+    got, tokens, grads = gradients(model, collate_shared(groups_of(sets)))
     assert tokens.tolist() == lengths.tolist()
     assert_close(got, want, atol=1e-5, rtol=1e-6)
     assert grads.keys() == slopes.keys()
@@ -97,14 +97,14 @@ def test_lora_and_activation_checkpointing(model):
 def test_two_prompts_in_a_set_make_two_rows(model):
     (a, b), (c, d) = sets_of(1)[:2]
     cross = [[a, b, (c[0], a[1]), (c[0], b[1])]]  # every reply after every prompt, as the cross losses need them
-    assert collate_shared(cross)["input_ids"].shape[0] == 2
+    assert collate_shared(groups_of(cross))["input_ids"].shape[0] == 2
     assert_same(model, cross)
 
 
 def test_first_tokens_are_found(model):
     sets = sets_of(3)
     found = []
-    for batch in (separate(sets), collate_shared(sets)):
+    for batch in (separate(sets), collate_shared(groups_of(sets))):
         logps, rows = logprobs.token_logps(model, batch)
         assert (rows.diff() >= 0).all()
         found.append(logprobs.first_tokens(logps, rows, batch).detach())
@@ -112,7 +112,8 @@ def test_first_tokens_are_found(model):
 
 
 def test_rows_are_laid_out_as_described():
-    batch = collate_shared([[([5, 6, 7, 8, 9], [1, 2]), ([5, 6, 7, 8, 9], [3])], [([8, 9, 4, 4, 4], [4, 5]), ([8, 9, 4, 4, 4], [6])]])
+    batch = collate_shared(groups_of([[([5, 6, 7, 8, 9], [1, 2]), ([5, 6, 7, 8, 9], [3])],
+                                      [([8, 9, 4, 4, 4], [4, 5]), ([8, 9, 4, 4, 4], [6])]]))  # fmt: skip
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9, 1, 9], [8, 9, 4, 4, 4, 4, 4]]
     assert batch["position_ids"].tolist()[0] == [0, 1, 2, 3, 4, 5, 4]
     assert batch["target"].tolist() == [1, 2, 4, 5, 3, 6] and batch["row"].tolist() == [0, 0, 1, 1, 2, 3]
@@ -120,9 +121,9 @@ def test_rows_are_laid_out_as_described():
 
 
 def test_where_sharing_saves_nothing_rows_stay_apart():
-    assert collate_shared([[([1], [2, 3, 4]), ([1], [5, 6, 7])]]) is None  # a prompt of one token
-    assert collate_shared([[([1], [2, 3, 4]), ([1], [5])]])["input_ids"].shape == (1, 4)  # but no padding
-    assert collate_shared([[([1, 2, 3, 4], [2, 3, 4])]]) is None  # one reply
+    assert collate_shared(groups_of([[([1], [2, 3, 4]), ([1], [5, 6, 7])]])) is None  # a prompt of one token
+    assert collate_shared(groups_of([[([1], [2, 3, 4]), ([1], [5])]]))["input_ids"].shape == (1, 4)  # but no padding
+    assert collate_shared(groups_of([[([1, 2, 3, 4], [2, 3, 4])]])) is None  # one reply
 
 
 def test_models_that_cannot_share_say_why(model):
@@ -139,7 +140,7 @@ def test_models_that_cannot_share_say_why(model):
 
 
 def test_the_model_is_left_as_it_was(model, tiny_llama):
-    batch = collate_shared(sets_of(2))
+    batch = collate_shared(groups_of(sets_of(2)))
     before = model.config._attn_implementation
     with pytest.raises(RuntimeError), sharing(model, batch):
         assert model.config._attn_implementation != before
@@ -159,7 +160,7 @@ def test_the_model_is_left_as_it_was(model, tiny_llama):
 @pytest.mark.parametrize("shared", [True, False])
 def test_large_logits_are_made_in_chunks(model, monkeypatch, shared):
     sets = sets_of(2)
-    batch = collate_shared(sets) if shared else separate(sets)
+    batch = collate_shared(groups_of(sets)) if shared else separate(sets)
     want, _, slopes = gradients(model, batch)
     monkeypatch.setattr(logprobs, "LARGE", 10)
     monkeypatch.setattr(logprobs, "CHUNK", 60 * 4)  # four positions at a time
@@ -178,3 +179,17 @@ def test_capped_logits_are_never_taken_past_their_cap(monkeypatch):
     want = logprobs.sequence_logps(model, separate(sets_of(1)))[0]
     monkeypatch.setattr(logprobs, "LARGE", 10)
     assert_close(logprobs.sequence_logps(model, separate(sets_of(1)))[0], want)
+
+
+def test_scoring_many_rows_shares_prompts_and_keeps_their_order(model, monkeypatch):
+    """Eleven replies to one prompt, three to another and a few alone, shuffled."""
+    rows = [(ids(30, 1), ids(2 + i % 4, 50 + i)) for i in range(11)] + [(ids(9, 2), ids(3, 70 + i)) for i in range(3)]
+    rows += [(ids(5 + i, 80 + i), ids(4, 90 + i)) for i in range(4)]
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
+    rows = [rows[i] for i in order]
+    got = logprobs.score_rows(model, rows, batch_size=7)
+    calls = []
+    monkeypatch.setattr(logprobs, "why_not", lambda m: calls.append(1) or "no")
+    want = logprobs.score_rows(model, rows, batch_size=1)
+    assert calls and got.tokens.tolist() == want.tokens.tolist() == [len(tail) for _, tail in rows]
+    assert_close(got.summed, want.summed, atol=1e-5, rtol=1e-6)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
-from mipo.shared_prompt import sharing
+from mipo.shared_prompt import collate_shared, sharing, why_not
 from mipo.tokens import check_lengths, collate, encode_many, max_positions
 
 LARGE = 2**26  # logits (256 MB in float32): more are made in chunks
@@ -116,24 +116,47 @@ def first_tokens(logps: Tensor, rows: Tensor, batch: dict[str, Tensor]) -> Tenso
 
 @torch.no_grad()
 def score_rows(model, rows, *, pad_id: int = 0, batch_size: int = 32, progress: bool = False) -> LogProbs:
-    """``sequence_logps`` of many token rows without gradient, in batches of similar length, in the order given."""
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i][0]) - len(rows[i][1]))
+    """``sequence_logps`` of many token rows without gradient, in the order given.
+
+    Batches hold rows of similar length; rows with one prompt are computed together where the model allows it.
+    """
+    shares = why_not(model) is None
     device = next(model.parameters()).device
     summed, tokens = None, torch.zeros(len(rows), dtype=torch.long)
     was_training = model.training
     model.eval()
     try:
         with tqdm(total=len(rows), desc="log-probs", unit="reply", disable=not progress) as bar:
-            for start in range(0, len(rows), batch_size):
-                index = order[start : start + batch_size]
-                batch = {k: v.to(device) for k, v in collate([rows[i] for i in index], pad_id).items()}
-                values, counts = sequence_logps(model, batch)
+            for index in _batches(rows, batch_size):
+                batch = collate_shared(_same_prompts(rows, index), pad_id) if shares else None
+                batch = batch or collate([rows[i] for i in index], pad_id)
+                values, counts = sequence_logps(model, {k: v.to(device) for k, v in batch.items()})
                 summed = values.new_zeros(len(rows), device="cpu") if summed is None else summed
                 summed[index], tokens[index] = values.cpu(), counts.cpu()
                 bar.update(len(index))
     finally:
         model.train(was_training)
     return LogProbs(torch.zeros(0) if summed is None else summed, tokens)
+
+
+def _batches(rows, size: int) -> list[list[int]]:
+    """Indices of rows in batches, longest first; rows with one prompt are neighbours."""
+    longest = {}
+    for head, tail in rows:
+        longest[tuple(head)] = max(longest.get(tuple(head), 0), len(tail))
+    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i][0]) - longest[tuple(rows[i][0])], rows[i][0], -len(rows[i][1])))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _same_prompts(rows, index: list[int], most: int = 8) -> list[tuple]:
+    """The batch's rows as groups (prompt ids, [(place in the batch, reply ids), …]) of at most `most` replies."""
+    groups = []
+    for place, i in enumerate(index):
+        head, tail = rows[i]
+        if not groups or groups[-1][0] != head or len(groups[-1][1]) == most:
+            groups.append((head, []))
+        groups[-1][1].append((place, tail))
+    return groups
 
 
 def response_logps(

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mipo.logprobs import marginal_row, score_rows, start_token
-from mipo.shared_prompt import collate_shared
+from mipo.shared_prompt import collate_shared, groups_of
 from mipo.tokens import check_lengths, collate, encode_many, max_positions
 
 REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
@@ -48,7 +48,7 @@ def collate_sets(items: list[dict], pad_id: int, share: bool = False) -> dict:
     tokens.
     """
     n = len(items[0]["rows"])
-    batch = collate_shared([item["rows"] for item in items], pad_id) if share else None
+    batch = collate_shared(groups_of([item["rows"] for item in items]), pad_id) if share else None
     batch = batch or collate([item["rows"][j] for j in range(n) for item in items], pad_id)
     batch["members"] = n
     if items[0]["ref"] is not None:

@@ -94,22 +94,19 @@ class Outcome:
     metrics   those of labelled.train and runs.examine, and of labelled.weigh where pairs were weighed
     """
 
-    folder: Path
+    policy: Path | None
     metrics: dict
     replies: list
     gaps: dict
 
     @property
     def failed(self):
+        """Why the run diverged, or an empty text."""
         return self.metrics.get("failed", "")
-
-    @property
-    def policy(self):
-        return self.folder / "model"
 
     def log(self):
         """What each training step logged, a list of dicts; empty where the run diverged."""
-        return [] if self.failed else store.read_json(self.folder / "log.json")
+        return [] if self.failed else store.read_json(self.policy.parent / "log.json")
 
 
 def compete(run_dir, base, *, pairs, seed, split, n_people, setting, lr, epochs, batch_size, unseen=None,
@@ -123,7 +120,7 @@ def compete(run_dir, base, *, pairs, seed, split, n_people, setting, lr, epochs,
     made = labelled.train(run_dir, base=base, pairs=pairs, lr=lr, epochs=epochs, batch_size=batch_size, seed=seed,
                           progress=progress, **setting)
     if "failed" in made.metrics:
-        return Outcome(made.path, {**made.metrics, "adherence": 0.0, "valid": 0.0}, [], {})
+        return Outcome(None, {**made.metrics, "adherence": 0.0, "valid": 0.0}, [], {})
     return judge(run_dir, made.path / "model", split=split, n_people=n_people, seed=seed, unseen=unseen,
                  trained=made.metrics, progress=progress)
 
@@ -135,7 +132,7 @@ def judge(run_dir, policy, *, split, n_people, seed, unseen=None, trained=None, 
     if unseen is not None:
         seen = labelled.weigh(run_dir, policy, unseen, progress=progress)
         found, gaps = found | seen.metrics, labelled.gaps(seen)
-    return Outcome(Path(policy).parent, found, runs.read_pairs(asked.path / "replies.jsonl").to_list(), gaps)
+    return Outcome(Path(policy), found, runs.read_pairs(asked.path / "replies.jsonl").to_list(), gaps)
 
 
 def against(ours, theirs):

@@ -20,27 +20,31 @@ NAME = "shared_prompt"  # of the attention function
 TESTED = ("llama", "mistral", "qwen2", "qwen3")
 
 
-def collate_shared(sets: list[list[tuple]], pad_id: int = 0) -> dict[str, Tensor] | None:
-    """One batch of sets of (prompt ids, reply ids), or None where separate rows hold no more tokens than shared ones.
+def groups_of(sets: list[list[tuple]]) -> list[tuple]:
+    """[(prompt ids, [(number, reply ids), …]), …] of sets of (prompt ids, reply ids).
 
-    Neighbours of a set with the same prompt share a row. Reply j of set i has the number j·B + i, as in separate rows.
+    Neighbours of a set with the same prompt are one group. Reply j of set i has the number j·B + i.
+    """
+    return [(head, [(j * len(sets) + i, tail) for j, (_, tail) in same]) for i, rows in enumerate(sets)
+            for head, same in itertools.groupby(enumerate(rows), key=lambda row: row[1][0])]  # fmt: skip
+
+
+def collate_shared(groups: list[tuple], pad_id: int = 0) -> dict[str, Tensor] | None:
+    """One batch of `groups_of` rows, or None where separate rows hold no more tokens than shared ones.
 
     input_ids, position_ids  (G, P + R)     shared_mask  (G, 1, R, P + R), True where a reply token may look
     source  (M,) place of the predicting token in the flattened (G, R)     target  (M,) the token predicted
-    row     (M,) number of its reply, ascending     tokens  (B·n,) length of each reply
+    row     (M,) number of its reply, ascending     tokens  (replies,) length of each
     """
-    groups = [[(head, [(j * len(sets) + i, tail) for j, (_, tail) in same])
-               for head, same in itertools.groupby(enumerate(rows), key=lambda row: row[1][0])]
-              for i, rows in enumerate(sets)]  # fmt: skip
-    groups = [group for of_set in groups for group in of_set]
-    replies = [row for rows in sets for row in rows]
+    replies = sum(len(tails) for _, tails in groups)
     prompt = max(len(head) for head, _ in groups) - 1  # P
     width = max(sum(len(tail) for _, tail in tails) for _, tails in groups)  # R
-    if len(groups) * (prompt + width) >= len(replies) * max(len(head) + len(tail) - 1 for head, tail in replies):
+    longest = max(len(head) + len(tail) for head, tails in groups for _, tail in tails)
+    if len(groups) * (prompt + width) >= replies * (longest - 1):
         return None
     ids = np.full((len(groups), prompt + width), pad_id)
     position, part = np.zeros_like(ids), np.zeros_like(ids)  # part 0: prompt or padding
-    tokens, found = np.zeros(len(replies), dtype=int), []
+    tokens, found = np.zeros(replies, dtype=int), []
     for g, (head, tails) in enumerate(groups):
         last, at = len(head) - 1, prompt
         ids[g, :last], position[g, :last] = head[:-1], range(last)
