@@ -103,8 +103,16 @@ def test_reweighting_limits():
 
 
 def test_unrest_by_hand():
-    log = [{"margin/gamma_std": s, "margin/gamma": 9.0} for s in (3, 1, 2, 2, 4, 2, 1, 2, 100, 2)]
-    assert margins.unrest(log, "gamma", share=0.2) == (5.0, 4.0)  # medians of 9 and 1, and of 4 4 16 4 1 4 10000 4
+    log = [{"margin/gamma_std": s} for s in (3, 1, 2, 2, 4, 2, 1, 2, 100, 2)]
+    assert margins.unrest(log, "gamma", share=0.2) == (5.0, 4.0)  # medians of 9 1, and of 4 4 16 4 1 4 10000 4
     for few in ([], log[:1]):
         with pytest.raises(ValueError, match="cannot be split"):
             margins.unrest(few, "gamma")
+
+
+def test_mean_gamma_and_curve_read_the_log():
+    log = [{"margin/gamma": g, "margin/gamma_std": 0.1, "margin/delta_pmi": 0.2, "margin/delta_pmi_std": 0.3, "loss": 9.0}
+           for g in (1.5, 1.3)]
+    assert margins.mean_gamma(log) == pytest.approx(1.4) and margins.mean_gamma([]) == 1.6
+    assert margins.curve(log) == {"gamma": [1.5, 1.3], "gamma_std": [0.1, 0.1], "delta_pmi": [0.2, 0.2],
+                                  "delta_pmi_std": [0.3, 0.3]}

@@ -120,8 +120,8 @@ def test_replies_that_share_a_prompt_cost_and_count_the_same():
     pairs = [("a b", " c d"), ("a b", " e"), ("a b", " f g a"), ("g", " a b"), ("c d e f", " g"), ("c d e f", " a a")]
     rows = tokens.encode_many(tokenizer, *zip(*pairs, strict=True))
     shared = models.shared_loss(model, rows, tokenizer.pad_token_id)
-    summed, tokens = logprobs.sequence_logps(model, tokens.collate(rows, tokenizer.pad_token_id))
-    apart = -summed.sum() / tokens.sum()
+    summed, lengths = logprobs.sequence_logps(model, tokens.collate(rows, tokenizer.pad_token_id))
+    apart = -summed.sum() / lengths.sum()
     torch.testing.assert_close(shared, apart, atol=1e-6, rtol=0)
     for a, b in zip(*(torch.autograd.grad(loss, list(model.parameters())) for loss in (shared, apart)), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)

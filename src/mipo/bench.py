@@ -19,8 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mipo import models
 from mipo.cost import METHODS, Method, method, shape_of, step_flops
-from mipo.logprobs import marginal_row, score_rows, sequence_logps, start_token
-from mipo.preferences import TokenSets
+from mipo.logprobs import marginal_row, sequence_logps, start_token
+from mipo.preferences import TokenSets, collate_sets
+from mipo.shared_prompt import why_not
 from mipo.tokens import check_lengths, max_positions
 from mipo.trainer import PreferenceConfig, PreferenceTrainer
 
@@ -59,8 +60,9 @@ class Bench:
 
     def _step(self, m: Method, tokenizer, share: bool) -> Callable[[], None]:
         if m.loss is None:
-            rows = [row for group in self.sets for row in group]
-            return lambda: score_rows(self.model, rows, batch_size=len(rows))
+            items = [{"rows": group, "ref": None} for group in self.sets]
+            rows = collate_sets(items, 0, share and why_not(self.model) is None)
+            return lambda: self._score(self.model, rows)
         trainer = _trainer(self.model, tokenizer, m, self.device, share)
         ref = torch.zeros(self.pairs, m.replies) if "reference" in trainer.loss_fn.needs else None
         sets = [group[: m.replies] for group in self.sets]
@@ -69,14 +71,19 @@ class Bench:
 
         def step():
             if m.passes == 4:
-                with torch.no_grad():
-                    batch["ref"] = sequence_logps(self.reference, batch)[0].reshape(2, -1)
+                batch["ref"] = self._score(self.reference, batch)
             trainer.compute_loss(self.model, batch).backward()
             self.optimiser.step()
             self.optimiser.zero_grad()
             trainer._metrics["train"].clear()
 
         return step
+
+    @torch.no_grad()
+    def _score(self, model, batch) -> torch.Tensor:
+        """Summed log-probs of a collated batch of pairs: (2, B)."""
+        batch = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+        return sequence_logps(model, batch)[0].reshape(2, -1)
 
     def sync(self) -> None:
         """Wait for what was handed to the GPU."""

@@ -70,8 +70,19 @@ def reweighting(gap, delta_pmi, margin=Margin()):
             for name, kept in groups.items()}
 
 
+def curve(log):
+    """{gamma, gamma_std, delta_pmi, delta_pmi_std: one value per step} of what a run logged, for the figure."""
+    names = [f"{name}{end}" for name in ("gamma", "delta_pmi") for end in ("", "_std")]
+    return {name: [row[f"margin/{name}"] for row in log] for name in names}
+
+
+def mean_gamma(log):
+    """Mean γ over a run's steps, as its log has it; γ_max where a diverged run has no log."""
+    return float(np.mean([row["margin/gamma"] for row in log])) if log else Margin().gamma_max
+
+
 def unrest(log, name, share=0.2):
-    """(early, late) variance of a signal among a step's pairs: median over the first `share` of the steps, and the rest.
+    """(early, late) variance of a signal among a step's pairs: median over the first `share` of the steps, and rest.
 
     name  "gamma" or "delta_pmi": `log` has the standard deviation over each step's pairs as margin/<name>_std. Medians,
           since one broken reply among a step's pairs outweighs the variance of all others.

@@ -8,7 +8,8 @@ import json
 
 import numpy as np
 
-from mipo import data, store
+from mipo import data, labelled, runs, sampling, store
+from mipo.diversity import token_lengths
 from mipo.logprobs import response_logps
 from mipo.models import load_model
 
@@ -138,3 +139,40 @@ def prepare(run_dir, base, path, *, share=0.1, seed=0, progress=True):
 
     return store.run_or_load(run_dir, f"preferences-own-{seed}", {"share": share, "seed": seed}, make,
                              code=["mipo.preference_file"], inputs={"base": base, "file": store.resolve(path)})
+
+
+def trial(run_dir, base, path, setting, *, lr, epochs=1.0, batch_size=24, seed=0, lora_rank=0, share=0.1,
+          max_new_tokens=64, progress=True):
+    """What one loss makes of a reader's preferences; setting None: the base model as it is. A dict:
+
+    policy     its folder, None where it diverged (then only `failed` says why)
+    metrics    rows trained on and held out (train, unseen), those of labelled.train and labelled.weigh, and tokens:
+               mean length of a sampled reply to the held-out prompts (64 of them at most)
+    gaps       lists of labelled.weigh over the held-out pairs
+    """
+    file = prepare(run_dir, base, path, share=share, seed=seed, progress=progress)
+    pairs = {part: str(file.path / "pairs" / f"{part}.jsonl") for part in ("train", "unseen")}
+    policy, metrics = str(base), dict(file.metrics)
+    if setting is not None:
+        made = labelled.train(run_dir, base=base, pairs=pairs["train"], lr=lr, epochs=epochs, batch_size=batch_size,
+                              seed=seed, lora_rank=lora_rank, progress=progress, **setting)
+        if "failed" in made.metrics:
+            return {"policy": None, "failed": made.metrics["failed"], "metrics": metrics, "gaps": {}}
+        policy, metrics = str(made.path / "model"), metrics | made.metrics
+    seen = labelled.weigh(run_dir, policy, pairs["unseen"], progress=progress)
+    length = _length(run_dir, policy, pairs["unseen"], seed=seed, max_new_tokens=max_new_tokens, progress=progress)
+    return {"policy": policy, "failed": "", "metrics": metrics | seen.metrics | length.metrics,
+            "gaps": labelled.gaps(seen)}
+
+
+def _length(run_dir, policy, unseen, *, progress, **settings):
+    """Record of the mean length in tokens of a policy's replies to held-out prompts."""
+    def make(folder):
+        model, tokenizer = load_model(policy)
+        prompts = list(dict.fromkeys(runs.read_pairs(unseen)["prompt"]))[:64]
+        said = sampling.generate(model, tokenizer, prompts, batch_size=16, progress=progress, **settings)
+        store.write_whole(folder / "replies.json", json.dumps(said))
+        return {"tokens": float(token_lengths(said, tokenizer).mean())}
+
+    return store.run_or_load(run_dir, "own-replies", settings, make, code=["mipo.sampling"],
+                             inputs={"policy": policy, "unseen": unseen})

@@ -144,11 +144,43 @@ def against(ours, theirs):
 
 
 def longer(ours, theirs, tokenizer):
-    """Tokens by which a reply is longer than the other Outcome's reply to the same prompt, on average."""
+    """Tokens by which a reply is longer than the other Outcome's to the same prompt, on average; None: diverged."""
+    if not ours.replies:
+        return None
     mine, other = (token_lengths([row["reply"] for row in side.replies], tokenizer) for side in (ours, theirs))
     return float(np.mean(mine - other))
+
+
+def measures(outcomes, starts, tokenizer):
+    """{measure: ([value per seed], unit)} of one method's Outcomes beside those of the base model, seed by seed.
+
+    adherence, broken; win, tie, loss and longer against the base model's replies; and, where pairs were weighed,
+    accuracy, ratio-accuracy, chosen-drift, rejected-drift. What a diverged run does not have is left out.
+    """
+    won = [against(ours, theirs) for ours, theirs in zip(outcomes, starts, strict=True)]
+    found = {"adherence": ([o.metrics["adherence"] for o in outcomes], "of slots"),
+             "broken": ([1 - o.metrics["valid"] for o in outcomes], "of replies"),
+             **{key: ([w[key] for w in won], "of replies") for key in ("win", "tie", "loss")},
+             "longer": ([longer(*pair, tokenizer) for pair in zip(outcomes, starts, strict=True)], "tokens")}
+    for key in ("accuracy", "ratio_accuracy", "chosen_drift", "rejected_drift"):
+        unit = "of held-out pairs" if "accuracy" in key else "nats per token"
+        found[key.replace("_", "-")] = ([o.metrics.get(key) for o in outcomes], unit)
+    return {key: values for key, values in found.items() if None not in values[0]}
+
+
+def table(head, rows):
+    """A Markdown table; cells are text."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
 
 
 def best(outcomes):
     """The key whose outcomes have the highest mean adherence, {key: [Outcome, ...]}; the first of equals."""
     return max(outcomes, key=lambda key: np.mean([o.metrics["adherence"] for o in outcomes[key]]))
+
+
+def known(**given):
+    """ValueError for a name that its table does not have; given: parameter=(names, table)."""
+    for parameter, (names, entries) in given.items():
+        for name in names:
+            if name not in entries:
+                raise ValueError(f"{parameter}: there is no {name!r}; choose from {', '.join(entries)}")

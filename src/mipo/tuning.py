@@ -5,6 +5,7 @@ A run that diverged counts as adherence 0 with every reply broken (see `rivals.c
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import comb
 
 import numpy as np
@@ -147,6 +148,7 @@ def expected_best(scores, payoff=None) -> np.ndarray:
 
     payoff   what the chosen point brings, the scores themselves if not given. With a second measurement of the same
              points the curve has no winner's curse. Equal scores share their chance evenly.
+    source   as Dodge et al. (2019), "Show your work", arXiv:1909.03004, who draw with replacement
     errors   ValueError for lengths that differ and for values that are no finite numbers
     """
     scores = _finite(scores)
@@ -155,8 +157,13 @@ def expected_best(scores, payoff=None) -> np.ndarray:
         raise ValueError(f"{len(scores)} scores and {len(payoff)} payoffs")
     values, rank = np.unique(scores, return_inverse=True)
     even = (np.bincount(rank, payoff) / np.bincount(rank))[rank]  # (n,) mean payoff of those with the same score
-    even, n = even[np.argsort(scores, kind="stable")], len(scores)
-    return np.array([sum(v * (comb(i, k - 1) / comb(n, k)) for i, v in enumerate(even)) for k in range(1, n + 1)])
+    return _chances(len(scores)) @ even[np.argsort(scores, kind="stable")]
+
+
+@lru_cache(maxsize=8)
+def _chances(n: int) -> np.ndarray:
+    """(n, n): row k - 1, column i - 1 is the chance that the i-th smallest of n is the largest of k drawn."""
+    return np.array([[comb(i, k - 1) / comb(n, k) for i in range(n)] for k in range(1, n + 1)])
 
 
 def runs_needed(curve, level: float) -> int | None:

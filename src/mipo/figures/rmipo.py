@@ -135,7 +135,7 @@ def weights(gap, weight, constant, ratios: dict) -> Figure:
     """
     fig, axes = subplots(1, 2, NORMAL, width_ratios=(1.6, 1))
     ax = axes[0]
-    ax.scatter(gap, weight, s=9, color=VERMILLION, alpha=0.4, lw=0, label="γ(Δpmi)")
+    ax.scatter(gap, weight, s=13, color=VERMILLION, alpha=0.5, lw=0, label="γ(Δpmi)")
     ax.plot(*constant, color=BLACK, lw=1.4, label="constant γ, same mean")
     ax.axvline(0, color=GREY, lw=0.8)
     ax.set(xlabel="gap Δ of a held-out pair (nats per token)", ylabel="weight w = 1 − σ", ylim=(-0.02, 1.05))

@@ -35,12 +35,12 @@ def rate_lines(rates, adherence: dict, broken: dict, *, base: float, chosen: dic
             if ax is axes[1]:
                 ends.append((rates[-1], values[-1].mean(), method, colour))
         ax.set_xscale("log")
-        ax.set_xticks(rates, [rate(lr) for lr in rates])
+        ax.set_xticks(rates, [rate(lr) for lr in rates], rotation=40, ha="right", rotation_mode="anchor")
         ax.minorticks_off()
         ax.set_xlabel("learning rate")
     axes[0].set_title("adherence (share of slots)")
     axes[1].set_title("outside the grammar (share)")
-    reference_line(axes[0], base, "base", at=0.0, above=False)
+    reference_line(axes[0], base, "base", at=0.0)
     end_labels(axes[1], ends)
     return fig
 
