@@ -356,5 +356,6 @@ def test_runs_end_to_end(tmp_path, world):
     assert counts["pairs"] == len(rows) == len(cast)
     assert [row["chosen"] for row in rows] == [r["gold"] for r in cast]
     assert all({row["chosen"], row["rejected"]} == set(votes.REPLIES) for row in rows)
-    on_votes = survey.make_policy(tuned, world, base, made, placebo=False, **{**settings, "loss": "rmipo", "loss_kwargs": {}})
+    settings |= {"loss": "rmipo", "loss_kwargs": {}}
+    on_votes = survey.make_policy(tuned, world, base, made, placebo=False, **settings)
     assert on_votes != metrics

@@ -1,4 +1,4 @@
-"""Replies that share a prompt's row: the same log-probs and gradients as separate rows, whatever the model and the shapes."""
+"""Replies that share a prompt's row: the same log-probs and gradients as separate rows, for all shapes."""
 
 import copy
 
@@ -29,7 +29,8 @@ SIZE = dict(
     num_key_value_heads=2, max_position_embeddings=128,
 )  # fmt: skip
 MODELS = {
-    "llama": (LlamaForCausalLM, LlamaConfig), "qwen2": (Qwen2ForCausalLM, Qwen2Config), "qwen3": (Qwen3ForCausalLM, Qwen3Config),
+    "llama": (LlamaForCausalLM, LlamaConfig), "qwen2": (Qwen2ForCausalLM, Qwen2Config),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config),
     "mistral": (MistralForCausalLM, MistralConfig),
 }  # fmt: skip
 

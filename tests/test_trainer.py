@@ -354,3 +354,29 @@ def test_three_contexts_put_each_replys_own_context_first():
     matrix = logps.reshape(3, 3) / 2.0
     by_hand = [torch.logsumexp(matrix[:, j], 0) - matrix[j, j] for j in range(3)]
     assert_close(got, torch.stack(by_hand))
+
+
+# ---- batches by tokens -----------------------------------------------------------------------------------------------
+
+
+def test_token_batches_hold_every_row_once_and_keep_the_budget():
+    lengths = [3, 50, 7, 7, 120, 9, 4, 30, 31, 8] * 20
+    batches = preferences.TokenBatches(lengths, budget=60, seed=1, window=100)
+    first, second = list(batches), list(batches)
+    for epoch in (first, second):
+        assert sorted(i for batch in epoch for i in batch) == list(range(200))
+        assert all(len(b) * max(lengths[i] for i in b) <= 60 for b in epoch if len(b) > 1)
+    assert first != second and len(batches) == len(first)
+    assert list(preferences.TokenBatches(lengths, budget=60, seed=1, window=100)) == first
+    padded = sum(len(b) * max(lengths[i] for i in b) for b in first)
+    assert padded < 1.1 * sum(lengths)  # little is padding
+
+
+def test_training_by_tokens(make, rows):
+    trainer = make(rows, batch_tokens=120, max_steps=-1, num_train_epochs=2)
+    trainer.train()
+    sizes = [len(b) for b in trainer.get_train_dataloader().batch_sampler]
+    assert len(log(trainer)) >= 2 * len(sizes) - 2 and min(sizes) < max(sizes)
+    assert log(trainer)[0] == pytest.approx(0.693147, abs=1e-4)
+    with pytest.raises(ValueError, match="batch_tokens must be at least 1"):
+        make(rows, batch_tokens=0)

@@ -63,7 +63,8 @@ def train_arm(name, base, pairs, folder, *, lr, beta=None, epochs=1, batch_size=
     arm = ARMS[name]
     if name != "mi-reward":
         return train_loss(arm.loss, base, pairs, folder, lr=lr, loss_kwargs={"beta": beta} if arm.takes_beta else {},
-                          epochs=epochs, batch_size=batch_size, seed=seed, lora_rank=lora_rank, cache=cache, progress=progress)
+                          epochs=epochs, batch_size=batch_size, seed=seed, lora_rank=lora_rank, cache=cache,
+                          progress=progress)
     model, tokenizer = load_model(base)
     steps = math.ceil(len(records) / batch_size * epochs)
     log = train_mi_reward(model, tokenizer, records, beta=beta, lr=lr, steps=steps, k=4,

@@ -56,8 +56,8 @@ def token_logps(model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 def _score(model, inputs: dict, pick, targets: Tensor, length: int) -> Tensor:
     """log-probs of `targets` (M,) at the positions that `pick` takes from (B, T, ...): the LM head sees these only.
 
-    A hook before the head does it, and not the head's weight, because of PEFT adapters on the head and models that scale or cap
-    their logits. Where the logits would be large they are made in chunks, and again when gradients need them.
+    A hook before the head does it, and not the head's weight, because of PEFT adapters on the head and models that scale
+    or cap their logits. Where the logits would be large they are made in chunks, and again when gradients need them.
     """
     inner = getattr(model, "module", model)  # under DistributedDataParallel
     head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
@@ -144,7 +144,12 @@ def _batches(rows, size: int) -> list[list[int]]:
     longest = {}
     for head, tail in rows:
         longest[tuple(head)] = max(longest.get(tuple(head), 0), len(tail))
-    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i][0]) - longest[tuple(rows[i][0])], rows[i][0], -len(rows[i][1])))
+
+    def place(i):
+        head, tail = rows[i]
+        return -len(head) - longest[tuple(head)], head, -len(tail)
+
+    order = sorted(range(len(rows)), key=place)
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 

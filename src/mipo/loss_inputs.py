@@ -11,10 +11,23 @@ from mipo.logprobs import response_pmi, sequence_logps
 MARGINALS = ("policy", "frozen", "shuffled", "none")
 
 
-def delta_pmi(model, alone: dict, summed, tokens, first, marginal: str = "policy", first_token: str = "start") -> Tensor:
+@torch.no_grad()
+def score_sides(model, inputs: dict, marginal: str = "policy") -> dict[str, Tensor]:
+    """Summed log-probs of the rows that a batch has beside its sets, {"marginal": (2, B), "mismatched": (1, B)}.
+
+    To be called before the sets are scored: their gradients need memory, and these rows would need theirs on top.
+    """
+    skip = {"marginal"} if marginal in ("frozen", "none") else set()
+    return {name: sequence_logps(model, inputs[name])[0].reshape(inputs[name]["members"], -1)
+            for name in ("marginal", "mismatched") if name in inputs and name not in skip}  # fmt: skip
+
+
+def delta_pmi(
+    alone, counts, summed, tokens, first, *, marginal: str = "policy", first_token: str = "start"
+) -> Tensor:  # fmt: skip
     r"""PMI of the chosen less PMI of the rejected reply, or a control in its place: (B,), nats per token.
 
-    alone                   collated replies without their prompts; "ref": their log-probs before training (for "frozen")
+    alone, counts           log-probs of the replies without their prompts, and how many tokens they cover: each (2, B)
     summed, tokens, first   of the replies after their prompts, see `logprobs.response_pmi`: each (2, B)
     marginal                what stands for log pi(y): "policy", the reply alone under the policy as it is; "frozen",
                             under the policy before training; "shuffled", another pair's of the batch; "none", no
@@ -22,11 +35,10 @@ def delta_pmi(model, alone: dict, summed, tokens, first, marginal: str = "policy
     """
     if marginal == "none":
         return summed[0] / tokens[0] - summed[1] / tokens[1]
-    values = alone["ref"] if marginal == "frozen" else sequence_logps(model, alone)[0].reshape(summed.shape)  # (2, B)
     if marginal == "shuffled":
-        scored = alone["tokens"].reshape(summed.shape).clamp(min=1)
-        values = (values / scored).roll(1, dims=1) * scored  # per token, so that lengths stay where they are
-    chosen, rejected = response_pmi(summed, tokens, first, values, first_token=first_token)
+        scored = counts.clamp(min=1)
+        alone = (alone / scored).roll(1, dims=1) * scored  # per token, so that lengths stay where they are
+    chosen, rejected = response_pmi(summed, tokens, first, alone, first_token=first_token)
     return chosen - rejected
 
 

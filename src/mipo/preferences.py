@@ -36,9 +36,49 @@ class TokenSets(torch.utils.data.Dataset):
     def __len__(self):
         return len(self.sets)
 
+    def lengths(self) -> list[int]:
+        """Tokens of each set when its replies share their prompts."""
+        return [sum(len(head) + sum(len(tail) for _, tail in tails) for head, tails in groups_of([rows]))
+                for rows in self.sets]  # fmt: skip
+
     def __getitem__(self, i: int) -> dict:
         item = {"rows": self.sets[i], "ref": None if self.ref is None else self.ref[i]}
         return item | {name: side[i] for name, side in self.sides.items()}
+
+
+class TokenBatches:
+    """Batches of indices, each with at most ``budget`` tokens when padded to its longest; one that exceeds it comes alone.
+
+    Every epoch cuts anew: indices are shuffled, sorted by length within windows of many batches, cut; then the batches are
+    shuffled.
+    """
+
+    def __init__(self, lengths: list[int], budget: int, seed: int = 0, window: int = 2048):
+        self.lengths, self.budget, self.seed, self.window, self.epoch = lengths, budget, seed, window, 0
+        self.count = len(self._cut(0))  # of the first epoch; later ones differ by a few
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def _cut(self, epoch: int) -> list[list[int]]:
+        rng = torch.Generator().manual_seed(1_000_003 * self.seed + epoch)
+        order, batches = torch.randperm(len(self.lengths), generator=rng).tolist(), []
+        for start in range(0, len(order), self.window):
+            batch = []
+            for i in sorted(order[start : start + self.window], key=lambda i: self.lengths[i]):
+                if batch and (len(batch) + 1) * self.lengths[i] > self.budget:
+                    batches.append(batch)
+                    batch = []
+                batch.append(i)
+            batches.append(batch)
+        return [batches[i] for i in torch.randperm(len(batches), generator=rng).tolist()]
+
+    def __iter__(self):
+        yield from self._cut(self.epoch)
+        self.epoch += 1
+
+    def __len__(self) -> int:
+        return self.count
 
 
 def collate_sets(items: list[dict], pad_id: int, share: bool = False) -> dict:

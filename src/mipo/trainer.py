@@ -13,15 +13,14 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
-from transformers import AutoTokenizer, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import AutoTokenizer, Trainer, TrainingArguments, set_seed
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_callback import PrinterCallback
 
 from mipo import loss_inputs, losses, preferences, shared_prompt
-from mipo.logprobs import FIRST_TOKEN, first_tokens, sequence_logps, sum_rows, token_logps
+from mipo.logprobs import FIRST_TOKEN, first_tokens, sum_rows, token_logps
 from mipo.loss_inputs import MARGINALS, apply_loss
-
+from mipo.progress import ProgressBar
 
 LOG = logging.getLogger(__name__)
 
@@ -38,6 +37,8 @@ class PreferenceConfig(TrainingArguments):
                         controls: "frozen", under the policy before training; "shuffled", another pair's of the
                         batch; "none", no marginal at all, so that the margin follows the log-prob gap itself
     margin_warmup       share of the steps over which RMiPO's margin grows linearly from 0 to its value
+    batch_tokens        tokens per batch, padding included, instead of a number of rows: rows of similar length go
+                        together, and a batch of short ones holds more. Each batch still counts as one step
     share_prompts       compute a prompt once for all its replies, where the model allows it exactly; same numbers
     ref_batch_size      rows per batch when reference log-probs are computed
     ref_cache_dir       folder of cached reference log-probs, keyed by content; None: ``<output_dir>/ref-logps``
@@ -52,6 +53,7 @@ class PreferenceConfig(TrainingArguments):
     marginal: str = "policy"
     margin_warmup: float = 0.0
     share_prompts: bool = True
+    batch_tokens: int | None = None
     ref_batch_size: int = 64
     ref_cache_dir: str | None = None
     disable_dropout: bool = True
@@ -73,28 +75,10 @@ class PreferenceConfig(TrainingArguments):
                 raise ValueError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}")
         if not 0 <= self.margin_warmup <= 1:
             raise ValueError(f"margin_warmup must be between 0 and 1; got {self.margin_warmup!r}")
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            raise ValueError(f"batch_tokens must be at least 1; got {self.batch_tokens!r}")
         if "marginal" not in loss.needs and (self.marginal, self.margin_warmup) != ("policy", 0.0):
             raise ValueError(f"loss {self.loss!r} has no marginal; leave out marginal and margin_warmup")
-
-
-class ProgressBar(TrainerCallback):
-    """One plain line of progress, the same in a terminal and in a notebook."""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            self.bar = tqdm(total=state.max_steps, desc=f"training ({args.loss})", unit="step")
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            self.bar.update(state.global_step - self.bar.n)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if state.is_world_process_zero and logs and "loss" in logs and hasattr(self, "bar"):
-            self.bar.set_postfix(loss=f"{float(logs['loss']):.4f}", refresh=False)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            self.bar.close()
 
 
 class PreferenceTrainer(Trainer):
@@ -132,7 +116,7 @@ class PreferenceTrainer(Trainer):
             model = _adapt(model, peft_config, args)
         obstacle = shared_prompt.why_not(model) if args.share_prompts else None
         if obstacle:
-            LOG.warning("each reply is computed with a prompt of its own, because the model does not share them: %s", obstacle)
+            LOG.warning("every reply is computed with its own prompt, since this model does not share them: %s", obstacle)
         self._shares = args.share_prompts and not obstacle
         super().__init__(
             model=model, args=args, data_collator=data_collator or self._collate, train_dataset=train_dataset,
@@ -159,18 +143,29 @@ class PreferenceTrainer(Trainer):
         self._reference.closed = True
         return super().train(*args, **kwargs)
 
+    def get_train_dataloader(self):
+        """As ``Trainer``'s, or batches of ``batch_tokens`` tokens."""
+        if self.args.batch_tokens is None:
+            return super().get_train_dataloader()
+        if self.args.world_size > 1:
+            raise ValueError("batch_tokens works in one process only; leave it out with several")
+        batches = preferences.TokenBatches(self.train_dataset.lengths(), self.args.batch_tokens, self.args.seed)
+        loader = torch.utils.data.DataLoader(self.train_dataset, batch_sampler=batches, collate_fn=self.data_collator)
+        return self.accelerator.prepare(loader)
+
     def _collate(self, items):
         return preferences.collate_sets(items, self._pad_id, self._shares)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean of the loss over the batch; keeps the metrics that TRL logs."""
+        sides = loss_inputs.score_sides(model, inputs, self.args.marginal)
         logps, rows = token_logps(model, inputs)  # (M,)
         shape = (inputs["members"], -1)
         summed = sum_rows(logps, rows, inputs).reshape(shape)  # (n, B)
         tokens = inputs["tokens"].reshape(shape)
         first = first_tokens(logps, rows, inputs).detach().reshape(shape)
         ref = inputs.get("ref")
-        extra = self._extras(model, inputs, summed.detach(), tokens, first)
+        extra = self._extras(inputs, sides, summed.detach(), tokens, first)
         loss = apply_loss(self.loss_fn, self._kwargs(), summed, tokens, ref, **extra).mean()
         if not torch.isfinite(loss):
             raise FloatingPointError(
@@ -189,23 +184,25 @@ class PreferenceTrainer(Trainer):
         share = self.state.global_step / last
         return kwargs | {k: share * losses.default(self.loss_fn, k, kwargs) for k in ("gamma_min", "gamma_max")}
 
-    @torch.no_grad()
-    def _extras(self, model, inputs, summed, tokens, first) -> dict[str, Tensor]:
+    def _extras(self, inputs, sides, summed, tokens, first) -> dict[str, Tensor]:
         """What the loss needs beyond log-probs of the policy and the reference, each (B,) and without gradient."""
         found, needs = {}, self.loss_fn.needs
         if "marginal" in needs:
+            alone = sides.get("marginal", inputs["marginal"].get("ref"))
             found["delta_pmi"] = loss_inputs.delta_pmi(
-                model, inputs["marginal"], summed, tokens, first, self.args.marginal, self.args.first_token
-            )
+                alone, inputs["marginal"]["tokens"].reshape(summed.shape), summed, tokens, first,
+                marginal=self.args.marginal, first_token=self.args.first_token,
+            )  # fmt: skip
         if "mismatched" in needs:
-            found["kl"] = sequence_logps(model, inputs["mismatched"])[0] - inputs["mismatched"]["ref"][0]
+            found["kl"] = sides["mismatched"][0] - inputs["mismatched"]["ref"][0]
         if "moments" in needs:
             ratio = (summed - inputs["ref"]) / tokens
-            found["gap_mean"], found["gap_std"] = self._moments(ratio[0] - ratio[1], update=model.training)
+            found["gap_mean"], found["gap_std"] = self._moments(ratio[0] - ratio[1], update=self.model.training)
         return found
 
     def _measure(self, summed, tokens, ref, extra, mode):
-        """TRL's names, and delta_pmi and its margin. Rewards: beta times the summed log-ratio; without a reference, times the loss's own log-prob."""
+        """TRL's names; delta_pmi and its margin. Rewards: beta times the summed log-ratio, or without a reference times
+        the loss's own log-prob."""
         k = 1 if self.loss_fn.takes == "chosen" else summed.shape[0]
         if "cross" in self.loss_fn.needs:
             k = round(k**0.5)  # the replies to the row's own prompt come first

@@ -41,7 +41,7 @@ from mipo.losses.margin import (
 from mipo.losses.reference import alphadpo, dpo, dpo_norm, ipo, kto, rdpo
 
 __all__ = [
-    "FAR", "LOSSES", "alphadpo", "alphapo", "amapo", "amapo_margin", "check", "context_infonce", "cpo", "declare", "default", "dpo",
-    "dpo_decay", "dpo_norm", "gamma_decay", "gammapo", "gammapo_margin", "get", "infonca", "inputs_of", "ipo",
+    "FAR", "LOSSES", "alphadpo", "alphapo", "amapo", "amapo_margin", "check", "context_infonce", "cpo", "declare", "default",
+    "dpo", "dpo_decay", "dpo_norm", "gamma_decay", "gammapo", "gammapo_margin", "get", "infonca", "inputs_of", "ipo",
     "ipo_decay", "kto", "kto_decay", "orpo", "rdpo", "rmipo", "sami", "sft", "simper", "simpo",
 ]  # fmt: skip

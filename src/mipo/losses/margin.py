@@ -187,8 +187,8 @@ def gammapo(chosen_logps, rejected_logps, *, beta=10.0, gamma0=4.0, tau=10.0):
 def gammapo_margin(gap, *, gamma0, tau, steps=20):
     r"""Margins m = gamma0 * n * p, where p minimises mean_i softplus(m_i - gap_i) + tau * KL(p || uniform): (B,) -> (B,).
 
-    ``steps`` mirror-descent steps of size min(1, 1 / (2 tau)) from the uniform p. The derivative of the first term by p_i is gamma0 *
-    sigmoid(m_i - gap_i), so at the optimum p_i is proportional to exp(-gamma0 / tau * sigmoid(m_i - gap_i)):
+    ``steps`` mirror-descent steps of size min(1, 1 / (2 tau)) from the uniform p. The derivative of the first term by p_i
+    is gamma0 * sigmoid(m_i - gap_i), so at the optimum p_i is proportional to exp(-gamma0 / tau * sigmoid(m_i - gap_i)):
     confident pairs get MORE margin, and the mean stays gamma0. No gradient.
     """
     gap, n, rate = gap.detach(), gap.shape[0], min(1.0, 1 / (2 * tau))

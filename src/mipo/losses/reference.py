@@ -84,7 +84,7 @@ def kto(
 
     theory  losses weigh more than gains                 source  arXiv:2402.01306, eq. 8; defaults and weights as TRL's
     shapes  five times (B,) -> (B,)                      units   nats, SUMMED over reply tokens; ``kl`` is the log-ratio
-                                                                 of another prompt's reply; loss between 0 and the mean weight
+                                                                 of another prompt's reply; loss at most the mean weight
     limits  nothing learned: (w_d + w_u)/4;   all right: 0;   all wrong: (w_d + w_u)/2
     errors  ValueError for beta <= 0, a weight below 0 and shapes that differ
     """
