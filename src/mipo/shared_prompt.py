@@ -1,8 +1,9 @@
 """One row per prompt with all its replies: the prompt is computed once, and replies do not see each other.
 
-A row is laid out as [prompt without its last token, padded to P | last prompt token, reply 1 | last prompt token, reply 2
-| …, padded to R]. Every reply part starts at the prompt's last position, so all predictions lie in the last R columns. There the
-last layer is computed and nowhere else: of the prompt it only needs keys and values. The numbers are those of separate rows.
+A row is laid out as [prompt without its last token, padded to P | last prompt token, reply 1 | last prompt token,
+reply 2 | …, padded to R]. Every reply part starts at the prompt's last position, so all predictions lie in the last R
+columns. There the last layer is computed and nowhere else: of the prompt it only needs keys and values. The numbers are
+those of separate rows.
 """
 
 import itertools
