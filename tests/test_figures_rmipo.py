@@ -75,6 +75,13 @@ def test_rows_draw_each_seed_and_write_each_mean():
         draw.rows({"a": {"DPO": 1.0}, "b": {"RMiPO": 1.0}})
 
 
+def test_reference_lines_are_in_view_and_intervals_of_shares_do_not_widen_the_axis():
+    title = "adherence (share)"
+    fig = draw.rows({title: {"KTO": [0.2, 0.78, 0.77], "DPO": [0.78, 0.77, 0.79]}}, reference={title: (0.05, "base 0.05")})
+    low, high = fig.axes[0].get_xlim()
+    assert -0.03 <= low <= 0.05 and 0.79 <= high <= 1.03
+
+
 def test_a_method_has_one_colour():
     assert draw.colour_of("RMiPO") == draw.COLOURS["RMiPO"] != draw.colour_of("DPO")
 

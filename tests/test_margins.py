@@ -110,9 +110,11 @@ def test_unrest_by_hand():
             margins.unrest(few, "gamma")
 
 
-def test_mean_gamma_and_curve_read_the_log():
+def test_means_and_curves_read_the_log():
     log = [{"margin/gamma": g, "margin/gamma_std": 0.1, "margin/delta_pmi": 0.2, "margin/delta_pmi_std": 0.3, "loss": 9.0}
            for g in (1.5, 1.3)]
-    assert margins.mean_gamma(log) == pytest.approx(1.4) and margins.mean_gamma([]) == 1.6
+    assert margins.mean_of(log, "gamma") == pytest.approx(1.4)
+    assert margins.mean_of(log, "delta_pmi_std") == pytest.approx(0.3)
+    assert margins.mean_of([], "gamma") == 1.6 and margins.mean_of([], "gamma_std") == 0
     assert margins.curve(log) == {"gamma": [1.5, 1.3], "gamma_std": [0.1, 0.1], "delta_pmi": [0.2, 0.2],
                                   "delta_pmi_std": [0.3, 0.3]}

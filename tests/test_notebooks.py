@@ -42,7 +42,7 @@ def test_a_placebo_leaves_no_finding_at_holds(tmp_path):
     found = run("06-mipo-training", tmp_path, **few, arms=["sft", "mipo-random", "mipo-missing"], n_select=5, n_test=20)
     found["claims"] |= run("07-personalisation", tmp_path, **few, n_people=12, draws=2, contexts=3)["claims"]
     found["claims"] |= run("09-rmipo-training", tmp_path, **few, n_people=8, n_unseen=4, n_test=20, flips=[0.4],
-                           controls=["none", "shuffled", "constant", "frozen", "drop", "released"])["claims"]
+                           plugs=["dpo"], controls=["none", "shuffled", "constant", "frozen", "drop", "released"])["claims"]
     findings = {slug: claim["status"] for slug, claim in found["claims"].items()
                 if claim["kind"] == "finding" and slug not in MECHANICAL}
     assert len(findings) >= 8 and None not in findings.values()

@@ -126,3 +126,18 @@ def test_a_file_is_prepared_once_trains_and_is_weighed(tiny_model_dir, tmp_path,
     assert run.metrics["steps"] == 2 and set(labelled.gaps(seen)) == {"gap", "ratio_gap", "delta_pmi"}
     write(path, many(row, 9))
     assert prepare().fresh  # another file, another record
+
+
+def test_a_trial_says_what_became_of_the_file(tiny_qwen2, tmp_path):
+    path = write(tmp_path / "p.jsonl", many(TALK, 8))
+
+    def trial(setting, lr=1e-3):
+        return preference_file.trial(tmp_path, str(tiny_qwen2), path, setting, lr=lr, batch_size=3, share=0.25,
+                                     max_new_tokens=4, progress=False)
+
+    before, after = trial(None), trial({"loss": "dpo", "loss_kwargs": {"beta": 0.1}})
+    assert before["policy"] == str(tiny_qwen2) and before["metrics"]["chosen_drift"] == pytest.approx(0, abs=1e-4)
+    assert after["metrics"]["first_loss"] == pytest.approx(0.6931, abs=1e-3) and len(after["gaps"]["gap"]) == 2
+    assert (after["metrics"]["train"], after["metrics"]["unseen"]) == (6, 2) and 0 <= after["metrics"]["tokens"] <= 12
+    gone = trial({"loss": "dpo", "loss_kwargs": {"beta": 0.1}}, lr=1e38)
+    assert gone["policy"] is None and "learning rate" in gone["failed"] and gone["gaps"] == {}

@@ -116,3 +116,31 @@ def test_compete_trains_examines_weighs_and_is_found_again(base, pairs, tmp_path
     assert json.loads((made.policy.parent / "record.json").read_text())["config"]["loss"] == "rmipo"
     lost = run(RIVALS["rmipo"].setting(), lr=1e38)
     assert lost.failed and lost.metrics["adherence"] == 0 and not lost.replies
+
+
+def test_measures_are_one_value_per_seed_and_leave_out_what_a_diverged_run_lacks():
+    class Words:
+        def __call__(self, texts, add_special_tokens):
+            return {"input_ids": [text.split() for text in texts]}
+
+    def scored(adherence, **more):
+        made = outcome(adherence)
+        return Outcome(None, {**made.metrics, "valid": 1.0, **more}, made.replies, {})
+
+    gone = Outcome(None, {"failed": "nan", "adherence": 0.0, "valid": 0.0}, [], {})
+    start = scored([0.5, 0.5])
+    fine = scored([1.0, 0.5], accuracy=0.7, ratio_accuracy=0.6, chosen_drift=-0.1, rejected_drift=-0.2)
+    found = rivals.measures([fine], [start], Words())
+    assert found["adherence"] == ([0.75], "of slots") and found["broken"] == ([0.0], "of replies")
+    assert (found["win"][0], found["tie"][0], found["loss"][0], found["longer"][0]) == ([0.5], [0.5], [0.0], [0.0])
+    assert found["ratio-accuracy"] == ([0.6], "of held-out pairs") and found["chosen-drift"][0] == [-0.1]
+    mixed = rivals.measures([fine, gone], [start, start], Words())
+    assert set(mixed) == {"adherence", "broken", "win", "tie", "loss"}
+    assert mixed["adherence"][0] == [0.75, 0.0] and mixed["loss"][0] == [0.0, 1.0]
+
+
+def test_a_table_is_markdown_and_unknown_names_are_named():
+    assert rivals.table(["", "a"], [["x", "1"]]) == "|  | a |\n| --- | --- |\n| x | 1 |"
+    rivals.known(losses=(["dpo"], RIVALS), controls=([], CONTROLS))
+    with pytest.raises(ValueError, match="controls: there is no 'dpo'; choose from none, shuffled"):
+        rivals.known(losses=(["dpo"], RIVALS), controls=(["dpo"], CONTROLS))

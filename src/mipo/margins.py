@@ -76,9 +76,11 @@ def curve(log):
     return {name: [row[f"margin/{name}"] for row in log] for name in names}
 
 
-def mean_gamma(log):
-    """Mean γ over a run's steps, as its log has it; γ_max where a diverged run has no log."""
-    return float(np.mean([row["margin/gamma"] for row in log])) if log else Margin().gamma_max
+def mean_of(log, name):
+    """Mean over the steps of what a run logged as margin/<name>; of a diverged run, whose log is empty: γ_max or 0."""
+    if not log:
+        return Margin().gamma_max if name == "gamma" else 0.0
+    return float(np.mean([row[f"margin/{name}"] for row in log]))
 
 
 def unrest(log, name, share=0.2):

@@ -16,8 +16,8 @@ from mipo.figures.style import (
     SKY,
     VERMILLION,
     WIDE,
-    end_labels,
     ink,
+    reference_line,
     spread,
     strip_points,
     subplots,
@@ -59,6 +59,9 @@ def rows(panels: dict, *, reference: dict | None = None, digits: int = 3, height
             ax.axvline(value, color=BLACK, ls="--", lw=1, zorder=1)
             ax.annotate(text, (value, 1), xycoords=ax.get_xaxis_transform(), xytext=(0, 3), textcoords="offset points",
                         ha="center", va="bottom", fontsize=8.5, color=GREY)
+        if all(0 <= np.min(v) and np.max(v) <= 1 for v in values.values()):  # a share: intervals may reach further
+            low, high = ax.get_xlim()
+            ax.set_xlim(max(low, -0.03), min(high, 1.03))
     return fig
 
 
@@ -139,7 +142,7 @@ def weights(gap, weight, constant, ratios: dict) -> Figure:
     ax.plot(*constant, color=BLACK, lw=1.4, label="constant γ, same mean")
     ax.axvline(0, color=GREY, lw=0.8)
     ax.set(xlabel="gap Δ of a held-out pair (nats per token)", ylabel="weight w = 1 − σ", ylim=(-0.02, 1.05))
-    ax.legend(loc="lower left", borderaxespad=0.2)
+    fig.legend(loc="outside upper left", ncols=2)
     for x, (group, values) in enumerate(ratios.items()):
         strip_points(axes[1], x, values, colour=VERMILLION)
     axes[1].axhline(1, color=BLACK, ls="--", lw=1)
@@ -175,16 +178,14 @@ def wrong_labels(shares, lines: dict, *, base: float) -> Figure:
     lines  {label: (shares, seeds)}        base  adherence before training
     """
     fig, ax = subplots(size=NORMAL)
-    ends, step = [], 0.012
+    step = 0.012
     for k, (label, values) in enumerate(lines.items()):
         x = np.asarray(shares, float) + step * (k - (len(lines) - 1) / 2)
         colour = colour_of(label, k)
         means = [strip_points(ax, a, v, colour=colour, width=0)[0] for a, v in zip(x, values, strict=True)]
-        ax.plot(x, means, color=colour, alpha=0.6)
-        ends.append((x[-1], means[-1], label, colour))
-    ax.axhline(base, color=GREY, ls="--", lw=1.2)
-    ends.append((max(shares), base, "base", GREY))
+        ax.plot(x, means, color=colour, label=label)
+    reference_line(ax, base, f"base {base:.2f}", at=0.5)
     ax.set_xticks(list(shares), [f"{100 * s:.0f} %" for s in shares])
     ax.set(xlabel="labels turned round", ylabel="adherence (share of slots)")
-    end_labels(ax, ends)
+    fig.legend(loc="outside upper center", ncols=len(lines))
     return fig
