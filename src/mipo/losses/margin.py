@@ -78,6 +78,7 @@ def rmipo(
     positive(beta=beta)
     if convention not in ("code", "paper"):
         raise ValueError(f"convention must be 'code' or 'paper'; got {convention!r}")
+    same_shape(ndim=1, chosen_logps=chosen_logps, rejected_logps=rejected_logps, delta_pmi=delta_pmi)
     gamma = gamma_decay(delta_pmi.detach(), gamma_min=gamma_min, gamma_max=gamma_max, scale=scale)  # (B,)
     return simpo(chosen_logps, rejected_logps, beta=beta, gamma=beta * gamma if convention == "code" else gamma)
 
