@@ -13,7 +13,7 @@ book: .venv/.book
 setup: .venv/.book
 
 test: .venv/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile $(ARGS)
 
 compare: .venv/.book
 	@$(BIN)/python -m mipo.compare --scale $(SCALE)
