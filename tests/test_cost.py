@@ -64,10 +64,10 @@ def test_counted_operations_are_those_of_the_formula(tiny_model_dir):
 def test_a_shared_prompt_spares_operations_and_not_those_of_the_replies_alone(small):
     separate, shared = (bench.Bench(*small, prompt=20, reply=4, pairs=2, share=share) for share in (False, True))
     extra = [made.flops("rmipo") - made.flops("simpo") for made in (separate, shared)]
-    assert extra[0] == extra[1] > 0
+    assert 0.75 * extra[0] < extra[1] < extra[0]  # a reply alone: its last token predicts nothing, 5 positions become 4
     for name in ("simpo", "reference", "dpo-live"):
         assert shared.flops(name) < 0.7 * separate.flops(name)  # (20 + 2 * 4) / (2 * 24) = 0.58, and attention
-    assert shared.flops("sft") == separate.flops("sft")  # one reply shares with nobody
+    assert 0.6 * separate.flops("sft") < shared.flops("sft") < separate.flops("sft")  # one reply: only the last layer spares
 
 
 # ---- what a run and a search cost ----

@@ -119,7 +119,7 @@ def test_replies_that_share_a_prompt_cost_and_count_the_same():
     model = models.small_model(tokenizer, hidden=16, layers=2, heads=2, max_length=32, init=0.3, seed=0)
     pairs = [("a b", " c d"), ("a b", " e"), ("a b", " f g a"), ("g", " a b"), ("c d e f", " g"), ("c d e f", " a a")]
     rows = tokens.encode_many(tokenizer, *zip(*pairs, strict=True))
-    shared = models.shared_loss(model, rows, tokenizer.pad_token_id)
+    shared = models.shared_loss(model, rows)
     summed, lengths = logprobs.sequence_logps(model, tokens.collate(rows, tokenizer.pad_token_id))
     apart = -summed.sum() / lengths.sum()
     torch.testing.assert_close(shared, apart, atol=1e-6, rtol=0)

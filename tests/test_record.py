@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,8 +14,9 @@ import time
 from pathlib import Path
 
 import pytest
+from building import ROOT
 
-from mipo import record, store
+from mipo import pages, record, store
 from mipo.numbers import Number, fmt, interval_of, status, together
 
 
@@ -280,10 +282,29 @@ def test_cold_seconds_count_what_was_loaded(tmp_path):
     folder = run(tmp_path).path
     kept = json.loads((folder / "record.json").read_text()) | {"seconds": 100.0}
     (folder / "record.json").write_text(json.dumps(kept))
+    store.USED.clear()                             # as in a new process
     nb = notebook(tmp_path)
     run(tmp_path)
+    run(tmp_path)                                  # a record that is read twice took its time once
     result = json.loads(nb.close().read_text())
     assert result["seconds"] < 50 and result["seconds_cold"] == pytest.approx(100 + result["seconds"], abs=0.2)
+    assert list(result["work"].values()) == [100.0] and list(result["work"]) == [folder.name.split("-")[0]]
+    assert json.loads(notebook(tmp_path).close().read_text())["work"] == {}  # the next notebook's own
+
+
+def test_where_the_time_goes_by_hand():
+    done = {"06-x": {"work": {"train": 90.0, "polis": 30.0, "examine": 6.0}, "seconds": 60.0, "seconds_cold": 150.0},
+            "07-y": {}}
+    assert pages.work_table(done, "", {}).splitlines()[-1] == "| 06-x | – | – | 2.0 | 0.1 | – | 1.0 | 2.5 |"
+    assert pages.work_table({"07-y": {}}, "", {}) == pages.MISSING
+
+
+def test_every_kind_of_record_has_its_column():
+    """A new kind of record would be missing from the table of times."""
+    sources = [*(ROOT / "src").rglob("*.py"), *(ROOT / "notebooks").glob("*.ipynb")]
+    call = r'run_or_load\(\w+, f?\\?"(\w+)'
+    named = {kind for file in sources for kind in re.findall(call, file.read_text(encoding="utf-8"))}
+    assert named == {kind for kinds in pages.WORK.values() for kind in kinds}
 
 
 @pytest.mark.parametrize("spans, seconds", [([], 0), ([(5, 8)], 3), ([(5, 8), (0, 2)], 5), ([(0, 4), (3, 6)], 6),

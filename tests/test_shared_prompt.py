@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from mipo import logprobs
-from mipo.shared_prompt import collate_shared, groups_of, sharing, why_not
+from mipo.shared_prompt import collate_shared, groups_of, pays, sharing, why_not
 from mipo.tokens import collate
 
 SIZE = dict(
@@ -98,7 +98,7 @@ def test_lora_and_activation_checkpointing(model):
 def test_two_prompts_in_a_set_make_two_rows(model):
     (a, b), (c, d) = sets_of(1)[:2]
     cross = [[a, b, (c[0], a[1]), (c[0], b[1])]]  # every reply after every prompt, as the cross losses need them
-    assert collate_shared(groups_of(cross))["input_ids"].shape[0] == 2
+    assert collate_shared(groups_of(cross))["spread"].shape[0] == 2
     assert_same(model, cross)
 
 
@@ -115,16 +115,22 @@ def test_first_tokens_are_found(model):
 def test_rows_are_laid_out_as_described():
     batch = collate_shared(groups_of([[([5, 6, 7, 8, 9], [1, 2]), ([5, 6, 7, 8, 9], [3])],
                                       [([8, 9, 4, 4, 4], [4, 5]), ([8, 9, 4, 4, 4], [6])]]))  # fmt: skip
-    assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9, 1, 9], [8, 9, 4, 4, 4, 4, 4]]
-    assert batch["position_ids"].tolist()[0] == [0, 1, 2, 3, 4, 5, 4]
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 8, 9, 4, 4, 9, 1, 4, 4, 9, 4]] and batch["prompts"] == 8
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 4, 5, 4, 4]]
+    assert batch["spread"].tolist() == [[0, 1, 2, 3, 8, 9, 12], [4, 5, 6, 7, 10, 11, 13]]
+    assert batch["gather"].tolist() == [0, 1, 2, 3, 7, 8, 9, 10, 4, 5, 11, 12, 6, 13]
     assert batch["target"].tolist() == [1, 2, 4, 5, 3, 6] and batch["row"].tolist() == [0, 0, 1, 1, 2, 3]
     assert batch["shared_mask"][0, 0].int().tolist() == [[1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0, 1]]
 
 
-def test_where_sharing_saves_nothing_rows_stay_apart():
-    assert collate_shared(groups_of([[([1], [2, 3, 4]), ([1], [5, 6, 7])]])) is None  # a prompt of one token
-    assert collate_shared(groups_of([[([1], [2, 3, 4]), ([1], [5])]]))["input_ids"].shape == (1, 4)  # but no padding
-    assert collate_shared(groups_of([[([1, 2, 3, 4], [2, 3, 4])]])) is None  # one reply
+def test_nothing_is_padded():
+    """Two prompts of 4 and 2 tokens, replies of 3, 1 and 2: 3 + 1 prompt tokens and 6 reply tokens."""
+    batch = collate_shared([([1, 2, 3, 4], [(0, [2, 3, 4]), (2, [9])]), ([1, 2], [(1, [2, 3])])])
+    assert batch["input_ids"].shape == (1, 10) and batch["spread"].shape == (2, 7) and batch["tokens"].tolist() == [3, 2, 1]
+    assert collate_shared([([1], [(0, [5, 6])]), ([1], [(1, [7])])])["input_ids"].tolist() == [[1, 5, 1]]  # alone
+    empty = collate_shared([([1], [(0, [])]), ([1], [(1, [])])])  # one-token replies without their first
+    logps, rows = logprobs.token_logps(None, empty)
+    assert len(logps) == len(rows) == 0 and logprobs.sum_rows(logps, rows, empty).tolist() == [0, 0]
 
 
 def test_models_that_cannot_share_say_why(model):
@@ -194,3 +200,23 @@ def test_scoring_many_rows_shares_prompts_and_keeps_their_order(model, monkeypat
     want = logprobs.score_rows(model, rows, batch_size=1)
     assert calls and got.tokens.tolist() == want.tokens.tolist() == [len(tail) for _, tail in rows]
     assert_close(got.summed, want.summed, atol=1e-5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("seconds, shared", [({True: 1, False: 2}, True), ({True: 2, False: 1}, False)])
+def test_the_faster_way_is_taken(seconds, shared):
+    now, steps = [0.0], []
+
+    def step(share):
+        now[0] += seconds[share] if steps.count(share) else 100  # the first of each is slow, as on a GPU
+        steps.append(share)
+
+    assert pays(step, clock=lambda: now[0]) is shared
+    assert steps == 4 * [True, False]
+
+
+def test_a_way_that_needs_too_much_memory_is_not_taken():
+    def step(share):
+        if not share:
+            raise torch.OutOfMemoryError("too much")
+
+    assert pays(step) is True

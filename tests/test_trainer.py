@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mipo import logprobs, losses, preferences, tokens
+from mipo import logprobs, losses, preferences, shared_prompt, tokens
 from mipo.data import render
 from mipo.loss_inputs import apply_loss
 from mipo.trainer import PreferenceConfig, PreferenceTrainer
@@ -380,3 +380,25 @@ def test_training_by_tokens(make, rows):
     assert log(trainer)[0] == pytest.approx(0.693147, abs=1e-4)
     with pytest.raises(ValueError, match="batch_tokens must be at least 1"):
         make(rows, batch_tokens=0)
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_comparing_both_ways_leaves_no_trace_but_the_faster_way(make, rows, monkeypatch, faster):
+    """As on a GPU; a loss with running moments, so that a trace would show."""
+    def trained(**settings):
+        trainer = make(rows, "alphadpo", **settings)
+        trainer.train()
+        return trainer, torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+    def pays(step, sync):
+        step(True)
+        step(False)
+        return faster
+
+    monkeypatch.setattr(shared_prompt, "pays", pays)
+    plain, want = trained(compare_sharing=False, share_prompts=faster)
+    tried, got = trained(compare_sharing=True)
+    assert plain._shares is tried._shares is faster
+    assert_close(got, want, rtol=0, atol=0)
+    losses_of = [[row["loss"] for row in t.state.log_history if "loss" in row] for t in (plain, tried)]
+    assert losses_of[0] == losses_of[1]

@@ -43,10 +43,12 @@ def token_logps(model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     ids = batch["input_ids"]
     length = ids.shape[1]
     if "shared_mask" in batch:
-        width = batch["shared_mask"].shape[-2]  # R
+        if not len(batch["target"]):  # replies of one token whose first is not scored
+            return torch.zeros(0, device=ids.device), batch["row"]
         inputs = {"input_ids": ids, "position_ids": batch["position_ids"], "attention_mask": batch["shared_mask"]}
         with sharing(model, batch):
-            logps = _score(model, inputs, lambda x: x[:, -width:].flatten(0, 1)[batch["source"]], batch["target"], length)
+            inputs["shared_rows"] = (batch["spread"], batch["gather"])
+            logps = _score(model, inputs, lambda x: x[0, batch["prompts"] :], batch["target"], length)
         return logps, batch["row"]
     rows, cols = batch["reply_mask"][:, 1:].nonzero(as_tuple=True)  # position t predicts token t + 1
     pick = lambda x: x[rows, cols + x.shape[1] - length]  # noqa: E731  prompt-learning adapters put virtual tokens in front
@@ -128,15 +130,18 @@ def score_rows(model, rows, *, pad_id: int = 0, batch_size: int = 32, progress: 
     try:
         with tqdm(total=len(rows), desc="log-probs", unit="reply", disable=not progress) as bar:
             for index in _batches(rows, batch_size):
-                batch = collate_shared(_same_prompts(rows, index), pad_id) if shares else None
-                batch = batch or collate([rows[i] for i in index], pad_id)
-                values, counts = sequence_logps(model, {k: v.to(device) for k, v in batch.items()})
+                batch = collate_shared(_same_prompts(rows, index)) if shares else collate([rows[i] for i in index], pad_id)
+                values, counts = sequence_logps(model, _on(batch, device))
                 summed = values.new_zeros(len(rows), device="cpu") if summed is None else summed
                 summed[index], tokens[index] = values.cpu(), counts.cpu()
                 bar.update(len(index))
     finally:
         model.train(was_training)
     return LogProbs(torch.zeros(0) if summed is None else summed, tokens)
+
+
+def _on(batch: dict, device) -> dict:
+    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
 
 def _batches(rows, size: int) -> list[list[int]]:

@@ -89,7 +89,7 @@ def pretrain(model, tokenizer, examples, *, steps, batch_size=64, lr=3e-3, embed
             group["lr"] = lr * rate * scale
         draw = lessons if lessons and step < lesson_share * steps else examples
         rows = tokens.encode_many(tokenizer, *zip(*draw(rng, batch_size), strict=True))
-        loss = shared_loss(model, rows, tokenizer.pad_token_id)
+        loss = shared_loss(model, rows)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -109,11 +109,11 @@ def require_finite(model, what, lr):
         raise FloatingPointError(f"{what}: the last step left weights that are not finite; lower the learning rate ({lr:g})")
 
 
-def shared_loss(model, rows, pad):
+def shared_loss(model, rows):
     """Mean -log p per reply token, nats, over rows (prompt ids, reply ids); neighbours with equal prompts share its cost."""
     numbered = itertools.groupby(enumerate(rows), key=lambda row: row[1][0])
     groups = [(head, [(i, tail) for i, (_, tail) in same]) for head, same in numbered]
-    return -logprobs.token_logps(model, collate_shared(groups, pad) or tokens.collate(rows, pad))[0].mean()
+    return -logprobs.token_logps(model, collate_shared(groups))[0].mean()
 
 
 def load_model(name_or_path, *, dtype="float32", device=None):

@@ -99,6 +99,21 @@ def times_table(results: dict[str, dict], page: str, staged: Mapping[str, Collec
     return "\n".join(rows) if len(rows) > 2 else MISSING
 
 
+WORK = {"base models": ("base",), "making pairs": ("pairs", "preferences"), "training": ("train", "polis"),
+        "asking and scoring": ("examine", "weigh", "answers", "own"), "timing": ("cost",)}  # first words of records' names
+
+
+def work_table(results: dict[str, dict], page: str, staged: Mapping[str, Collection[str]]) -> str:
+    """Where the time goes: minutes of each kind of record, and of the notebook around them."""
+    rows = ["| notebook | " + " | ".join(WORK) + " | the notebook itself | minutes in all |", "|---" * (len(WORK) + 3) + "|"]
+    for name, result in results.items():
+        if "work" in result:
+            minutes = [sum(result["work"].get(kind, 0) for kind in kinds) / 60 for kinds in WORK.values()]
+            minutes += [result["seconds"] / 60, result["seconds_cold"] / 60]
+            rows.append(f"| {name} | " + " | ".join(f"{m:.1f}" if m else "–" for m in minutes) + " |")
+    return "\n".join(rows) if len(rows) > 2 else MISSING
+
+
 def versions_table(results: dict[str, dict], page: str, staged: Mapping[str, Collection[str]]) -> str:
     found: dict[str, set] = {}
     for result in results.values():
@@ -112,26 +127,23 @@ def versions_table(results: dict[str, dict], page: str, staged: Mapping[str, Col
 def bench_table(results: dict[str, dict], page: str, staged: Mapping[str, Collection[str]]) -> str:
     """A table per device of results/bench: ratios of times, median with lowest and highest, and of peak memory."""
     text = []
-    for found in results_by_device().values():
+    for file in sorted((project_root() / "results" / "bench").glob("*.json")):
+        found = read_json(file)
         names = list(dict.fromkeys(name for case in found["cases"] for name in case["ratios"]))
-        text += [f"### {found['device']}", f"{found['machine']}, {found['threads']} threads, {found['repetitions']} repetitions, "
-                 f"{found['date'][:10]}, commit {found['commit']}.", ""]
+        text += [f"### {found['device']}", f"{found['machine']}, {found['threads']} threads, {found['repetitions']} "
+                 f"repetitions, {found['date'][:10]}, commit {found['commit']}.", ""]
         for name in names:
-            rows = [f"**{name}**", "", "| case | ratio of times, median (lowest to highest) | of peak memory |", "|---|---|---|"]
+            text += [f"**{name}**", "", "| case | time, median (lowest to highest) | peak memory |", "|---|---|---|"]
             for case in [c for c in found["cases"] if name in c["ratios"]]:
-                middle, low, high = case["ratios"][name]
-                rows.append(f"| {case['name']} | {middle:.2f} ({low:.2f} to {high:.2f}) | {case['memory_ratios'][name]:.2f} |")
-            text += [*rows, ""]
+                (middle, low, high), memory = case["ratios"][name], case["memory_ratios"][name]
+                text.append(f"| {case['name']} | {middle:.2f} ({low:.2f} to {high:.2f}) | {memory:.2f} |")
+            text.append("")
     return "\n".join(text) or MISSING
-
-
-def results_by_device() -> dict[str, dict]:
-    return {file.stem: read_json(file) for file in sorted((project_root() / "results" / "bench").glob("*.json"))}
 
 
 TABLES: dict[str, Callable[[dict, str, Mapping], str]] = {
     "claims": claims_table, "claims-summary": claims_summary, "times": times_table, "versions": versions_table,
-    "bench": bench_table}
+    "work": work_table, "bench": bench_table}
 
 
 # ---- substitution ----

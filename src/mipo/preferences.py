@@ -84,12 +84,14 @@ class TokenBatches:
 def collate_sets(items: list[dict], pad_id: int, share: bool = False) -> dict:
     """One batch: first members of all sets, then all second members, and so on; ``ref`` has shape (members, B).
 
-    Each side is a batch of its own under its name. With ``share``, replies to one prompt share a row where that saves
-    tokens.
+    Each side is a batch of its own under its name. With ``share``, replies to one prompt share it, and nothing
+    is padded.
     """
     n = len(items[0]["rows"])
-    batch = collate_shared(groups_of([item["rows"] for item in items]), pad_id) if share else None
-    batch = batch or collate([item["rows"][j] for j in range(n) for item in items], pad_id)
+    if share:
+        batch = collate_shared(groups_of([item["rows"] for item in items]))
+    else:
+        batch = collate([item["rows"][j] for j in range(n) for item in items], pad_id)
     batch["members"] = n
     if items[0]["ref"] is not None:
         batch["ref"] = torch.stack([item["ref"] for item in items], dim=1)

@@ -1,12 +1,15 @@
-"""One row per prompt with all its replies: the prompt is computed once, and replies do not see each other.
+"""A prompt is computed once for all its replies, which do not see each other; nothing is padded but what attention reads.
 
-A row is laid out as [prompt without its last token, padded to P | last prompt token, reply 1 | last prompt token,
-reply 2 | …, padded to R]. Every reply part starts at the prompt's last position, so all predictions lie in the last R
-columns. There the last layer is computed and nowhere else: of the prompt it only needs keys and values. The numbers are
-those of separate rows.
+All tokens of a batch stand in one row: [prompts, each without its last token | reply parts], where a reply part is the
+last prompt token and the reply without its last. So all predictions lie in the last M columns. There the last layer is
+computed and nowhere else: of a prompt it only needs keys and values. Attention spreads the row out into one padded row per
+prompt and takes it back. The numbers are those of separate rows.
 """
 
 import itertools
+import logging
+import math
+import time
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -17,6 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+LOG = logging.getLogger(__name__)
 NAME = "shared_prompt"  # of the attention function
 TESTED = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -30,39 +34,44 @@ def groups_of(sets: list[list[tuple]]) -> list[tuple]:
             for head, same in itertools.groupby(enumerate(rows), key=lambda row: row[1][0])]  # fmt: skip
 
 
-def collate_shared(groups: list[tuple], pad_id: int = 0) -> dict[str, Tensor] | None:
-    """One batch of `groups_of` rows, or None where separate rows hold no more tokens than shared ones.
+def collate_shared(groups: list[tuple]) -> dict:
+    """One batch of `groups_of` rows: G prompts with M reply tokens, N tokens in all.
 
-    input_ids, position_ids  (G, P + R)     shared_mask  (G, 1, R, P + R), True where a reply token may look
-    source  (M,) place of the predicting token in the flattened (G, R)     target  (M,) the token predicted
-    row     (M,) number of its reply, ascending     tokens  (replies,) length of each
+    input_ids, position_ids  (1, N)         target, row  (M,) token that each of the last M predicts; number of its reply
+    tokens   (replies,) length of each      prompts      N - M
+    spread   (G, P + R) which of the N stands there, 0 where none does      gather  (N,) its place in the flattened spread
+    shared_mask  (G, 1, R, P + R), True where a reply part may look
     """
-    replies = sum(len(tails) for _, tails in groups)
-    prompt = max(len(head) for head, _ in groups) - 1  # P
-    width = max(sum(len(tail) for _, tail in tails) for _, tails in groups)  # R
-    longest = max(len(head) + len(tail) for head, tails in groups for _, tail in tails)
-    if len(groups) * (prompt + width) >= replies * (longest - 1):
-        return None
-    ids = np.full((len(groups), prompt + width), pad_id)
-    position, part = np.zeros_like(ids), np.zeros_like(ids)  # part 0: prompt or padding
-    tokens, found = np.zeros(replies, dtype=int), []
-    for g, (head, tails) in enumerate(groups):
-        last, at = len(head) - 1, prompt
-        ids[g, :last], position[g, :last] = head[:-1], range(last)
-        for number, tail in tails:
-            span = slice(at, at + len(tail))
-            ids[g, span] = [head[-1], *tail[:-1]]
-            position[g, span], part[g, span] = range(last, last + len(tail)), number + 1
-            found += [(number, g * width + at - prompt + t, token) for t, token in enumerate(tail)]
-            tokens[number], at = len(tail), at + len(tail)
-    row, source, target = np.array(sorted(found)).T
     lengths = np.array([len(head) - 1 for head, _ in groups])
-    return {
-        "input_ids": torch.from_numpy(ids), "position_ids": torch.from_numpy(position),
-        "shared_mask": _mask(torch.from_numpy(part[:, prompt:]), torch.from_numpy(lengths), prompt),
-        "source": torch.from_numpy(source), "target": torch.from_numpy(target), "row": torch.from_numpy(row),
-        "tokens": torch.from_numpy(tokens),
-    }  # fmt: skip
+    width = max(sum(len(tail) for _, tail in tails) for _, tails in groups)  # R
+    prompt = lengths.max()  # P
+    replies = []  # (number, group, first place in the group's reply part, reply)
+    for g, (_, tails) in enumerate(groups):
+        starts = itertools.accumulate((len(tail) for _, tail in tails), initial=0)
+        replies += [(number, g, at, tail) for (number, tail), at in zip(tails, starts, strict=False)]
+    replies.sort()
+    ids = [head[:-1] for head, _ in groups] + [[groups[g][0][-1], *tail][: len(tail)] for _, g, _, tail in replies]
+    starts = [0] * len(groups) + [lengths[g] for _, g, _, _ in replies]
+    places = [g * (prompt + width) for g in range(len(groups))]
+    places += [g * (prompt + width) + prompt + at for _, g, at, _ in replies]
+    tokens = np.array([len(tail) for *_, tail in replies])
+    number = np.array([number for number, *_ in replies])
+    gather = _runs(places, ids)
+    spread = np.zeros(len(groups) * (prompt + width), dtype=int)
+    part = spread.copy()  # 0: a prompt, or nothing
+    spread[gather] = np.arange(len(gather))
+    part[gather[lengths.sum() :]] = np.repeat(number, tokens) + 1
+    part = torch.from_numpy(part).reshape(len(groups), -1)[:, prompt:]
+    arrays = {"input_ids": np.concatenate(ids).astype(int)[None], "position_ids": _runs(starts, ids)[None],
+              "target": np.concatenate([tail for *_, tail in replies]).astype(int), "row": np.repeat(number, tokens),
+              "tokens": tokens, "spread": spread.reshape(len(groups), -1), "gather": gather}  # fmt: skip
+    found = {key: torch.from_numpy(value) for key, value in arrays.items()}
+    return found | {"shared_mask": _mask(part, torch.from_numpy(lengths), prompt), "prompts": int(lengths.sum())}
+
+
+def _runs(starts, like) -> np.ndarray:
+    """start, start + 1, … for each start, as long as each of `like`."""
+    return np.concatenate([np.arange(start, start + len(one)) for start, one in zip(starts, like, strict=True)])
 
 
 def _mask(part: Tensor, lengths: Tensor, prompt: int) -> Tensor:
@@ -73,22 +82,27 @@ def _mask(part: Tensor, lengths: Tensor, prompt: int) -> Tensor:
     return torch.cat([before[:, None].expand(-1, r, -1), own], dim=2)[:, None]
 
 
-def shared_attention(module, query, key, value, attention_mask, **kwargs):
-    """SDPA, and for a shared mask (G, 1, R, P + R) in two parts: prompts among themselves, and replies on everything.
+def shared_attention(module, query, key, value, attention_mask, shared_rows=None, **kwargs):
+    """SDPA; for shared rows in two parts: prompts among themselves, and replies on everything.
 
-    query, key, value (G, heads, P + R, d) -> (G, P + R, heads, d). The last layer leaves the prompts out.
+    query, key, value (1, heads, N, d) -> (1, N, heads, d); shared_rows: (spread, gather) of `collate_shared`. The last
+    layer leaves the prompts out.
     """
-    if attention_mask is None or attention_mask.shape[-2] == query.shape[2]:
+    if shared_rows is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    prompt = query.shape[2] - attention_mask.shape[-2]
-    replies, _ = sdpa_attention_forward(module, query[:, :, prompt:], key, value, attention_mask, **kwargs)
-    if prompt == 0:
-        return replies, None
-    if module.layer_idx == module.config.num_hidden_layers - 1:
-        return F.pad(replies, (0, 0, 0, 0, prompt, 0)), None
-    past = [x[:, :, :prompt] for x in (query, key, value)]
-    heads, _ = sdpa_attention_forward(module, *past, None, **{**kwargs, "is_causal": True})
-    return torch.cat([heads, replies], dim=1), None
+    spread, gather = shared_rows
+    width = attention_mask.shape[-2]  # R
+    prompt = spread.shape[1] - width  # P
+    query, key, value = (x[0].index_select(1, spread.flatten()).unflatten(1, spread.shape).transpose(0, 1)
+                         for x in (query, key, value))  # (G, heads, P + R, d)
+    out, _ = sdpa_attention_forward(module, query[:, :, prompt:], key, value, attention_mask, **kwargs)  # (G, R, heads, d)
+    if prompt and module.layer_idx == module.config.num_hidden_layers - 1:
+        out = F.pad(out, (0, 0, 0, 0, prompt, 0))
+    elif prompt:
+        past = [x[:, :, :prompt] for x in (query, key, value)]
+        heads, _ = sdpa_attention_forward(module, *past, None, **{**kwargs, "is_causal": True})
+        out = torch.cat([heads, out], dim=1)
+    return out.flatten(0, 1).index_select(0, gather)[None], None
 
 
 ALL_ATTENTION_FUNCTIONS.register(NAME, shared_attention)
@@ -110,6 +124,27 @@ def why_not(model) -> str | None:
     return "its layers do not all look at the whole prompt (sliding window)" if sliding else None
 
 
+def pays(step, sync=None, clock=time.perf_counter) -> bool:
+    """Whether step(True), with shared prompts, takes no longer than step(False): the best of three each, after one untimed.
+
+    sync   waits for what a GPU was given; a way that needs more memory than there is counts as slow
+    """
+    seconds = {True: math.inf, False: math.inf}
+    for turn in range(4):
+        for share in seconds:
+            begin = clock()
+            try:
+                step(share)
+                if sync is not None:
+                    sync()
+            except torch.OutOfMemoryError:
+                continue
+            seconds[share] = min(seconds[share], clock() - begin if turn else math.inf)
+    shared, apart = seconds.values()
+    LOG.info("a step takes %.3g s with shared prompts and %.3g s without; the faster way is taken", shared, apart)
+    return shared <= apart
+
+
 def _base(model):
     """The model itself, without DistributedDataParallel and adapters."""
     inner = getattr(model, "module", model)
@@ -123,11 +158,10 @@ def sharing(model, batch: dict[str, Tensor]):
     config = inner.config.get_text_config()
     before, again = config._attn_implementation, inner.training and getattr(inner, "is_activation_checkpointing", False)
     config._attn_implementation = NAME
-    prompt = batch["shared_mask"].shape[-1] - batch["shared_mask"].shape[-2]
     try:
         with ExitStack() as hooks:
-            for module in [] if again or not prompt else _last_layer(inner):
-                hooks.enter_context(_replies_only(module, prompt))
+            for module in [] if again or not batch["prompts"] else _last_layer(inner):
+                hooks.enter_context(_replies_only(module, batch["prompts"]))
             yield
     finally:
         config._attn_implementation = NAME if again else before

@@ -244,6 +244,7 @@ def load(folder: Path, key: str) -> Record | None:
 
 
 LOADED: list[tuple[float, float]] = []             # when the records that this process loaded were begun and ended
+USED: dict[str, float] = {}                        # {folder name: seconds} of every record that it loaded or made
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:
@@ -278,6 +279,7 @@ def run_or_load(run_dir: str | Path, name: str, config: dict, make: Callable[[Pa
         if found is not None:
             ended = (folder / "record.json").stat().st_mtime
             LOADED.append((ended - found.seconds, ended))
+            USED[folder.name] = found.seconds
             return found
         for old in (folder, partial):              # cut by a crash, or emptied by hand
             shutil.rmtree(old, ignore_errors=True)
@@ -294,4 +296,5 @@ def run_or_load(run_dir: str | Path, name: str, config: dict, make: Callable[[Pa
         fd = os.open(records, os.O_RDONLY)         # the rename itself reaches the disk
         os.fsync(fd)
         os.close(fd)
+        USED[folder.name] = seconds
         return Record(json.loads(text)["metrics"], folder, key, seconds, True)

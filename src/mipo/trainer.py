@@ -5,80 +5,25 @@ before training with the model as it was given, so that no second model is ever 
 training unless ``save_strategy`` asks for it.
 """
 
+import copy
 import logging
 import os
 import warnings
 from collections import defaultdict
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, Trainer, TrainingArguments, set_seed
+from transformers import AutoTokenizer, Trainer, set_seed
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_callback import PrinterCallback
 
 from mipo import loss_inputs, losses, preferences, shared_prompt
-from mipo.logprobs import FIRST_TOKEN, first_tokens, sum_rows, token_logps
-from mipo.loss_inputs import MARGINALS, apply_loss
+from mipo.logprobs import first_tokens, sum_rows, token_logps
+from mipo.loss_inputs import apply_loss
 from mipo.progress import ProgressBar
+from mipo.trainer_config import PreferenceConfig
 
 LOG = logging.getLogger(__name__)
-
-
-@dataclass
-class PreferenceConfig(TrainingArguments):
-    """``transformers.TrainingArguments`` plus what a preference loss needs. Settings are checked here, before any work.
-
-    loss, loss_kwargs   a function of ``mipo.losses`` and its keywords; without keywords DPO takes beta 0.1, as TRL's
-    max_length          tokens of prompt and reply; a longer reply is cut. None: no cut, and what exceeds the model's
-                        positions is an error
-    first_token         how the first token of a reply is scored without its prompt: see `logprobs.response_pmi`
-    marginal            what RMiPO's margin takes for log pi(y): "policy", the reply alone under the policy as it is now;
-                        controls: "frozen", under the policy before training; "shuffled", another pair's of the
-                        batch; "none", no marginal at all, so that the margin follows the log-prob gap itself
-    margin_warmup       share of the steps over which RMiPO's margin grows linearly from 0 to its value
-    batch_tokens        tokens per batch, padding included, instead of a number of rows: rows of similar length go
-                        together, and a batch of short ones holds more. Each batch still counts as one step
-    share_prompts       compute a prompt once for all its replies, where the model allows it exactly; same numbers
-    ref_batch_size      rows per batch when reference log-probs are computed
-    ref_cache_dir       folder of cached reference log-probs, keyed by content; None: ``<output_dir>/ref-logps``
-    disable_dropout     as TRL: log-ratios against the reference should not be noisy
-    model_init_kwargs   keywords of ``mipo.models.load_model`` where the model is given by name
-    """
-
-    loss: str = "dpo"
-    loss_kwargs: dict | None = None
-    max_length: int | None = None
-    first_token: str = "start"
-    marginal: str = "policy"
-    margin_warmup: float = 0.0
-    share_prompts: bool = True
-    batch_tokens: int | None = None
-    ref_batch_size: int = 64
-    ref_cache_dir: str | None = None
-    disable_dropout: bool = True
-    model_init_kwargs: dict = field(default_factory=dict)
-    learning_rate: float = field(default=1e-6, metadata={"help": "Initial learning rate, TRL's default for DPO."})
-    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps, as TRL."})
-    save_strategy: str = field(default="no", metadata={"help": "When to write checkpoints: no, steps or epoch."})
-    report_to: str | list[str] | None = field(default="none", metadata={"help": "Trackers to report to."})
-
-    def __post_init__(self):
-        self.remove_unused_columns = False  # the data are token rows by then
-        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
-        super().__post_init__()
-        if self.loss_kwargs is None:
-            self.loss_kwargs = {"beta": 0.1} if self.loss == "dpo" else {}
-        loss = losses.check(self.loss, self.loss_kwargs)
-        for name, known in (("first_token", FIRST_TOKEN), ("marginal", MARGINALS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}")
-        if not 0 <= self.margin_warmup <= 1:
-            raise ValueError(f"margin_warmup must be between 0 and 1; got {self.margin_warmup!r}")
-        if self.batch_tokens is not None and self.batch_tokens < 1:
-            raise ValueError(f"batch_tokens must be at least 1; got {self.batch_tokens!r}")
-        if "marginal" not in loss.needs and (self.marginal, self.margin_warmup) != ("policy", 0.0):
-            raise ValueError(f"loss {self.loss!r} has no marginal; leave out marginal and margin_warmup")
 
 
 class PreferenceTrainer(Trainer):
@@ -141,7 +86,24 @@ class PreferenceTrainer(Trainer):
 
     def train(self, *args, **kwargs):
         self._reference.closed = True
+        cuda = self.args.device.type == "cuda"
+        compare = cuda if self.args.compare_sharing is None else self.args.compare_sharing
+        if self._shares and compare and self.args.world_size == 1:
+            self._shares = shared_prompt.pays(self._try, torch.cuda.synchronize if cuda else None)
         return super().train(*args, **kwargs)
+
+    def _try(self, share: bool):
+        """One step's work on the first batch, weights left as they are."""
+        rows = range(min(self.args.train_batch_size, len(self.train_dataset)))
+        batch = preferences.collate_sets([self.train_dataset[i] for i in rows], self._pad_id, share)
+        moments = copy.copy(self._moments)
+        self.model.train()
+        with self.compute_loss_context_manager():
+            loss = self.compute_loss(self.model, self._prepare_inputs(batch))
+        loss.backward()
+        self.model.zero_grad()
+        self._metrics["train"].clear()
+        self._moments = moments
 
     def get_train_dataloader(self):
         """As ``Trainer``'s, or batches of ``batch_tokens`` tokens."""
