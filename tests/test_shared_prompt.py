@@ -20,7 +20,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from mipo import logprobs
+from mipo import logprobs, shared_prompt
 from mipo.shared_prompt import collate_shared, groups_of, pays, sharing, why_not
 from mipo.tokens import collate
 
@@ -74,17 +74,23 @@ def assert_same(model, sets):
         assert (grads[name] - slope).norm() <= 1e-4 * slope.norm() + 1e-7, name
 
 
+@pytest.fixture(params=[0, shared_prompt.SHORT], ids=["long", "short"])
+def kind_of_prompt(request, monkeypatch):
+    """Prompts count as long, with two calls of attention, or as short, with one."""
+    monkeypatch.setattr(shared_prompt, "SHORT", request.param)
+
+
 @pytest.mark.parametrize("k", [1, 4, 8])
-def test_values_and_gradients_equal_separate_rows(model, k):
+def test_values_and_gradients_equal_separate_rows(model, k, kind_of_prompt):
     assert_same(model, sets_of(k))
 
 
 @pytest.mark.parametrize("lengths", [(20, 3, 11), (2, 2, 2), (40, 1, 1), (1, 1, 1)])
-def test_prompts_of_any_length(model, lengths):
+def test_prompts_of_any_length(model, lengths, kind_of_prompt):
     assert_same(model, sets_of(4, prompts=lengths, replies=(9, 1, 3, 4, 5, 6, 7, 8, 2)))
 
 
-def test_lora_and_activation_checkpointing(model):
+def test_lora_and_activation_checkpointing(model, kind_of_prompt):
     lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "o_proj", "down_proj"], init_lora_weights=False)
     adapted = get_peft_model(copy.deepcopy(model), lora)
     assert_same(adapted, sets_of(2))
@@ -120,7 +126,9 @@ def test_rows_are_laid_out_as_described():
     assert batch["spread"].tolist() == [[0, 1, 2, 3, 8, 9, 12], [4, 5, 6, 7, 10, 11, 13]]
     assert batch["gather"].tolist() == [0, 1, 2, 3, 7, 8, 9, 10, 4, 5, 11, 12, 6, 13]
     assert batch["target"].tolist() == [1, 2, 4, 5, 3, 6] and batch["row"].tolist() == [0, 0, 1, 1, 2, 3]
-    assert batch["shared_mask"][0, 0].int().tolist() == [[1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0, 1]]
+    mask = batch["shared_mask"][0, 0].int().tolist()
+    assert mask[4:] == [[1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0, 1]]
+    assert mask[:4] == [[1, 0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0, 0]]
 
 
 def test_nothing_is_padded():

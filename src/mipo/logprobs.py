@@ -48,7 +48,8 @@ def token_logps(model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         inputs = {"input_ids": ids, "position_ids": batch["position_ids"], "attention_mask": batch["shared_mask"]}
         with sharing(model, batch):
             inputs["shared_rows"] = (batch["spread"], batch["gather"])
-            logps = _score(model, inputs, lambda x: x[0, batch["prompts"] :], batch["target"], length)
+            replies = len(batch["target"])  # the last layer may have left out the rest
+            logps = _score(model, inputs, lambda x: x[0, -replies:], batch["target"], replies)
         return logps, batch["row"]
     rows, cols = batch["reply_mask"][:, 1:].nonzero(as_tuple=True)  # position t predicts token t + 1
     pick = lambda x: x[rows, cols + x.shape[1] - length]  # noqa: E731  prompt-learning adapters put virtual tokens in front

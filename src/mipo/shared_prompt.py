@@ -22,6 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 LOG = logging.getLogger(__name__)
 NAME = "shared_prompt"  # of the attention function
+SHORT = 64  # tokens of a prompt up to which one call of attention for prompts and replies is faster than two
 TESTED = ("llama", "mistral", "qwen2", "qwen3")
 
 
@@ -40,7 +41,7 @@ def collate_shared(groups: list[tuple]) -> dict:
     input_ids, position_ids  (1, N)         target, row  (M,) token that each of the last M predicts; number of its reply
     tokens   (replies,) length of each      prompts      N - M
     spread   (G, P + R) which of the N stands there, 0 where none does      gather  (N,) its place in the flattened spread
-    shared_mask  (G, 1, R, P + R), True where a reply part may look
+    shared_mask  (G, 1, R, P + R), True where a reply part may look; with rows for a short prompt, too
     """
     lengths = np.array([len(head) - 1 for head, _ in groups])
     width = max(sum(len(tail) for _, tail in tails) for _, tails in groups)  # R
@@ -75,27 +76,31 @@ def _runs(starts, like) -> np.ndarray:
 
 
 def _mask(part: Tensor, lengths: Tensor, prompt: int) -> Tensor:
-    """(G, 1, R, P + R): a reply token sees its prompt and its own past."""
-    r = part.shape[1]
+    """(G, 1, R, P + R): a reply token sees its prompt and its own past. Where prompts are short, P rows for them on top."""
+    g, r = part.shape
     before = torch.arange(prompt) < lengths[:, None]  # (G, P)
     own = (part[:, :, None] == part[:, None, :]) & torch.ones(r, r, dtype=torch.bool).tril()  # (G, R, R)
-    return torch.cat([before[:, None].expand(-1, r, -1), own], dim=2)[:, None]
+    mask = torch.cat([before[:, None].expand(-1, r, -1), own], dim=2)
+    if prompt <= SHORT:
+        past = torch.ones(prompt, prompt + r, dtype=torch.bool).tril()
+        mask = torch.cat([past.expand(g, -1, -1), mask], dim=1)
+    return mask[:, None]
 
 
 def shared_attention(module, query, key, value, attention_mask, shared_rows=None, **kwargs):
-    """SDPA; for shared rows in two parts: prompts among themselves, and replies on everything.
+    """SDPA; for shared rows in two parts: prompts among themselves, and replies on everything. Short prompts in one.
 
     query, key, value (1, heads, N, d) -> (1, N, heads, d); shared_rows: (spread, gather) of `collate_shared`. The last
-    layer leaves the prompts out.
+    layer leaves long prompts out.
     """
     if shared_rows is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     spread, gather = shared_rows
-    width = attention_mask.shape[-2]  # R
-    prompt = spread.shape[1] - width  # P
+    prompt = attention_mask.shape[-1] - attention_mask.shape[-2]  # P, or 0 where the mask has rows for prompts
     query, key, value = (x[0].index_select(1, spread.flatten()).unflatten(1, spread.shape).transpose(0, 1)
                          for x in (query, key, value))  # (G, heads, P + R, d)
-    out, _ = sdpa_attention_forward(module, query[:, :, prompt:], key, value, attention_mask, **kwargs)  # (G, R, heads, d)
+    ours = query[:, :, prompt:] if prompt else query
+    out, _ = sdpa_attention_forward(module, ours, key, value, attention_mask, **kwargs)  # (G, R or P + R, heads, d)
     if prompt and module.layer_idx == module.config.num_hidden_layers - 1:
         out = F.pad(out, (0, 0, 0, 0, prompt, 0))
     elif prompt:
@@ -159,29 +164,30 @@ def sharing(model, batch: dict[str, Tensor]):
     before, again = config._attn_implementation, inner.training and getattr(inner, "is_activation_checkpointing", False)
     config._attn_implementation = NAME
     try:
-        with ExitStack() as hooks:
-            for module in [] if again or not batch["prompts"] else _last_layer(inner):
-                hooks.enter_context(_replies_only(module, batch["prompts"]))
+        with ExitStack() as stack:
+            if batch["prompts"] and not again:
+                stack.enter_context(_replies_only(inner.get_decoder().layers[-1], batch["prompts"]))
             yield
     finally:
         config._attn_implementation = NAME if again else before
 
 
-def _last_layer(model):
-    """Modules of the last layer that work on each position alone, where they have the usual names."""
-    layer = model.get_decoder().layers[-1] if hasattr(model.get_decoder(), "layers") else None
-    attention = getattr(layer, "self_attn", None)
-    parts = [getattr(layer, "mlp", None), getattr(attention, "q_proj", None), getattr(attention, "o_proj", None)]
-    return [part for part in parts if part is not None]
-
-
 @contextmanager
-def _replies_only(module, prompt: int):
-    """Let a module work on the last columns only; zeros stand for the first `prompt` ones, which nobody reads."""
-    handles = [module.register_forward_pre_hook(lambda _, args: (args[0][:, prompt:], *args[1:])),
-               module.register_forward_hook(lambda _, args, out: F.pad(out, (0, 0, prompt, 0)))]  # fmt: skip
+def _replies_only(layer, prompts: int):
+    """Let a layer return the columns after the first `prompts`, whose keys and values are all that is needed of them."""
+    def forward(hidden_states, **kwargs):
+        seen = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **kwargs)[0]  # (1, M, H)
+        hidden_states = hidden_states[:, prompts:] + seen
+        return hidden_states + layer.mlp(layer.post_attention_layernorm(hidden_states))
+
+    late = lambda _, args: (args[0][:, prompts:], *args[1:])  # noqa: E731
+    query, out = layer.self_attn.q_proj, layer.self_attn.o_proj
+    handles = [query.register_forward_pre_hook(late), out.register_forward_pre_hook(late),
+               query.register_forward_hook(lambda _, args, made: F.pad(made, (0, 0, prompts, 0)))]  # fmt: skip
+    layer.forward = forward
     try:
         yield
     finally:
+        del layer.forward
         for handle in handles:
             handle.remove()
