@@ -112,21 +112,18 @@ def versions_table(results: dict[str, dict], page: str, staged: Mapping[str, Col
 def bench_table(results: dict[str, dict], page: str, staged: Mapping[str, Collection[str]]) -> str:
     """A table per device of results/bench: ratios of times, median with lowest and highest, and of peak memory."""
     text = []
-    for found in results_by_device().values():
+    for file in sorted((project_root() / "results" / "bench").glob("*.json")):
+        found = read_json(file)
         names = list(dict.fromkeys(name for case in found["cases"] for name in case["ratios"]))
-        text += [f"### {found['device']}", f"{found['machine']}, {found['threads']} threads, {found['repetitions']} repetitions, "
-                 f"{found['date'][:10]}, commit {found['commit']}.", ""]
+        text += [f"### {found['device']}", f"{found['machine']}, {found['threads']} threads, {found['repetitions']} "
+                 f"repetitions, {found['date'][:10]}, commit {found['commit']}.", ""]
         for name in names:
-            rows = [f"**{name}**", "", "| case | ratio of times, median (lowest to highest) | of peak memory |", "|---|---|---|"]
+            text += [f"**{name}**", "", "| case | time, median (lowest to highest) | peak memory |", "|---|---|---|"]
             for case in [c for c in found["cases"] if name in c["ratios"]]:
-                middle, low, high = case["ratios"][name]
-                rows.append(f"| {case['name']} | {middle:.2f} ({low:.2f} to {high:.2f}) | {case['memory_ratios'][name]:.2f} |")
-            text += [*rows, ""]
+                (middle, low, high), memory = case["ratios"][name], case["memory_ratios"][name]
+                text.append(f"| {case['name']} | {middle:.2f} ({low:.2f} to {high:.2f}) | {memory:.2f} |")
+            text.append("")
     return "\n".join(text) or MISSING
-
-
-def results_by_device() -> dict[str, dict]:
-    return {file.stem: read_json(file) for file in sorted((project_root() / "results" / "bench").glob("*.json"))}
 
 
 TABLES: dict[str, Callable[[dict, str, Mapping], str]] = {
