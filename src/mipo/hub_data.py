@@ -41,6 +41,15 @@ SOURCES = {
 }
 
 
+def kind_of(name):
+    """people, reasoning or preferences; ValueError for an unknown name."""
+    if Path(name).suffix == ".jsonl":
+        return "people"
+    if name not in SOURCES:
+        raise ValueError(f"data set {name!r}: expected one of {', '.join(SOURCES)}, or the path of a .jsonl file")
+    return SOURCES[name].kind
+
+
 @dataclass
 class Data:
     """Records to train on and to test on, with where they come from (`source`, JSON)."""
@@ -62,11 +71,10 @@ def load(name, *, folder="", revision="", n_train=0, n_test=200, seed=0, run_dir
     that are also test items are dropped and counted.
     errors  ValueError for an unknown name or a missing column; hub.Unavailable where the files cannot be had
     """
+    kind_of(name)
     if Path(name).suffix == ".jsonl":
         rows = [{**r, "person": r["context"], "wishes": [r["context"]]} for r in data.read_jsonl(name)]
         return _people(rows, n_train, n_test, seed, {"file": Path(name).name, "licence": "yours"})
-    if name not in SOURCES:
-        raise ValueError(f"data set {name!r}: expected one of {', '.join(SOURCES)}, or the path of a .jsonl file")
     source = SOURCES[name]
     rows, sha = fetch(name, folder=folder, revision=revision, run_dir=run_dir)
     about = {"repo": source.repo, "commit": sha, "licence": source.licence}

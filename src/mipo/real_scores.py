@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from mipo import fit, hub, judge, own, store
+from mipo import fit, harness, hub, judge, own, store
 from mipo.logprobs import pmi_over_contexts, response_logps
 from mipo.preference_file import as_text
 from mipo.real import asked_of, key_of, path_of, release, said
@@ -78,5 +78,25 @@ def judged(run_dir, place, records, ours, theirs, *, scale=False, progress=True)
 
     made = store.run_or_load(run_dir, "judge-real", {"scale": scale, "asked": asked_of(records)}, make,
                              code=["mipo.real_scores"], inputs={"judge": place.key, "ours": ours, "theirs": theirs})
+    release()
+    return made
+
+
+def by_harness(run_dir, policy, dataset, items, *, limit, seed=0, batch_size=8):
+    """Record of lm-evaluation-harness on a policy, its score of every item in scores.json; metrics: accuracy, items."""
+    def make(folder):
+        tasks = [harness.TASKS[dataset][0]]
+        if dataset == "svamp":
+            tasks = [harness.svamp_task(harness.write_items(items, folder / "items.jsonl"))]
+        with hub.explained("lm-evaluation-harness"):
+            model, tokenizer = fit.load(path_of(policy), dtype=fit.best_dtype())
+            found = harness.run(model, tokenizer, tasks, limit=limit or None, batch_size=batch_size, seed=seed)
+        store.write_whole(folder / "scores.json", store.dumps(found))
+        values = list(harness.scores(found, dataset).values())
+        return {"accuracy": float(np.mean(values)), "items": len(values)}
+
+    config = {"dataset": dataset, "limit": limit, "seed": seed}
+    made = store.run_or_load(run_dir, "harness", config, make, code=["mipo.real_scores"],
+                             inputs={"policy": key_of(policy)})
     release()
     return made
