@@ -15,8 +15,8 @@ def test_parameters_are_counted_as_the_model_has_them(tiny_model_dir):
     assert Shape.of(tiny_model_dir).parameters == model.num_parameters()
 
 
-@pytest.mark.parametrize("name, size", [("Qwen/Qwen2.5-1.5B-Instruct", 1.544e9), ("meta-llama/Llama-3.2-3B-Instruct", 3.15e9),
-                                        ("org/Model-13b-chat", 13e9)])
+@pytest.mark.parametrize("name, size", [("Qwen/Qwen2.5-1.5B-Instruct", 1.544e9), ("org/Model-13b-chat", 13e9),
+                                        ("meta-llama/Llama-3.2-3B-Instruct", 3.15e9)])
 def test_sizes_are_read_from_names(name, size):
     assert Shape.named(name).parameters == size
 

@@ -1,4 +1,4 @@
-"""The layer over lm-evaluation-harness: its logs are paired by item; with it installed, tasks run on a tiny model offline."""
+"""The layer over lm-evaluation-harness: its logs are paired by item; where it is installed, tasks run on a tiny model."""
 
 import pytest
 import yaml

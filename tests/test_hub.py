@@ -60,6 +60,9 @@ def test_what_was_downloaded_before_is_found_without_network(cache, tmp_path):
 
 def test_a_model_that_is_not_here_says_how_to_get_it(cache, tmp_path):
     (cache / "snapshots" / SHA / "model.safetensors").unlink()  # a download that broke off
+    with pytest.raises(hub.Unavailable, match="org/tiny is not whole.*HF_HUB_OFFLINE.*hf download org/tiny"):
+        hub.model("org/tiny", SHA, run_dir=tmp_path)
+    shutil.rmtree(cache)
     with pytest.raises(hub.Unavailable, match="org/tiny is not on this machine and HF_HUB_OFFLINE.*hf download org/tiny"):
         hub.model("org/tiny", SHA, run_dir=tmp_path)
     with pytest.raises(hub.Unavailable, match="neither a folder here nor a name"):

@@ -123,7 +123,8 @@ def test_adapters_are_saved_alone_and_put_on_again(tiny_qwen2, made, tmp_path):
 
 
 def test_a_run_that_diverges_is_a_result(tiny_qwen2, made, tmp_path):
-    gone = real.train(tmp_path, real.PREFERENCES["dpo"], Place(str(tiny_qwen2), tiny_qwen2), made, **{**SETTINGS, "lr": 1e38})
+    base = Place(str(tiny_qwen2), tiny_qwen2)
+    gone = real.train(tmp_path, real.PREFERENCES["dpo"], base, made, **{**SETTINGS, "lr": 1e38})
     assert "learning rate" in gone.metrics["failed"] and not (gone.path / "model").exists()
 
 

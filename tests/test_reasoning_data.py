@@ -10,9 +10,9 @@ SUM = {"query": "4 apples are there, 2 are picked, 3 grow. How many?", "gold": "
 PICK = {"query": "Which?", "gold": "B", "released_gold": "2", "options": ["x", "y", "z"]}
 
 
-@pytest.mark.parametrize("text, value", [("1,234", "1234"), ("$1,234.50", "1234.5"), ("-3", "-3"), ("3.0", "3"), ("0.0", "0"),
-                                         ("100", "100"), ("\u22127", "-7"), ("-$5", "-5"), ("5%", "5"), ("1e3", "1000"),
-                                         ("ten", None), ("", None), ("NaN", None)])
+@pytest.mark.parametrize("text, value", [("1,234", "1234"), ("$1,234.50", "1234.5"), ("-3", "-3"), ("3.0", "3"),
+                                         ("0.0", "0"), ("100", "100"), ("\u22127", "-7"), ("-$5", "-5"),
+                                         ("5%", "5"), ("1e3", "1000"), ("ten", None), ("", None), ("NaN", None)])
 def test_canonical(text, value):
     assert rd.canonical(text) == value
 
@@ -70,7 +70,8 @@ def test_prompts_ask_for_the_form_that_is_read():
 def test_worked_examples_are_right(question, steps, answer):
     item = {"query": question, "gold": answer, "options": []}
     assert rd.error(f"{steps}\n#### {answer}", item) == "right"
-    assert all(true is not None and str(true.normalize()) == stated for _, stated, true in rd.steps(steps)) and rd.steps(steps)
+    assert rd.steps(steps)
+    assert all(rd.canonical(str(true)) == stated for _, stated, true in rd.steps(steps))
 
 
 def test_a_row_without_a_number_is_named():
@@ -81,8 +82,8 @@ def test_a_row_without_a_number_is_named():
 
 
 def test_overlap_by_hand():
-    found = rd.overlap(["One two three four five six seven eight nine"], ["one two, three four five six seven eight!", "one two",
-                                                                         "ONE two three four five six seven eight nine."])
+    test = ["one two, three four five six seven eight!", "one two", "ONE two three four five six seven eight nine."]
+    found = rd.overlap(["One two three four five six seven eight nine"], test)
     assert found == {"same": 1 / 3, "phrases": 2 / 3}
     assert rd.overlap([], ["a"]) == {"same": 0, "phrases": 0}
 

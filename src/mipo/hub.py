@@ -101,6 +101,11 @@ def model(name, revision="", *, run_dir=None):
         if not whole:
             check_room(megabytes(name, sha) or 0, name)
             path = huggingface_hub.snapshot_download(name, revision=sha, allow_patterns=WEIGHTS)
+    if not complete(path):  # without network the hub's client returns what it has
+        why = ("HF_HUB_OFFLINE is set, so that the rest cannot be fetched" if data.offline() else
+               "the repository has no model.safetensors")
+        raise Unavailable(f"{name} is not whole on this machine, and {why}; run `hf download {name}` where there is a network. "
+                          + KEPT)
     return Place(name, Path(path), sha)
 
 

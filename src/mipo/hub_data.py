@@ -6,6 +6,7 @@ is said at each function.
 """
 
 import random
+import tempfile
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ SOURCES = {
     "prism": Source("HannahRoseKirk/prism-alignment", {"survey": ("survey", "train"),
                     "conversations": ("conversations", "train")}, "people", 65, "CC BY 4.0; model replies CC BY-NC 4.0"),
     "community-alignment": Source("facebook/community-alignment-dataset", {"conversations": (None, "train")}, "people",
-                                  1500, "CC BY 4.0"),
+                                  1500, "see its page on the hub"),
     "multifaceted-bench": Source("kaist-ai/Multifaceted-Bench", {"rows": (None, "train")}, "people", 10, "CC BY 4.0"),
     "gsm8k": Source("openai/gsm8k", {"train": ("main", "train"), "test": ("main", "test")}, "reasoning", 5, "MIT"),
     "svamp": Source("ChilleD/SVAMP", {"train": (None, "train"), "test": (None, "test")}, "reasoning", 1, "MIT"),
@@ -104,10 +105,11 @@ def fetch(name, *, folder="", revision="", run_dir=None):
         return reasoning_data.read_raw(name, folder), ""
     sha = "" if folder else hub.commit(source.repo, revision, kind="dataset", run_dir=run_dir)
     found = {}
-    for part, (config, split) in source.parts.items():
-        with hub.explained(source.repo if not folder else str(folder), kind="dataset"):
-            rows = load_dataset(str(folder) or source.repo, config, split=split, revision=sha or None)
-        found[part] = [dict(row) for row in rows]
+    with tempfile.TemporaryDirectory() as fresh:  # datasets caches a folder by its name, and would miss that it changed
+        where = {"path": str(folder), "cache_dir": fresh} if folder else {"path": source.repo, "revision": sha}
+        for part, (config, split) in source.parts.items():
+            with hub.explained(where["path"], kind="dataset"):
+                found[part] = [dict(row) for row in load_dataset(name=config, split=split, **where)]
     return found, sha
 
 

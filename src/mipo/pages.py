@@ -99,9 +99,9 @@ def times_table(results: dict[str, dict], page: str, staged: Mapping[str, Collec
     return "\n".join(rows) if len(rows) > 2 else MISSING
 
 
-WORK = {"base models": ("base",), "making pairs": ("pairs", "preferences"), "training": ("train", "polis"),
-        "asking and scoring": ("examine", "weigh", "answers", "own", "judge", "harness"), "timing": ("cost",),
-        "reading data": ("data",)}  # first words of records' names
+WORK = {"base models": ("base",), "making pairs": ("pairs", "preferences", "data"), "training": ("train", "polis"),
+        "asking and scoring": ("examine", "weigh", "answers", "own", "judge", "harness"),
+        "timing": ("cost",)}  # first words of records' names
 
 
 def work_table(results: dict[str, dict], page: str, staged: Mapping[str, Collection[str]]) -> str:

@@ -8,6 +8,7 @@ import gc
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -264,7 +265,7 @@ def launched(spec, launch):
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [x for x in done.stderr.splitlines() if x.strip()]
-        known = [x for x in lines if "Error" in x]
+        known = [x for x in lines if re.search(r"\w+(Error|Unavailable|TooSmall): ", x) and "ChildFailedError" not in x]
         raise RuntimeError(f"the processes of {launch} failed: {(known or lines or ['no message'])[-1]}\n"
                            + "\n".join(lines[-15:]))
     return store.read_json(Path(spec["folder"]) / "metrics.json")
