@@ -104,8 +104,8 @@ def model(name, revision="", *, run_dir=None):
     if not complete(path):  # without network the hub's client returns what it has
         why = ("HF_HUB_OFFLINE is set, so that the rest cannot be fetched" if data.offline() else
                "the repository has no model.safetensors")
-        raise Unavailable(f"{name} is not whole on this machine, and {why}; run `hf download {name}` where there is a network. "
-                          + KEPT)
+        raise Unavailable(f"{name} is not whole on this machine, and {why}; run `hf download {name}` where there is a "
+                          f"network. {KEPT}")
     return Place(name, Path(path), sha)
 
 
@@ -143,7 +143,7 @@ def check_room(needed_mb, what, *, folder=None):
     free = shutil.disk_usage(there).free / 1e6
     if free < 1.1 * needed_mb:
         raise Unavailable(f"{what} needs {needed_mb / 1000:.1f} GB, but the disk of {place} has {free / 1000:.1f} GB left; "
-                          f"make room, or set HF_HOME to a larger disk. {KEPT}")
+                          "make room, or take a larger disk (HF_HOME for downloads, run_dir for results). " + KEPT)
 
 
 @contextlib.contextmanager
