@@ -26,6 +26,28 @@ def roomy(folder, target, positions=8192):
     return target
 
 
+def parrot(folder, target):
+    """A judge that says "A 1" to everything: it takes what it reads first, and rates it 1.
+
+    Its layers add nothing, so that the last token alone decides the next one: line break, A, space, 1, end.
+    """
+    model, tokenizer = fit.load(roomy(folder, target), dtype="float32", device="cpu")
+    model.config.tie_word_embeddings = False
+    model.lm_head = torch.nn.Linear(32, len(tokenizer), bias=False)
+    chain = [tokenizer("user\n")["input_ids"][-1], *(tokenizer(t)["input_ids"][0] for t in ("A", " ", "1"))]
+    words = model.get_input_embeddings().weight
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        model.lm_head.weight.zero_()
+        for last, following in zip(chain, [*chain[1:], tokenizer.eos_token_id], strict=True):
+            model.lm_head.weight[following] = words[last] / words[last].norm()
+    for part in (model, tokenizer):
+        part.save_pretrained(target)
+    return target
+
+
 @pytest.fixture
 def base(tiny_model_dir):
     return Place(str(tiny_model_dir), tiny_model_dir)
@@ -209,3 +231,14 @@ def test_data_is_a_record(records_jsonl, tmp_path):
     again = real.data(tmp_path, str(records_jsonl), n_train=0, n_test=6)
     assert first.train == again.train and first.kind == "people" and first.source["people"] == 5
     assert not {r["person"] for r in first.train} & {r["person"] for r in first.test}
+
+
+def test_a_judge_that_takes_the_first_and_rates_all_alike(tiny_qwen2, records_list, tmp_path):
+    place, base = Place("parrot", parrot(tiny_qwen2, tmp_path / "judge")), Place(str(tiny_qwen2), tiny_qwen2)
+    records = [{**r, "wishes": ["short", "kind"], "person": "p"} for r in records_list[:4]]
+    sides = [real.replies(tmp_path, base, records, seed=s, progress=False,
+                          sampling={"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 4}) for s in (0, 1)]
+    found = real_scores.judged(tmp_path, place, records, *sides, scale=True, progress=False)
+    assert (found.metrics["tie"], found.metrics["position"], found.metrics["agreement"]) == (1, 1, 0)
+    assert found.metrics["released"] == 1 and found.metrics["unformed"] == 0  # all rated 1: ties, which win as released
+    assert not real_scores.judged(tmp_path, place, records, *sides, scale=True, progress=False).fresh

@@ -3,7 +3,7 @@
 import hub_fixtures
 import pytest
 from test_notebooks import run
-from test_real import roomy
+from test_real import parrot, roomy
 
 SMALL = {"judge": "", "seeds": [0, 1], "n_train": 8, "n_test": 4, "max_new_tokens": 6, "batch_size": 4, "micro_batch": 2,
          "max_length": 4096, "contexts": 3, "lr": 0.001, "temperature": 1.0, "harness": 0, "shots": 1, "threads": 1}
@@ -12,7 +12,9 @@ NAME = "13-real-models"
 
 def test_people(tiny_qwen2, tmp_path):
     data = hub_fixtures.prism(tmp_path / "data")
-    found = run(NAME, tmp_path, model=str(roomy(tiny_qwen2, tmp_path / "m")), dataset="prism", data_dir=str(data), **SMALL)
+    found = run(NAME, tmp_path, model=str(roomy(tiny_qwen2, tmp_path / "m")), dataset="prism", data_dir=str(data),
+                **SMALL | {"judge": str(parrot(tiny_qwen2, tmp_path / "judge"))})
+    assert found["numbers"]["net-wins-mipo-random"]["mean"] == 0 and "verdicts" in found["figures"]  # both orders: ties
     assert {"pmi-base", "pmi-mipo-random", "pmi-base-mipo-random", "retrieval-mipo-random", "self-bleu-base", "tokens-base",
             "overlap-prism", "training-minutes"} <= set(found["numbers"])
     assert not found["claims"] and {"people", "length"} <= set(found["figures"]) and not found["skipped"]
