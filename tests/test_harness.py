@@ -1,5 +1,8 @@
 """The layer over lm-evaluation-harness: its logs are paired by item; where it is installed, tasks run on a tiny model."""
 
+import json
+from pathlib import Path
+
 import pytest
 import yaml
 from test_real import roomy
@@ -51,12 +54,16 @@ def test_tasks_run_on_a_tiny_model_and_the_real_files(tiny_qwen2, mipo_data, tmp
     items = hub_data.load("svamp", folder=mipo_data, n_test=3).test
     svamp = harness.svamp_task(harness.write_items(items, tmp_path / "items.jsonl"))
     svamp["generation_kwargs"]["max_gen_toks"] = 4
-    gsm = {"task": "gsm8k_cot", "dataset_path": "json", "dataset_name": None,
-           "dataset_kwargs": {"data_files": {"test": str(mipo_data / "gsm8k" / "test.jsonl")}}, "num_fewshot": 0,
-           "generation_kwargs": {"max_gen_toks": 4, "until": ["Q:"], "do_sample": False}}
+    import lm_eval
+
+    theirs = yaml.safe_load((Path(lm_eval.__file__).parent / "tasks" / "gsm8k" / "gsm8k-cot.yaml").read_text())
+    gsm = theirs | {"dataset_path": "json", "dataset_name": None, "num_fewshot": 1,
+                    "dataset_kwargs": {"data_files": {"test": str(mipo_data / "gsm8k" / "test.jsonl")}},
+                    "generation_kwargs": {"max_gen_toks": 4, "until": ["Q:"], "do_sample": False}}
     found = harness.run(model, tokenizer, [svamp, gsm], limit=3)
     assert set(found) == {"svamp_cot", "gsm8k_cot"}
     for name in ("svamp", "gsm8k"):
         scores = harness.scores(found, name)
         assert len(scores) == 3 and set(scores.values()) <= {0.0, 1.0}
-    assert reasoning_data.prompt(items[0]) in (tmp_path / "items.jsonl").read_text().encode().decode("unicode_escape")
+    kept = [json.loads(line) for line in (tmp_path / "items.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in kept] == [reasoning_data.prompt(item) for item in items]
