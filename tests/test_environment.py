@@ -65,7 +65,7 @@ def test_what_is_imported_is_listed_and_what_is_listed_is_imported():
     third = {names.get(name, plain(name)) for name in imports() - set(sys.stdlib_module_names) - {"mipo"}}
     listed = {plain(one.name) for one in WANTED}
     assert listed - third - {"accelerate"} == set()   # transformers.Trainer asks for accelerate
-    assert third - listed - {plain(one.name) for one in EXTRAS["book"]} == set()
+    assert third - listed - {plain(one.name) for one in EXTRAS["book"] + EXTRAS["gpu"]} == set()
 
 
 def test_versions_in_the_readme_are_the_tested_ones():

@@ -278,6 +278,25 @@ def test_skip_shows_the_published_run_and_claims_nothing(tmp_path, monkeypatch, 
     assert kept["claims"] == {} and (tmp_path / "runs" / "laptop" / "results" / kept["figures"]["gain"]["file"]).exists()
 
 
+def test_real_models_have_their_published_results_in_gpu(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MIPO_ROOT", str(tmp_path))
+    (tmp_path / "book").mkdir()
+    row = {"claim": "MIPO personalises.", "who": "MIPO", "kind": "finding"}
+    rows = [{"slug": "c06-personalises", "also": ["13-real-models"], **row}, {"slug": "c07-other", **row}]
+    (tmp_path / "book" / "claims.yml").write_text(json.dumps(rows))
+    table = pages.real_models_table({}, "", {})
+    assert "c06 MIPO personalises. | MIPO | open: not run yet | –" in table and "c07" not in table
+    gpu = record.Notebook("13-real-models", run_dir="runs/gpu", scale="gpu", published="gpu")
+    gpu.claim("c06-personalises", values=[0.19, 0.2, 0.21], region=(0, None), unit="share")
+    gpu.number("gain", 0.2, "share")
+    gpu.close()
+    shutil.copytree(tmp_path / "runs" / "gpu" / "results", tmp_path / "results" / "gpu")
+    assert "| holds | 0.2 [" in pages.real_models_table({}, "", {})
+    assert notebook("runs/laptop").published("gain") is None
+    nb = record.Notebook("13-real-models", run_dir="runs/laptop", scale="laptop", published="gpu")
+    assert nb.published("gain").mean == 0.2 and pages.best_results("laptop")["13-real-models"]["scale"] == "gpu"
+
+
 def test_cold_seconds_count_what_was_loaded(tmp_path):
     folder = run(tmp_path).path
     kept = json.loads((folder / "record.json").read_text()) | {"seconds": 100.0}

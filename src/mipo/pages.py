@@ -28,10 +28,10 @@ def results_in(folder: Path) -> dict[str, dict]:
 
 
 def best_results(scale: str) -> dict[str, dict]:
-    """The published run (results/full) where there is one, else this scale's own run."""
+    """The published run (results/full, results/gpu for real models) where there is one, else this scale's own run."""
     root = project_root()
-    own, full = results_in(root / "runs" / scale / "results"), results_in(root / "results" / "full")
-    return {name: full.get(name) or own[name] for name in sorted({*own, *full})}
+    own, gpu, full = (results_in(root / place) for place in (f"runs/{scale}/results", "results/gpu", "results/full"))
+    return own | gpu | full
 
 
 def outdated(result: dict) -> list[str]:
@@ -99,8 +99,9 @@ def times_table(results: dict[str, dict], page: str, staged: Mapping[str, Collec
     return "\n".join(rows) if len(rows) > 2 else MISSING
 
 
-WORK = {"base models": ("base",), "making pairs": ("pairs", "preferences"), "training": ("train", "polis"),
-        "asking and scoring": ("examine", "weigh", "answers", "own"), "timing": ("cost",)}  # first words of records' names
+WORK = {"base models": ("base",), "making pairs": ("pairs", "preferences", "data"), "training": ("train", "polis"),
+        "asking and scoring": ("examine", "weigh", "answers", "own", "judge", "harness"),
+        "timing": ("cost",)}  # first words of records' names
 
 
 def work_table(results: dict[str, dict], page: str, staged: Mapping[str, Collection[str]]) -> str:
@@ -141,9 +142,26 @@ def bench_table(results: dict[str, dict], page: str, staged: Mapping[str, Collec
     return "\n".join(text) or MISSING
 
 
+REAL = "13-real-models"
+
+
+def real_models_table(results: dict[str, dict], page: str, staged: Mapping[str, Collection[str]]) -> str:
+    """The claims that are also to be held against real models: open until a run on a GPU is committed in results/gpu."""
+    file = project_root() / "results" / "gpu" / f"{REAL}.json"
+    found = read_json(file)["claims"] if file.exists() else {}
+    rows = ["| claim | who says so | on real models | measured |", "|---|---|---|---|"]
+    for claim in load_claims():
+        if REAL in claim.get("also", []):
+            kept = found.get(claim["slug"])
+            status, value = (kept["status"] or "not judged", measured(kept)) if kept else ("open: not run yet", "–")
+            rows.append(f"| {claim['slug'].split('-')[0]} {claim['claim']} | {claim['who']} | {status} | {value} |")
+    return "\n".join(rows)
+
+
 TABLES: dict[str, Callable[[dict, str, Mapping], str]] = {
     "claims": claims_table, "claims-summary": claims_summary, "times": times_table, "versions": versions_table,
-    "work": work_table, "bench": bench_table}
+    "work": work_table, "bench": bench_table,
+    "real-models": real_models_table}
 
 
 # ---- substitution ----

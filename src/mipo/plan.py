@@ -79,14 +79,15 @@ class Step:
     def content(self) -> str:
         """Everything that decides what the notebook would do; a changed comment in a module is no change."""
         modules = closure(imported(self.code))
-        published = project_root() / "results" / "full" / f"{self.name}.json"
+        files = [project_root() / "results" / scale / f"{self.name}.json" for scale in ("full", "gpu")]
+        published = [file for file in files if file.exists() and file.parent.name != self.scale]
         return dumps({
             "notebook": hashlib.sha256((project_root() / self.notebook).read_bytes()).hexdigest(),
             "parameters": self.parameters,
             "code": {name: source_hash(file) for name, file in sorted(modules.items())},
             "data": "mipo.polis" in modules and self.votes_at_hand(),
-            "published": hashlib.sha256(published.read_bytes()).hexdigest()
-            if self.scale != "full" and published.exists() else ""})
+            "published": hashlib.sha256(b"".join(file.read_bytes() for file in published)).hexdigest()
+            if published else ""})
 
 
 def read_config(scale: str) -> dict:

@@ -91,12 +91,15 @@ class Notebook:
     """Collects what one notebook finds and writes it, whole, on close().
 
     own=True (the reader's model or records): numbers and figures are kept, claims get no status.
+    published: the scale whose committed results are the published ones.
     """
 
-    def __init__(self, name: str, *, run_dir: str | Path = "runs/hand", scale: str = "hand", own: bool = False):
+    def __init__(self, name: str, *, run_dir: str | Path = "runs/hand", scale: str = "hand", own: bool = False,
+                 published: str = "full"):
         refuse_unknown_parameters()
         self.name, self.number_of, self.scale, self.own = name, name.split("-")[0], scale, own
         self.run_dir, self.given_run_dir = resolve(run_dir), str(run_dir)
+        self.published_in = project_root() / "results" / published
         self.numbers: dict[str, Number] = {}
         self.claims: dict[str, dict] = {}
         self.figures: dict[str, dict] = {}
@@ -119,11 +122,11 @@ class Notebook:
         show(markdown)
 
     def _published_run(self) -> dict:
-        file = project_root() / "results" / "full" / f"{self.name}.json"
+        file = self.published_in / f"{self.name}.json"
         return read_json(file) if file.exists() else {"numbers": {}, "claims": {}, "figures": {}}
 
     def published(self, name: str) -> Number | None:
-        """The same number in the published run (results/full), None when it is not there."""
+        """The same number in the published run, None when it is not there."""
         kept = self._published_run()["numbers"].get(name)
         return Number(**kept) if kept else None
 
@@ -135,7 +138,7 @@ class Notebook:
         for slug, claim in kept["claims"].items():
             show(self._box(slug, claim.get("parts", {"": claim}), claim["status"], claim["statement"]))
         for name, figure in kept["figures"].items():
-            text = (project_root() / "results" / "full" / figure["file"]).read_text(encoding="utf-8")
+            text = (self.published_in / figure["file"]).read_text(encoding="utf-8")
             self._keep_figure(name, text, figure["file"], figure["alt"])
         return self.close()
 

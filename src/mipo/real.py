@@ -1,0 +1,287 @@
+"""Studies of real models as records: data, replies, pairs, training. Each is made once and found again.
+
+A policy is a `hub.Place` (the model as it was) or the Record of a training run. What only says how a run is computed
+(micro_batch, checkpointing, launch) is not part of its key: a run that did not fit may be repeated in smaller pieces.
+"""
+
+import gc
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mipo import fit, hub, hub_data, reasoning_data, serving, store
+from mipo.data import render
+from mipo.diversity import token_lengths
+
+
+@dataclass(frozen=True)
+class Method:
+    """A loss of `mipo.losses`, the kind of rejected replies it trains on, and whose settings it takes (see `fit`)."""
+
+    loss: str
+    negatives: str = ""  # "" for labelled pairs
+    loss_kwargs: dict = field(default_factory=dict)
+    recipe: str = "mipo"
+    lr: float = 5e-7
+
+
+# Settings: MIPO's release (β 0.1, learning rate 5e-7); RMiPO's and SimPO's tables (β 2.0; γ/β 0.25 is SimPO's default).
+PEOPLE = {"mipo-random": Method("dpo", "random_context", {"beta": 0.1}),
+          "mipo-missing": Method("dpo", "missing_context", {"beta": 0.1}),
+          "sft": Method("sft", "missing_context")}
+REASONING = {"mipo": Method("dpo", "random_prompt", {"beta": 0.1}), "sft": Method("sft", "random_prompt")}
+PREFERENCES = {"rmipo": Method("rmipo", "", {"beta": 2.0}, "rmipo", 1e-6),
+               "dpo": Method("dpo", "", {"beta": 0.01}, "rmipo"),
+               "simpo": Method("simpo", "", {"beta": 2.0, "gamma": 0.5}, "rmipo", 1e-6)}
+METHODS = {"people": PEOPLE, "reasoning": REASONING, "preferences": PREFERENCES}
+
+# How the released scripts sample: temperature, top-p, longest reply. MMLU has no script: as ARC, its nearest kin.
+SAMPLING = {"prism": (0.1, 0.9, 512), "community-alignment": (0.1, 0.9, 512), "multifaceted-bench": (0.1, 0.9, 1024),
+            "gsm8k": (0.1, 0.9, 1024), "svamp": (0.1, 0.9, 1024), "arc-challenge": (1.0, 0.9, 1024),
+            "mmlu": (1.0, 0.9, 1024), "ultrafeedback": (0.7, 0.9, 1024)}
+
+
+def sampling_of(dataset, *, temperature=-1.0, max_new_tokens=0):
+    """Keywords of `serving.generate`: as released for the data set unless temperature (>= 0), max_new_tokens are given."""
+    released = SAMPLING.get(dataset, (1.0, 1.0, 256))
+    return {"temperature": released[0] if temperature < 0 else temperature, "top_p": released[1],
+            "max_new_tokens": max_new_tokens or released[2]}
+
+
+# ---- data ----
+
+def data(run_dir, name, *, folder="", revision="", n_train, n_test, seed=0):
+    """hub_data.Data as a record, so that a run without network finds what an earlier one read."""
+    sha = ""
+    if name in hub_data.SOURCES and not folder:
+        sha = hub.commit(hub_data.SOURCES[name].repo, revision, kind="dataset", run_dir=run_dir)
+    inputs = {"file": store.resolve(name)} if name not in hub_data.SOURCES else {}
+    if folder:
+        inputs["folder"] = Path(folder) / name if reasoning_data.is_raw(name, folder) else Path(folder)
+    config = {"name": name if name in hub_data.SOURCES else "own", "commit": sha, "n_train": n_train,
+              "n_test": n_test, "seed": seed}
+
+    def make(target):
+        found = hub_data.load(str(inputs.get("file", name)), folder=folder, revision=sha, n_train=n_train, n_test=n_test,
+                              seed=seed, run_dir=run_dir)
+        for part in ("train", "test"):
+            store.write_whole(target / f"{part}.jsonl", "".join(json.dumps(r) + "\n" for r in getattr(found, part)))
+        return {"kind": found.kind, "train": len(found.train), "test": len(found.test), "source": found.source}
+
+    kept = store.run_or_load(run_dir, "data", config, make, code=["mipo.hub_data"], inputs=inputs)
+    rows = {part: _lines(kept.path / f"{part}.jsonl") for part in ("train", "test")}
+    return hub_data.Data(kept.metrics["kind"], rows["train"], rows["test"], kept.metrics["source"])
+
+
+def _lines(path):
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def as_records(rows, kind, shots=8):
+    """What is asked, {query, context}: people's records as they are, items as prompts, preferences by their last message."""
+    if kind == "reasoning":
+        return [{"query": reasoning_data.prompt(item, shots), "context": ""} for item in rows]
+    if kind == "preferences":
+        return [{"query": r["prompt"][-1]["content"], "context": ""} for r in rows]
+    return rows
+
+
+# ---- replies and pairs ----
+
+def path_of(policy):
+    return policy.path / "model" if isinstance(policy, store.Record) else policy.path
+
+
+def key_of(policy):
+    return policy if isinstance(policy, store.Record) else policy.key
+
+
+def release():
+    """Give memory of models that nobody holds any more back to the card."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def asked_of(records, fields=("query", "context")):
+    return hashlib.sha256(store.dumps([[r[f] for f in fields] for r in records]).encode()).hexdigest()
+
+
+def replies(run_dir, policy, records, *, seed, sampling, engine="auto", batch_size=64, dtype="", progress=True):
+    """Record of a policy's replies to records, in replies.json; metrics: engine, tokens (mean length), empty (share)."""
+    dtype = dtype or fit.best_dtype()
+    config = {**sampling, "seed": seed, "engine": engine, "dtype": dtype, "asked": asked_of(records)}
+
+    def make(folder):
+        with hub.explained("sampling"):
+            model, tokenizer = fit.load(path_of(policy), dtype=dtype)
+            prompts = [render(tokenizer, r["query"], r["context"]) for r in records]
+            said, used = serving.generate(model, tokenizer, prompts, engine=engine, seed=seed, batch_size=batch_size,
+                                          names=[r.get("read_from") or f"record {i}" for i, r in enumerate(records)],
+                                          progress=progress, **sampling)
+            store.write_whole(folder / "replies.json", store.dumps(said))
+            return {"engine": used, "tokens": float(token_lengths(said, tokenizer).mean()),
+                    "empty": float(np.mean([not y.strip() for y in said]))}
+
+    made = store.run_or_load(run_dir, "answers-real", config, make, code=["mipo.real"], inputs={"policy": key_of(policy)})
+    release()
+    return made
+
+
+def said(record):
+    return store.read_json(record.path / "replies.json")
+
+
+def negatives_of(records, kind, seed):
+    """Per record what the rejected reply answers: {query, context}; for "random_prompt" the number of another record.
+
+    "random_context" draws from the contexts of all records, the own one included: an exact sample of the marginal.
+    "random_prompt" is a derangement: no reply is set against itself.
+    """
+    rng, n = np.random.default_rng((seed, 2)), len(records)
+    if kind == "missing_context":
+        return [{"query": r["query"], "context": ""} for r in records]
+    if kind == "random_context":
+        return [{"query": r["query"], "context": records[j]["context"]} for r, j in
+                zip(records, rng.integers(n, size=n), strict=True)]
+    if n < 2:
+        raise ValueError("random_prompt needs at least two records")
+    order = rng.permutation(n)  # one cycle through all records, so that nobody meets itself
+    other = np.empty(n, dtype=int)
+    other[order] = np.roll(order, 1)
+    return other.tolist()
+
+
+def pairs(run_dir, base, records, kind, *, seed, sampling, engine="auto", batch_size=64, progress=True):
+    """Record of the base model's own preference pairs, pairs/train.jsonl; identical ones are left out and counted."""
+    common = dict(sampling=sampling, engine=engine, batch_size=batch_size, progress=progress)
+    chosen = replies(run_dir, base, records, seed=seed, **common)
+    drawn = negatives_of(records, kind, seed)
+    other = None if kind == "random_prompt" else replies(run_dir, base, drawn, seed=seed + 1_000_003, **common)
+
+    def make(folder):
+        yes = said(chosen)
+        no = [yes[j] for j in drawn] if other is None else said(other)
+        rows = [{"prompt": [{"role": "user", "content": f"{r['context']}\n\n{r['query']}" if r["context"] else r["query"]}],
+                 "chosen": [{"role": "assistant", "content": y}], "rejected": [{"role": "assistant", "content": u}]}
+                for r, y, u in zip(records, yes, no, strict=True) if y != u and y.strip() and u.strip()]
+        if not rows:
+            raise ValueError("no pair is left: rejected replies equal chosen ones, or are empty; raise the temperature")
+        store.write_whole(folder / "pairs" / "train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        return {"pairs": len(rows), "left_out": len(records) - len(rows)}
+
+    inputs = {"chosen": chosen} | ({"rejected": other} if other else {})
+    return store.run_or_load(run_dir, f"pairs-real-{kind}", {"kind": kind, "seed": seed, "asked": asked_of(records)}, make,
+                             code=["mipo.real"], inputs=inputs)
+
+
+def labelled(run_dir, rows, seed):
+    """Record of labelled preferences as pairs/train.jsonl."""
+    text = "".join(json.dumps({k: r[k] for k in ("prompt", "chosen", "rejected")}) + "\n" for r in rows)
+
+    def make(folder):
+        store.write_whole(folder / "pairs" / "train.jsonl", text)
+        return {"pairs": len(rows), "left_out": 0}
+
+    config = {"rows": hashlib.sha256(text.encode()).hexdigest(), "seed": seed}
+    return store.run_or_load(run_dir, "pairs-real-labelled", config, make, code=["mipo.real"])
+
+
+# ---- training ----
+
+def train(run_dir, method, base, made, *, lr, epochs, batch_size, micro_batch, max_length, lora_rank, seed, loss_kwargs=None,
+          checkpointing=True, launch="", save_every=200, progress=True):
+    """Record of one training run of `method` (a Method) on the pairs of a record; the policy is in `path / "model"`.
+
+    launch   "" trains here, in one process on one card; a configuration of accelerate starts it on several
+    A run that diverged is a result too: its metrics are {"failed": why}. A run that was cut goes on from its checkpoint.
+    """
+    config = {"loss": method.loss, "loss_kwargs": method.loss_kwargs | (loss_kwargs or {}), "recipe": method.recipe,
+              "lr": lr, "epochs": epochs, "batch_size": batch_size, "max_length": max_length, "lora_rank": lora_rank,
+              "seed": seed, "dtype": fit.best_dtype()}
+    name = hashlib.sha256(store.dumps([config, str(base.key), made.key]).encode()).hexdigest()[:16]
+    checkpoints = store.resolve(run_dir) / "checkpoints" / name
+
+    def make(folder):
+        spec = config | {"base": str(base.path), "pairs": str(made.path / "pairs" / "train.jsonl"), "folder": str(folder),
+                         "checkpoints": str(checkpoints), "micro_batch": micro_batch, "checkpointing": checkpointing,
+                         "save_every": save_every, "progress": progress}
+        try:
+            with hub.explained(f"training {method.loss}"):
+                return launched(spec, launch) if launch else fit.run(spec)
+        except FloatingPointError as error:
+            return {"failed": str(error)}
+
+    found = store.run_or_load(run_dir, f"train-{method.loss}-real", config, make, code=["mipo.fit"],
+                              inputs={"base": base.key, "pairs": made})
+    fit.clean(checkpoints)
+    release()
+    return found
+
+
+def tune(run_dir, base, found, name, *, seed, sampling, shots=8, lr=0.0, beta=0.0, batch_size=0, engine="auto",
+         sample_batch=64, **how):
+    """Record of a method's training run on a Data, its pairs made first; lr, beta, batch_size 0: as published.
+
+    how   keywords of `train`. Published are batches of 4 for MIPO, of 128 for RMiPO and its rivals; adapters take ten
+          times the learning rate, as TRL advises.
+    """
+    method = METHODS[found.kind][name]
+    if method.negatives:
+        made = pairs(run_dir, base, as_records(found.train, found.kind, shots), method.negatives, seed=seed,
+                     sampling=sampling, engine=engine, batch_size=sample_batch, progress=how["progress"])
+    else:
+        made = labelled(run_dir, found.train, seed)
+    return train(run_dir, method, base, made, seed=seed, lr=lr or method.lr * (10 if how["lora_rank"] else 1),
+                 batch_size=batch_size or (128 if method.recipe == "rmipo" else 4),
+                 loss_kwargs={"beta": beta} if beta and "beta" in method.loss_kwargs else None, **how)
+
+
+def launched(spec, launch):
+    """`fit.run` in several processes, started by accelerate; the error names what went wrong in them.
+
+    Without GPUs (distributed_type MULTI_CPU) accelerate would need MPI, so torch's own launcher starts them.
+    """
+    import yaml
+
+    config = store.resolve(launch)
+    if not config.is_file():
+        raise ValueError(f"launch={launch!r}: there is no such file; configs/accelerate holds ddp.yaml and fsdp.yaml")
+    file = store.write_whole(Path(spec["folder"]) / "spec.json", store.dumps(spec))
+    how = yaml.safe_load(config.read_text(encoding="utf-8"))
+    start = ["accelerate.commands.launch", "--config_file", str(config)]
+    if how["distributed_type"] == "MULTI_CPU":
+        start = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(how["num_processes"])]
+    command = [sys.executable, "-m", *start, "-m", "mipo.fit", str(file)]
+    paths = os.pathsep.join(p for p in (str(store.PACKAGE.parent), os.environ.get("PYTHONPATH", "")) if p)
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = [x for x in done.stderr.splitlines() if x.strip()]
+        known = [x for x in lines if re.search(r"\w+(Error|Unavailable|TooSmall): ", x) and "ChildFailedError" not in x]
+        raise RuntimeError(f"the processes of {launch} failed: {(known or lines or ['no message'])[-1]}\n"
+                           + "\n".join(lines[-15:]))
+    return store.read_json(Path(spec["folder"]) / "metrics.json")
+
+
+class Meter:
+    """Says after each of `total` runs what they have taken so far and what the rest will take at that rate."""
+
+    def __init__(self, total):
+        self.total, self.seconds = total, []
+
+    def add(self, record):
+        self.seconds.append(record.seconds)
+        return record
+
+    def __str__(self):
+        done, spent = len(self.seconds), sum(self.seconds) / 60
+        left = (self.total - done) * spent / done if done else 0.0
+        return f"{done} of {self.total} runs, {spent:.1f} minutes so far, about {left:.1f} to go"

@@ -1,0 +1,115 @@
+"""The hub, without it: pins, a cache on disk as the hub's client writes it, one message for each thing that goes wrong."""
+
+import errno
+import json
+import shutil
+
+import pytest
+import torch
+from huggingface_hub import constants
+
+from mipo import hub, models
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+
+
+def raised(name, *bases, **attributes):
+    """An instance of an exception class of that name, as another library would raise it."""
+    error = type(name, bases or (Exception,), {})("details")
+    for key, value in attributes.items():
+        setattr(error, key, value)
+    return error
+
+
+def test_every_pin_is_a_full_commit():
+    assert all(len(sha) == 40 and int(sha, 16) for sha in hub.PINNED.values())
+    assert hub.commit("openai/gsm8k") == hub.PINNED["openai/gsm8k"]
+    assert hub.commit("openai/gsm8k", SHA) == SHA
+
+
+@pytest.mark.parametrize("moving", ["main", "v1.0", SHA[:12]])
+def test_a_revision_that_moves_is_refused(moving):
+    with pytest.raises(ValueError, match="full commit hash"):
+        hub.commit("org/name", moving)
+
+
+def test_an_unpinned_name_is_asked_for_once_and_kept(tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(hub, "_ask", lambda repo, kind: asked.append(repo) or SHA)
+    assert hub.commit("org/new", run_dir=tmp_path) == hub.commit("org/new", run_dir=tmp_path) == SHA
+    assert asked == ["org/new"] and SHA in capsys.readouterr().out
+    assert json.loads((tmp_path / "revisions.json").read_text()) == {"org/new": SHA}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch, tiny_qwen2):
+    """The hub's cache with the tiny model as org/tiny at SHA."""
+    place = tmp_path / "cache" / "models--org--tiny"
+    shutil.copytree(tiny_qwen2, place / "snapshots" / SHA)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(SHA)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    return place
+
+
+def test_what_was_downloaded_before_is_found_without_network(cache, tmp_path):
+    found = hub.model("org/tiny", run_dir=tmp_path)
+    assert found.revision == SHA and found.key == f"org/tiny@{SHA}" and found.path.name == SHA
+    assert models.load_model(found.path, device="cpu")[1].chat_template
+
+
+def test_a_model_that_is_not_here_says_how_to_get_it(cache, tmp_path):
+    (cache / "snapshots" / SHA / "model.safetensors").unlink()  # a download that broke off
+    with pytest.raises(hub.Unavailable, match="org/tiny is not whole.*HF_HUB_OFFLINE.*hf download org/tiny"):
+        hub.model("org/tiny", SHA, run_dir=tmp_path)
+    shutil.rmtree(cache)
+    with pytest.raises(hub.Unavailable, match="org/tiny is not on this machine and HF_HUB_OFFLINE.*hf download org/tiny"):
+        hub.model("org/tiny", SHA, run_dir=tmp_path)
+    with pytest.raises(hub.Unavailable, match="neither a folder here nor a name"):
+        hub.model("no such model", run_dir=tmp_path)
+
+
+def test_a_folder_is_taken_as_it_is(tiny_llama):
+    place = hub.model(str(tiny_llama))
+    assert place.path == tiny_llama == place.key and place.revision == ""
+
+
+def test_complete_reads_the_index(tmp_path, tiny_llama):
+    folder = tmp_path / "m"
+    shutil.copytree(tiny_llama, folder)
+    assert hub.complete(folder)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model.safetensors", "b": "two"}}))
+    assert not hub.complete(folder)
+    (folder / "two").touch()
+    assert hub.complete(folder) and not hub.complete(tmp_path)
+
+
+@pytest.mark.parametrize("error, advice", [
+    (raised("GatedRepoError", type("RepositoryNotFoundError", (Exception,), {})), "gated.*accept its terms.*HF_TOKEN"),
+    (raised("RepositoryNotFoundError"), "not on the hub, or is private"),
+    (raised("RevisionNotFoundError"), "no such commit"),
+    (raised("ConnectError"), "cannot be reached|HF_HUB_OFFLINE"),
+    (OSError(errno.ENOSPC, "No space left on device"), "disk is full.*HF_HOME"),
+    (raised("RemoteProtocolError", type("TransportError", (Exception,), {})), "download broke off"),
+    (raised("NonMatchingChecksumError"), "download broke off"),
+    (torch.cuda.OutOfMemoryError("CUDA out of memory"), "out of memory.*lora_rank"),
+])
+def test_each_trouble_has_one_message_with_the_way_out(error, advice):
+    with pytest.raises(hub.Unavailable, match=f"(?s)org/name.*({advice}).*Finished work is kept"), hub.explained("org/name"):
+        raise error
+    with pytest.raises(hub.Unavailable, match=advice), hub.explained("org/name"):
+        try:
+            raise error
+        except Exception as cause:  # libraries wrap what went wrong
+            raise RuntimeError("outer") from cause
+
+
+def test_an_unknown_error_stays_what_it_is():
+    with pytest.raises(KeyError), hub.explained("org/name"):
+        raise KeyError("x")
+
+
+def test_room_on_the_disk(tmp_path):
+    hub.check_room(1, "org/name", folder=tmp_path)
+    with pytest.raises(hub.Unavailable, match="needs 1000000.0 GB, but the disk .* GB left"):
+        hub.check_room(1e9, "org/name", folder=tmp_path / "not" / "yet")

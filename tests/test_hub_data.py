@@ -1,0 +1,98 @@
+"""Public data sets as records: fixtures in the hub's layout and with its columns, and the real files under MIPO_DATA."""
+
+import hub_fixtures
+import pytest
+
+from mipo import hub, hub_data
+
+
+def people_of(records):
+    return {r["person"] for r in records}
+
+
+def test_prism(tmp_path):
+    found = hub_data.load("prism", folder=hub_fixtures.prism(tmp_path / "p"), n_test=6, seed=1)
+    assert found.kind == "people" and len(found.train) + len(found.test) == 18 and len(found.test) == 6
+    assert not people_of(found.train) & people_of(found.test) and found.source["people"] == 6
+    one = next(r for r in found.train + found.test if r["person"] == "u1" and "Question 2" in r["query"])
+    assert one["gold"] == "Yes, 1." and one["wishes"][0] == "Talk like a teacher."
+    # u1 rates trait k with 10·((1 + k) % 8): safest (5 + 1 = 6), personal (7), and of the rest diversity (5)
+    assert one["wishes"][1:] == [f"It matters to me that a reply {hub_data.TRAITS[t]}." for t in
+                                 ("personalisation", "safety", "diversity")]
+    assert one["context"].startswith("What this person has asked for:\n- Talk like") and "Later" not in one["query"]
+    silent = next(r for r in found.train + found.test if r["person"] == "u0")  # wrote nothing of their own
+    assert len(silent["wishes"]) == 3
+
+
+def test_community_alignment_takes_other_choices_as_context(tmp_path):
+    found = hub_data.load("community-alignment", folder=hub_fixtures.community(tmp_path / "c"), n_test=3)
+    every = found.train + found.test
+    assert len(every) == 4 * 3 - 1 and not people_of(found.train) & people_of(found.test)  # one row is in French
+    one = next(r for r in every if r["person"] == "a2" and r["query"] == "Ask 1?")
+    assert one["gold"] == "b 2 1" and one["wishes"] == ["2 likes 0", "2 likes 2"] and "2 likes 1" not in one["context"]
+
+
+def test_multifaceted_bench(tmp_path):
+    found = hub_data.load("multifaceted-bench", folder=hub_fixtures.multifaceted(tmp_path / "m"), n_test=2)
+    assert len(found.test) == 2 and found.test[0]["wishes"][0].startswith("tone") and found.test[0]["gold"].startswith("Do")
+
+
+def test_reasoning_drops_what_is_tested_and_numbers_parse(tmp_path):
+    found = hub_data.load("gsm8k", folder=hub_fixtures.gsm8k(tmp_path / "g"), n_test=0)
+    assert found.source["dropped"] == 1 and len(found.train) == 7 and len(found.test) == 5
+    assert {i["gold"] for i in found.test} == {str(2 * i + 1000) for i in range(7, 12)}  # "1,014" is not 1
+    assert not {i["query"] for i in found.train} & {i["query"] for i in found.test}
+    some = hub_data.load("gsm8k", folder=tmp_path / "g", n_train=3, n_test=2, seed=5)
+    assert (len(some.train), len(some.test)) == (3, 2)
+
+
+def test_arc_letters_options_keyed_by_number(tmp_path):
+    found = hub_data.load("arc-challenge", folder=hub_fixtures.arc(tmp_path / "a"), n_test=0)
+    golds = {i["query"]: (i["gold"], i["released_gold"]) for i in found.test}
+    assert golds["Which is 6?"] == ("C", "3") and golds["Which is 7?"] == ("D", "D")
+
+
+def test_ultrafeedback_leaves_out_equal_replies(tmp_path):
+    found = hub_data.load("ultrafeedback", folder=hub_fixtures.ultrafeedback(tmp_path / "u"), n_test=3)
+    assert found.kind == "preferences" and len(found.train) == 9 and len(found.test) == 3
+    assert found.train[0]["prompt"][-1]["role"] == "user" and len(found.train[0]["chosen"]) == 1
+
+
+def test_a_readers_own_file(records_jsonl):
+    found = hub_data.load(str(records_jsonl), n_test=6)
+    assert not people_of(found.train) & people_of(found.test) and found.source["people"] == 5
+
+
+@pytest.mark.parametrize("name, message", [("prismm", "expected one of prism"), ("x.csv", "path of a .jsonl")])
+def test_unknown_names(name, message):
+    with pytest.raises(ValueError, match=message):
+        hub_data.load(name)
+
+
+def test_a_missing_column_is_named(tmp_path):
+    folder = hub_fixtures.write(tmp_path / "m", {"train.jsonl": [{"system": "s", "prompt": "p"}]},
+                                [("default", "train", "train.jsonl")])
+    with pytest.raises(ValueError, match="multifaceted-bench: column reference_answer, preference_set is missing"):
+        hub_data.load("multifaceted-bench", folder=folder)
+
+
+def test_one_person_cannot_be_split(tmp_path):
+    with pytest.raises(ValueError, match="at least two people"):
+        hub_data._people([{"person": "a"}] * 4, 0, 2, 0, {})
+
+
+def test_without_network_the_message_says_how_to_go_on(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    with pytest.raises(hub.Unavailable, match="HannahRoseKirk/prism-alignment.*(HF_HUB_OFFLINE|cannot be reached)"):
+        hub_data.load("prism")
+
+
+@pytest.mark.parametrize("name, sizes, dropped",
+                         [("gsm8k", (7473, 1319), 0), ("svamp", (700, 300), 0), ("mmlu", (1503, 14042), 28)])
+def test_real_files(mipo_data, name, sizes, dropped):
+    """Every gold answer parses; no question is in both parts. Counts: the data's publications; MMLU's validation part
+    has 1531 items, of which 28 are also test items."""
+    found = hub_data.load(name, folder=mipo_data, n_test=0)
+    assert (len(found.train), len(found.test)) == sizes and found.source["dropped"] == dropped
+    assert not {hub_data._same(i) for i in found.train} & {hub_data._same(i) for i in found.test}
+    assert all(i["gold"] for i in found.train + found.test)

@@ -1,0 +1,244 @@
+"""Runs of real models in miniature: training in one process and two, resuming, adapters, replies, pairs, verdicts."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig
+
+from mipo import fit, hub, real, real_scores, store
+from mipo.hub import Place
+
+TALK = {"chosen": "Yes, I will bring bread.", "rejected": "No."}
+SETTINGS = dict(lr=1e-3, epochs=2, batch_size=4, micro_batch=2, max_length=200, lora_rank=0, seed=0, save_every=100,
+                progress=False)
+GREEDY = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 5}
+
+
+def roomy(folder, target, positions=8192):
+    """The tiny model with room for long prompts; its positions are rotary, so that nothing else changes."""
+    shutil.copytree(folder, target)
+    config = AutoConfig.from_pretrained(target)
+    config.max_position_embeddings = positions
+    config.save_pretrained(target)
+    return target
+
+
+def parrot(folder, target):
+    """A judge that says "A 1" to everything: it takes what it reads first, and rates it 1.
+
+    Its layers add nothing, so that the last token alone decides the next one: line break, A, space, 1, end.
+    """
+    model, tokenizer = fit.load(roomy(folder, target), dtype="float32", device="cpu")
+    model.config.tie_word_embeddings = False
+    model.lm_head = torch.nn.Linear(32, len(tokenizer), bias=False)
+    chain = [tokenizer("user\n")["input_ids"][-1], *(tokenizer(t)["input_ids"][0] for t in ("A", " ", "1"))]
+    words = model.get_input_embeddings().weight
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        model.lm_head.weight.zero_()
+        for last, following in zip(chain, [*chain[1:], tokenizer.eos_token_id], strict=True):
+            model.lm_head.weight[following] = words[last] / words[last].norm()
+    for part in (model, tokenizer):
+        part.save_pretrained(target)
+    return target
+
+
+@pytest.fixture
+def base(tiny_model_dir):
+    return Place(str(tiny_model_dir), tiny_model_dir)
+
+
+@pytest.fixture
+def made(tmp_path):
+    rows = [{"prompt": [{"role": "user", "content": f"Bring bread {i}?"}],
+             "chosen": [{"role": "assistant", "content": TALK["chosen"] + "!" * (i % 3)}],
+             "rejected": [{"role": "assistant", "content": TALK["rejected"] + "." * i}]} for i in range(12)]
+    return real.labelled(tmp_path / "run", rows, seed=0)
+
+
+def weights(record):
+    return load_file(record.path / "model" / "model.safetensors")
+
+
+def losses(record):
+    return [row["loss"] for row in json.loads((record.path / "log.json").read_text())]
+
+
+def test_training_starts_at_log_2_and_is_found_again(base, made, tmp_path):
+    first = real.train(tmp_path / "run", real.PREFERENCES["dpo"], base, made, **SETTINGS)
+    assert first.fresh and first.metrics["steps"] == 6 and first.metrics["first_loss"] == pytest.approx(0.6931, abs=1e-4)
+    assert losses(first)[-1] < losses(first)[0] and not (tmp_path / "run" / "checkpoints").glob("*/checkpoint-*") == []
+    smaller = {**SETTINGS, "micro_batch": 1, "checkpointing": False}  # how it is computed is not part of the key
+    assert not real.train(tmp_path / "run", real.PREFERENCES["dpo"], base, made, **smaller).fresh
+    assert real.train(tmp_path / "run", real.PREFERENCES["dpo"], base, made, **{**SETTINGS, "seed": 1}).fresh
+
+
+def test_smaller_pieces_give_the_same_run(tiny_qwen2, made, tmp_path):
+    """Tolerance: sums of float32 in another order, over six steps."""
+    base, runs = Place(str(tiny_qwen2), tiny_qwen2), []
+    for i, pieces in enumerate(({"micro_batch": 4}, {"micro_batch": 1}, {"micro_batch": 2, "checkpointing": False})):
+        runs.append(real.train(tmp_path / f"{i}", real.PREFERENCES["rmipo"], base, made, **{**SETTINGS, **pieces}))
+    for other in runs[1:]:
+        assert losses(other) == pytest.approx(losses(runs[0]), abs=2e-4)
+
+
+def test_a_cut_run_goes_on_from_its_checkpoint(tiny_qwen2, made, tmp_path, monkeypatch):
+    base, dpo = Place(str(tiny_qwen2), tiny_qwen2), real.PREFERENCES["dpo"]
+    whole = real.train(tmp_path / "whole", dpo, base, made, **SETTINGS)
+    steps, original = [], fit.PreferenceTrainer.training_step
+
+    def count(self, *args, **kwargs):
+        steps.append(self.state.global_step)
+        if len(steps) == 9:  # in the fifth of six steps
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(fit.PreferenceTrainer, "training_step", count)
+    settings = {**SETTINGS, "save_every": 2}
+    with pytest.raises(KeyboardInterrupt):
+        real.train(tmp_path / "run", dpo, base, made, **settings)
+    assert not list((tmp_path / "run" / "records").glob("train-*"))
+    kept = list((tmp_path / "run" / "checkpoints").glob("*/checkpoint-*"))
+    assert [p.name for p in kept] == ["checkpoint-4"]
+    (kept[0].parent / "checkpoint-9").mkdir()  # cut while it was written
+    again = real.train(tmp_path / "run", dpo, base, made, **settings)
+    assert steps[9:] == [4, 4, 5, 5] and again.metrics["steps"] == 6
+    assert not list((tmp_path / "run" / "checkpoints").glob("*/checkpoint-*"))
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(again)[name], value, atol=1e-6, rtol=0)
+
+
+def test_two_processes_do_as_one(tiny_llama, made, tmp_path):
+    """DDP on two CPU processes, each with half of the batch, against one with all of it: losses within 1e-4 nats, weights
+    within 1e-4 (Adam divides by gradients near zero, where the order of sums shows)."""
+    base, dpo = Place(str(tiny_llama), tiny_llama), real.PREFERENCES["dpo"]
+    one = real.train(tmp_path / "one", dpo, base, made, **SETTINGS)
+    two = real.train(tmp_path / "two", dpo, base, made, **SETTINGS, launch="configs/accelerate/two-cpus.yaml")
+    assert (one.metrics["processes"], two.metrics["processes"]) == (1, 2)
+    assert one.metrics["steps"] == two.metrics["steps"] == 6
+    assert losses(two) == pytest.approx(losses(one), abs=1e-4)
+    for name, value in weights(one).items():
+        torch.testing.assert_close(weights(two)[name], value, atol=1e-4, rtol=0)
+
+
+def test_a_launch_that_fails_says_why(tiny_llama, made, tmp_path):
+    base, odd = Place(str(tiny_llama), tiny_llama), {**SETTINGS, "batch_size": 3, "micro_batch": 1}
+    with pytest.raises(RuntimeError, match=r"batch_size=3 is no multiple of micro_batch=1 times 2 process"):
+        real.train(tmp_path, real.PREFERENCES["dpo"], base, made, **odd, launch="configs/accelerate/two-cpus.yaml")
+
+
+def test_adapters_are_saved_alone_and_put_on_again(tiny_qwen2, made, tmp_path):
+    base, rmipo = Place(str(tiny_qwen2), tiny_qwen2), real.PREFERENCES["rmipo"]
+    tuned = real.train(tmp_path / "run", rmipo, base, made, **{**SETTINGS, "lora_rank": 4, "lr": 1e-2})
+    assert (tuned.path / "model" / "adapter_config.json").is_file() and not (tuned.path / "model" / "config.json").exists()
+    model, tokenizer = fit.load(tuned.path / "model", dtype="float32", device="cpu")
+    before, _ = fit.load(tiny_qwen2, dtype="float32", device="cpu")
+    ids = tokenizer("Bring bread", return_tensors="pt")
+    assert (model(**ids).logits - before(**ids).logits).abs().max() > 1e-3
+    with model.disable_adapter():
+        torch.testing.assert_close(model(**ids).logits, before(**ids).logits)
+
+
+def test_a_run_that_diverges_is_a_result(tiny_qwen2, made, tmp_path):
+    base = Place(str(tiny_qwen2), tiny_qwen2)
+    gone = real.train(tmp_path, real.PREFERENCES["dpo"], base, made, **{**SETTINGS, "lr": 1e38})
+    assert "learning rate" in gone.metrics["failed"] and not (gone.path / "model").exists()
+
+
+def test_steps_that_bfloat16_rounds_away():
+    """Weights of 1.0 lie 2^-7 apart above one: a quarter of that is lost, and 2^-7 itself is kept whole."""
+    one, tiny, step = (torch.nn.Linear(4, 4, bias=False) for _ in range(3))
+    for layer, value in ((one, 1.0), (tiny, 1 + 2**-9), (step, 1 + 2**-7)):
+        torch.nn.init.constant_(layer.weight, value)
+    assert fit.kept_update(one, tiny) == 0 and fit.kept_update(one, step) == 1 and fit.kept_update(one, one) == 1
+
+
+@pytest.mark.parametrize("kind", ["random_context", "missing_context", "random_prompt"])
+def test_negatives(kind):
+    records = [{"query": f"q{i}", "context": f"c{i % 4}"} for i in range(40)]
+    drawn = real.negatives_of(records, kind, seed=1)
+    assert drawn == real.negatives_of(records, kind, seed=1) and len(drawn) == 40
+    if kind == "random_prompt":  # everybody's reply is used once, nobody meets its own
+        assert sorted(drawn) == list(range(40)) and all(i != j for i, j in enumerate(drawn))
+        return
+    assert [d["query"] for d in drawn] == [r["query"] for r in records]
+    contexts = {d["context"] for d in drawn}
+    assert contexts == ({""} if kind == "missing_context" else {"c0", "c1", "c2", "c3"})
+    if kind == "random_context":  # the own context is allowed: about a quarter
+        assert 3 <= sum(d["context"] == r["context"] for d, r in zip(drawn, records, strict=True)) <= 20
+
+
+def test_two_records_are_the_least_for_random_prompts():
+    with pytest.raises(ValueError, match="at least two"):
+        real.negatives_of([{"query": "q", "context": ""}], "random_prompt", 0)
+
+
+def test_pairs_replies_and_measures(tiny_qwen2, records_list, tmp_path):
+    """Sampled pairs of people train, their replies are measured, and everything is found again."""
+    base = Place(str(tiny_qwen2), tiny_qwen2)
+    records = [{**r, "wishes": [r["context"]], "person": r["context"]} for r in records_list]
+    common = dict(seed=0, progress=False)
+    sampling = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 5}
+    made = real.pairs(tmp_path, base, records, "random_context", sampling=sampling, **common)
+    rows = fit.read_pairs(made.path / "pairs" / "train.jsonl")
+    assert made.metrics["pairs"] + made.metrics["left_out"] == 20 and rows[0]["prompt"][0]["content"].endswith(
+        records[0]["query"])
+    tuned = real.train(tmp_path, real.PEOPLE["mipo-random"], base, made, **SETTINGS)
+    answered = real.replies(tmp_path, tuned, records, sampling=sampling, **common)
+    assert answered.metrics["engine"] == "batched" and len(real.said(answered)) == 20
+    found = real_scores.measure(tmp_path, tuned, base, records, answered, contexts=3, **common)
+    assert found.metrics["chance"] == pytest.approx(1 / 3) and max(found.metrics["pmi"], found.metrics["pmi_base"]) <= 1.0987
+    assert not real_scores.measure(tmp_path, tuned, base, records, answered, contexts=3, **common).fresh
+    assert store.read_json(found.path / "scores.json")["pmi"] != store.read_json(found.path / "scores.json")["pmi_base"]
+
+
+def test_rank_is_the_share_of_pairs_in_order(tiny_qwen2, tmp_path):
+    base = Place(str(tiny_qwen2), tiny_qwen2)
+    rows = [{"prompt": [{"role": "user", "content": "Hi"}], "chosen": [{"role": "assistant", "content": a}],
+             "rejected": [{"role": "assistant", "content": b}]} for a, b in (("Yes.", "No, never."), ("No, never.", "Yes."))]
+    found = real_scores.rank(tmp_path, base, rows, progress=False)
+    gap = store.read_json(found.path / "scores.json")["gap"]
+    assert gap[0] == pytest.approx(-gap[1], abs=1e-5) and found.metrics["accuracy"] == 0.5
+
+
+def test_a_judge_out_of_form_says_so_and_what_it_said_is_kept(tiny_qwen2, records_list, tmp_path):
+    place = Place("tiny", roomy(tiny_qwen2, tmp_path / "judge"))
+    base = Place(str(tiny_qwen2), tiny_qwen2)
+    records = [{**r, "wishes": ["short"], "person": "p"} for r in records_list[:3]]
+    sides = [real.replies(tmp_path, base, records, seed=s, progress=False,
+                          sampling={"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 4}) for s in (0, 1)]
+    with pytest.raises(ValueError, match="judge .*answers are not in the form.*-p judge"):
+        real_scores.judged(tmp_path, place, records, *sides, progress=False)
+    assert sum(len(f.read_text().splitlines()) for f in (tmp_path / "verdicts").iterdir()) == 6
+
+
+def test_out_of_memory_is_one_message(base, records_list, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(fit, "load", full)
+    with pytest.raises(hub.Unavailable, match="out of memory.*micro_batch.*lora_rank.*Finished work is kept"):
+        real.replies(tmp_path, base, records_list, seed=0, sampling=GREEDY, progress=False)
+
+
+def test_data_is_a_record(records_jsonl, tmp_path):
+    first = real.data(tmp_path, str(records_jsonl), n_train=0, n_test=6)
+    again = real.data(tmp_path, str(records_jsonl), n_train=0, n_test=6)
+    assert first.train == again.train and first.kind == "people" and first.source["people"] == 5
+    assert not {r["person"] for r in first.train} & {r["person"] for r in first.test}
+
+
+def test_a_judge_that_takes_the_first_and_rates_all_alike(tiny_qwen2, records_list, tmp_path):
+    place, base = Place("parrot", parrot(tiny_qwen2, tmp_path / "judge")), Place(str(tiny_qwen2), tiny_qwen2)
+    records = [{**r, "wishes": ["short", "kind"], "person": "p"} for r in records_list[:4]]
+    sides = [real.replies(tmp_path, base, records, seed=s, progress=False,
+                          sampling={"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 4}) for s in (0, 1)]
+    found = real_scores.judged(tmp_path, place, records, *sides, scale=True, progress=False)
+    assert (found.metrics["tie"], found.metrics["position"], found.metrics["agreement"]) == (1, 1, 0)
+    assert found.metrics["released"] == 1 and found.metrics["unformed"] == 0  # all rated 1: ties, which win as released
+    assert not real_scores.judged(tmp_path, place, records, *sides, scale=True, progress=False).fresh
