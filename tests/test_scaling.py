@@ -60,7 +60,7 @@ def test_pretraining_that_diverges_is_an_error():
     model, tokenizer = scaling.build("0.1M", 1)
     examples = lives.training_examples(World(), tokenizer, 1)
     with pytest.raises(FloatingPointError, match="lower"):
-        scaling.pretrain(model, tokenizer, examples, lessons=examples, steps=2, batch_size=2, lr=1e38, embedding_rate=1.0,
+        scaling.pretrain(model, tokenizer, examples, lessons=examples, steps=2, batch_size=2, lr=1e30, embedding_rate=1.0,
                          progress=False)
 
 

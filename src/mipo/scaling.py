@@ -238,13 +238,23 @@ def attempt(run_dir, base, *, method, size, width, seed, split, n_asked, n_peopl
     """
     if method not in METHODS:
         raise ValueError(f"there is no method {method!r}; choose from {', '.join(METHODS)}")
-    how = METHODS[method]
     pairs = pairs_of(run_dir, base, method, width=width, seed=seed, n_people=n_people, per_task=per_task, placebo=placebo,
                      progress=progress)
-    made = labelled.train(run_dir, how.loss, base, str(pairs.path / "pairs" / "train.jsonl"), seed=seed, epochs=epochs,
-                          lr=carried(factor * how.lr, size), loss_kwargs={"beta": how.beta}, batch_size=batch_size,
+    made, failed = _train(run_dir, METHODS[method], base, str(pairs.path / "pairs" / "train.jsonl"), seed=seed,
+                          lr=carried(factor * METHODS[method].lr, size), epochs=epochs, batch_size=batch_size,
                           progress=progress)
-    if "failed" in made.metrics:
-        return {"adherence": 0.0, "valid": 0.0, "law_distance": None, **made.metrics}
+    if failed:
+        return {"adherence": 0.0, "valid": 0.0, "law_distance": None, "failed": failed}
     return examine(run_dir, str(made.path / "model"), width=width, split=split, n_people=n_asked, seed=seed,
                    progress=progress).metrics
+
+
+def _train(run_dir, how, base, pairs, **settings):
+    """(record, "") of a training run, or (None, why) where it diverged. MIPO's runs are chapter 6's where settings agree."""
+    if how.checked:
+        made = labelled.train(run_dir, how.loss, base, pairs, loss_kwargs={"beta": how.beta}, **settings)
+        return made, made.metrics.get("failed", "")
+    try:
+        return runs.train(run_dir, "mipo-random", base, pairs, beta=how.beta, **settings), ""
+    except FloatingPointError as error:
+        return None, str(error)

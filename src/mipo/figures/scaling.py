@@ -4,11 +4,26 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from mipo.figures.style import BLUE, GREEN, GREY, PALETTE, PURPLE, VERMILLION, ink, reference_line, strip_points, subplots
+from mipo.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    INDIGO,
+    OLIVE,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    ink,
+    strip_points,
+    subplots,
+)
 
-COLOURS = {"base": GREY, "MIPO": BLUE, "DPO, checked": VERMILLION, "RMiPO, checked": GREEN, "same world": BLUE,
-           "world grows too": PURPLE}
-MARKERS = ("o", "s", "D", "^", "v", "P")
+LOOKS = {"base": (GREY, "o"), "MIPO": (BLUE, "D"), "DPO, checked": (VERMILLION, "s"), "RMiPO, checked": (GREEN, "^"),
+         "caught up": (ORANGE, "o"), "beyond the law": (SKY, "s"), "repaired": (OLIVE, "v"), "same world": (BLACK, "o"),
+         "world grows too": (PURPLE, "P"), "promised": (INDIGO, "X")}
+OTHER = (GREY, ".")
 
 
 def short(parameters: float) -> str:
@@ -20,7 +35,8 @@ def by_size(panels: dict, *, lines: dict | None = None, height: float = 3.3) -> 
     """Small multiples against parameters (log scale): one line per series, seeds as points with t intervals.
 
     panels  {title: {series: [(parameters, values, here), …]}}; values one number or one per seed; `here` False draws the
-            point hollow: it was measured elsewhere        lines  {title: {text: level}}, dashed
+            point hollow: it was measured elsewhere. Series that LOOKS knows look the same in every figure
+    lines   {title: {text: level}}, dashed
     errors  ValueError without a single point
     """
     if not panels or not any(points for table in panels.values() for points in table.values()):
@@ -29,14 +45,16 @@ def by_size(panels: dict, *, lines: dict | None = None, height: float = 3.3) -> 
     keys, elsewhere = {}, False
     for ax, (title, table) in zip(axes[0], panels.items(), strict=True):
         for k, (series, points) in enumerate((s, sorted(p, key=lambda q: q[0])) for s, p in table.items()):
-            colour = COLOURS.get(series, PALETTE[k % len(PALETTE)])
-            _line(ax, points, colour, MARKERS[k % len(MARKERS)], shift=0.035 * (k - (len(table) - 1) / 2))
-            keys[series] = Line2D([], [], color=colour, marker=MARKERS[k % len(MARKERS)], label=series)
+            colour, marker = LOOKS.get(series, OTHER)
+            _line(ax, points, colour, marker, shift=0.035 * (k - (len(table) - 1) / 2))
+            keys[series] = Line2D([], [], color=colour, marker=marker, label=series)
             elsewhere |= not all(here for _, _, here in points)
         _ticks(ax, sorted({n for points in table.values() for n, _, _ in points}))
         ax.set_title(title)
         for text, level in (lines or {}).get(title, {}).items():
-            reference_line(ax, level, text, at=0.0)
+            ax.axhline(level, color=GREY, ls="--", lw=1.2, zorder=0)
+            ax.annotate(text, (1, level), xycoords=ax.get_yaxis_transform(), xytext=(3, 0), textcoords="offset points",
+                        va="center", fontsize=9, color=GREY)
     handles = [*keys.values()]
     if elsewhere:
         handles.append(Line2D([], [], ls="", marker="o", mfc="white", mec=ink(GREY), label="from a committed run"))
