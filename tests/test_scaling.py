@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mipo import base, checker, lives, models, runs, scaling
+from mipo import arms, base, checker, labelled, lives, models, runs, scaling
 from mipo.grammar import TASKS
 from mipo.world import World
 
@@ -22,9 +22,10 @@ def made(tmp_path_factory):
 
 
 def test_sizes_are_what_their_names_say():
+    tokenizer = lives.build_tokenizer(1)
     for name, shape in scaling.SIZES.items():
         with torch.device("meta"):
-            model = models.small_model(lives.build_tokenizer(1), hidden=shape.hidden, layers=shape.layers,
+            model = models.small_model(tokenizer, hidden=shape.hidden, layers=shape.layers,
                                        heads=shape.hidden // 64, inner=shape.hidden)
         assert model.num_parameters() == pytest.approx(1e6 * float(name[:-1]), rel=0.3), name
     with pytest.raises(ValueError, match="no size '2M'; sizes are 0.1M"):
@@ -152,10 +153,17 @@ def test_attempt_trains_examines_and_is_found_again(made, method):
     assert moved["law_distance"] != first["law_distance"]
 
 
-def test_a_run_that_diverges_counts_as_broken(made):
+@pytest.mark.parametrize("method", scaling.METHODS)
+def test_a_run_that_diverges_counts_as_broken(made, method, monkeypatch):
     folder, record = made
-    found = scaling.attempt(folder, **settings(record, "mipo", factor=1e38))
-    assert (found["adherence"], found["valid"], found["law_distance"]) == (0.0, 0.0, None) and found["failed"]
+
+    def stop(*args, **settings):
+        raise FloatingPointError("the loss is nan")
+
+    monkeypatch.setattr(arms, "train_loss", stop)      # MIPO's training
+    monkeypatch.setattr(labelled, "train_loss", stop)  # that on checked preferences
+    found = scaling.attempt(folder, **settings(record, method, factor=2.0))
+    assert found == {"adherence": 0.0, "valid": 0.0, "law_distance": None, "failed": "the loss is nan"}
 
 
 def test_the_placebo_turns_mipo_s_pairs(made):
