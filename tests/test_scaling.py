@@ -33,7 +33,7 @@ def test_sizes_are_what_their_names_say():
 
 
 def test_the_rule_is_chapter_4_at_a_million_and_scales_as_stated():
-    """1/h for rates, 1/√h for initial weights, embeddings as they are (arXiv:2203.03466, table 8, Adam)."""
+    """1/h for rates, 1/√h for initial weights, embeddings as they are (arXiv:2203.03466, for Adam)."""
     one, tenth = scaling.rule("1M"), scaling.rule("0.1M")  # h = 256 and 64
     assert one["lr"] == inspect.signature(base.train_base).parameters["lr"].default
     assert one == pytest.approx({"lr": 1.2e-3, "embedding_rate": 40.0, "init": 0.06})

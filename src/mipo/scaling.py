@@ -60,10 +60,11 @@ def size_of(name):
 
 
 def rule(name, *, lr=1.2e-3, embedding_lr=0.048, init=0.06):
-    """{lr, embedding_rate, init} of a size: chapter 4's values carried to other widths h, as muP says for Adam.
+    """{lr, embedding_rate, init} of a size: chapter 4's values carried to other widths h as μP does (hidden layers, Adam).
 
     lr ∝ 1/h, so that a step moves what a layer computes as much at every width; init ∝ 1/√h, so that it starts at one
-    scale; embeddings, whose input is one token whatever h, keep their rate.        source  arXiv:2203.03466, table 8
+    scale; embeddings, whose input is one token whatever h, keep their rate.        source  arXiv:2203.03466
+    Not μP's: embeddings, tied to the output, start at 1/√h as well, and no factor stands before the output.
     """
     ratio = WIDE / size_of(name).hidden
     return {"lr": lr * ratio, "embedding_rate": embedding_lr / (lr * ratio), "init": init * math.sqrt(ratio)}
