@@ -1,4 +1,4 @@
-"""Chapters 5 to 11 on the reader's own model and data, and the placebo: by Papermill, as a reader would run them."""
+"""Chapters 5 to 11 and 14 on the reader's own model and data, and the placebo: by Papermill, as a reader would run them."""
 
 import json
 
@@ -13,6 +13,7 @@ SMALL_09 = {"losses": ["dpo", "kto", "rmipo"], "seeds": [0], "max_new_tokens": 8
             "learning_rate": 0.001, "threads": 1}
 SMALL_10 = {"search": True, "search_seeds": [0, 1], "learning_rates": [0.00045, 0.00135], "row_rates": [0.00045],
             "dpo_betas": [0.1], "betas": [2.0], "ratios": [0.5], "margins": [[0.3, 1.6, 1.0]], "n_select": 5, "n_test": 20}
+SMALL_14 = {"grid": [["0.1M", 1], ["0.3M", 1]], "steps": 250, "n_people": 12, "per_task": 1, "n_test": 20, "n_inside": 1}
 MECHANICAL = {"c19-gamma-settles", "c25-early-instability", "c26-reweighting"}  # about γ itself, whatever the labels say
 
 
@@ -37,7 +38,7 @@ def test_the_readers_own_model_and_people(kind, request, records_jsonl, tmp_path
 
 
 def test_a_placebo_leaves_no_finding_at_holds(tmp_path):
-    """Chosen and rejected assigned by coin: whatever chapters 6, 7, 9 and 10 then find, it is not the method."""
+    """Chosen and rejected assigned by coin: whatever chapters 6, 7, 9, 10 and 14 then find, it is not the method."""
     few = {"seeds": [0, 1, 2], "placebo": True, "threads": 1, "scale": "laptop"}
     run("04-small-world", tmp_path, steps=350, n_people=10, draws=300, threads=1)
     run("05-pair-synthesis", tmp_path, **few, n_people=16, per_task=1, n_extra=12)
@@ -46,6 +47,7 @@ def test_a_placebo_leaves_no_finding_at_holds(tmp_path):
     found["claims"] |= run("09-rmipo-training", tmp_path, **few, n_people=8, n_unseen=4, n_test=20, flips=[0.4],
                            plugs=["dpo"], controls=["none", "shuffled", "constant", "frozen", "drop", "released"])["claims"]
     found["claims"] |= run("10-tuning-free", tmp_path, **few, **SMALL_10)["claims"]
+    found["claims"] |= run("14-scaling", tmp_path, **few, **SMALL_14)["claims"]
     findings = {slug: claim["status"] for slug, claim in found["claims"].items()
                 if claim["kind"] == "finding" and slug not in MECHANICAL}
     assert len(findings) >= 8 and None not in findings.values()

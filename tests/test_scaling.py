@@ -1,0 +1,180 @@
+"""Models of any size: the rules, training that equals chapter 4's, and records that say what they claim."""
+
+import inspect
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mipo import arms, base, checker, labelled, lives, models, runs, scaling
+from mipo.grammar import TASKS
+from mipo.world import World
+
+SMALL = {"size": "0.1M", "width": 2, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(run_dir, record of a base model of four steps in a world of width 2)."""
+    folder = tmp_path_factory.mktemp("runs")
+    return folder, scaling.base_model(folder, **SMALL, steps=3, progress=False)
+
+
+def test_sizes_are_what_their_names_say():
+    tokenizer = lives.build_tokenizer(1)
+    for name, shape in scaling.SIZES.items():
+        with torch.device("meta"):
+            model = models.small_model(tokenizer, hidden=shape.hidden, layers=shape.layers,
+                                       heads=shape.hidden // 64, inner=shape.hidden)
+        assert model.num_parameters() == pytest.approx(1e6 * float(name[:-1]), rel=0.3), name
+    with pytest.raises(ValueError, match="no size '2M'; sizes are 0.1M"):
+        scaling.size_of("2M")
+
+
+def test_the_rule_is_chapter_4_at_a_million_and_scales_as_stated():
+    """1/h for rates, 1/√h for initial weights, embeddings as they are (arXiv:2203.03466, for Adam)."""
+    one, tenth = scaling.rule("1M"), scaling.rule("0.1M")  # h = 256 and 64
+    assert one["lr"] == inspect.signature(base.train_base).parameters["lr"].default
+    assert one == pytest.approx({"lr": 1.2e-3, "embedding_rate": 40.0, "init": 0.06})
+    assert tenth["lr"] == pytest.approx(4 * one["lr"]) and tenth["init"] == pytest.approx(2 * one["init"])
+    assert tenth["lr"] * tenth["embedding_rate"] == pytest.approx(one["lr"] * one["embedding_rate"])
+    assert scaling.carried(1.5e-4, "1M") == 1.5e-4 and scaling.carried(1.5e-4, "0.1M") == 6e-4
+    assert [scaling.steps_of(w, 1700) for w in (1, 4, 16)] == [1700, 3400, 6800]
+
+
+def test_pretraining_equals_that_of_the_other_base_models():
+    def train(how, **more):
+        model, tokenizer = scaling.build("0.1M", 1, seed=1)
+        examples, lessons = (lives.training_examples(World(), tokenizer, 1, sharp=s, replies=4) for s in (None, 0.25))
+        losses = how(model, tokenizer, examples, lessons=lessons, steps=8, batch_size=8, lr=1e-3, embedding_rate=7.0, seed=2,
+                     progress=False, **more)
+        return losses, model
+
+    mine, theirs = train(scaling.pretrain), train(models.pretrain, lesson_share=scaling.LESSONS)
+    assert mine[0] == pytest.approx(theirs[0], abs=1e-6) and mine[0][-1] < mine[0][0]
+    for a, b in zip(mine[1].parameters(), theirs[1].parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_pretraining_that_diverges_is_an_error():
+    model, tokenizer = scaling.build("0.1M", 1)
+    examples = lives.training_examples(World(), tokenizer, 1)
+    with pytest.raises(FloatingPointError, match="lower"):
+        scaling.pretrain(model, tokenizer, examples, lessons=examples, steps=2, batch_size=2, lr=1e30, embedding_rate=1.0,
+                         progress=False)
+
+
+def test_a_base_model_is_found_again_and_says_what_it_is(made):
+    folder, record = made
+    again = scaling.base_model(folder, **SMALL, steps=3, progress=False)
+    assert record.fresh and not again.fresh
+    assert len(record.metrics["losses"]) == 4 and record.metrics["device"] == scaling.device_name()  # 3·√2 steps
+    model, tokenizer = models.load_model(record.path / "model")
+    assert model.num_parameters() == record.metrics["parameters"] and len(tokenizer) > len(base.build_tokenizer())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU this size is trained there")
+def test_a_million_parameters_at_width_one_is_chapter_4_s_record(tmp_path):
+    own = runs.base_model(tmp_path, seed=0, steps=2, batch_size=32, lr=1.2e-3, progress=False)
+    found = scaling.base_model(tmp_path, size="1M", width=1, seed=0, steps=2, progress=False)
+    assert found.key == own.key and not found.fresh
+
+
+def test_law_distance_is_zero_at_the_law_and_grows_by_what_a_model_lacks(made, monkeypatch):
+    records = scaling.asked(3, 2, split="test", seed=0)
+    seen = {}
+
+    def exact(model, tokenizer, prompts, replies, **more):
+        seen["replies"] = replies
+        logps = [World().log_prob(y, r["task"], checker.as_person(r), topic=r["topic"])
+                 for y, r in zip(replies, records, strict=True)]
+        return type("LogProbs", (), {"summed": torch.tensor(logps, dtype=torch.float64) - missing})
+
+    monkeypatch.setattr(scaling, "response_logps", exact)
+    tokenizer = lives.build_tokenizer(2)
+    for missing in (0.0, 0.3):
+        assert scaling.law_distance(None, tokenizer, records) == pytest.approx(missing, abs=1e-9)
+    assert checker.score(seen["replies"], records)["valid"].all()
+
+
+def test_examine_agrees_with_the_other_chapters_at_width_one(tmp_path):
+    model, tokenizer = scaling.build("0.1M", 1)
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "model")
+    asked = dict(split="test", n_people=2, seed=0, progress=False)
+    mine = scaling.examine(tmp_path, tmp_path / "model", width=1, **asked)
+    theirs = runs.examine(tmp_path, tmp_path / "model", **asked)
+    for key in ("adherence", "valid"):
+        assert mine.metrics[key] == theirs.metrics[key]
+    assert mine.metrics["law_distance"] > 5  # random weights
+
+
+def test_prospect_of_the_exact_law_is_its_information_and_optimum(made, monkeypatch):
+    """A model that answers by the exact law: rows, people and weights must find each other."""
+    folder, record = made
+    world, rng = World(), np.random.default_rng(0)
+    asked = {}
+
+    def say(model, tokenizer, rows, **more):
+        asked["rows"] = rows
+        return [world.sample(r["task"], checker.as_person(r), r["topic"], rng) for r in rows]
+
+    def pmi(model, tokenizer, rows, replies, *, contexts, **more):
+        assert len(set(contexts)) == 24 and not set(contexts) & {r["context"] for r in rows}
+        return torch.tensor([world.pmi(y, r["task"], checker.as_person(r)) for y, r in zip(replies, rows, strict=True)])
+
+    monkeypatch.setattr(scaling, "sample_replies", say)
+    monkeypatch.setattr(scaling, "conditional_pmi", pmi)
+    found = scaling.prospect(folder, str(record.path / "model"), width=2, split="test", n_people=20, seed=0, beta=1.0,
+                             draws=64, progress=False).metrics
+    records = asked["rows"][::64]
+    assert len(records) == 120 and {r["task"] for r in records} == set(TASKS)
+    assert found["adherence"] == pytest.approx(checker.exact_adherence(records).mean(), abs=0.02)
+    assert found["own_optimum"] == pytest.approx(checker.exact_adherence(records, beta=1.0).mean(), abs=0.02)
+    exact = [world.law(r["task"], checker.as_person(r)).kl(world.marginal(r["task"])) for r in records]
+    assert found["information"] == pytest.approx(np.mean(exact), abs=0.05)
+
+
+def settings(record, method, **more):
+    return {"base": str(record.path / "model"), "method": method, "split": "test", "n_asked": 2, "n_people": 2,
+            "per_task": 1, "batch_size": 6, **SMALL, **more, "progress": False}
+
+
+@pytest.mark.parametrize("method", scaling.METHODS)
+def test_attempt_trains_examines_and_is_found_again(made, method):
+    folder, record = made
+    first = scaling.attempt(folder, **settings(record, method))
+    before = {path.name for path in (folder / "records").iterdir()}
+    assert set(first) == {"adherence", "valid", "law_distance"} and math.isfinite(first["law_distance"])
+    assert scaling.attempt(folder, **settings(record, method)) == first
+    assert {path.name for path in (folder / "records").iterdir()} == before
+    moved = scaling.attempt(folder, **settings(record, method, factor=3.0))
+    assert moved["law_distance"] != first["law_distance"]
+
+
+@pytest.mark.parametrize("method", scaling.METHODS)
+def test_a_run_that_diverges_counts_as_broken(made, method, monkeypatch):
+    folder, record = made
+
+    def stop(*args, **settings):
+        raise FloatingPointError("the loss is nan")
+
+    monkeypatch.setattr(arms, "train_loss", stop)      # MIPO's training
+    monkeypatch.setattr(labelled, "train_loss", stop)  # that on checked preferences
+    found = scaling.attempt(folder, **settings(record, method, factor=2.0))
+    assert found == {"adherence": 0.0, "valid": 0.0, "law_distance": None, "failed": "the loss is nan"}
+
+
+def test_the_placebo_turns_mipo_s_pairs(made):
+    folder, record = made
+    made = [scaling.pairs_of(folder, str(record.path / "model"), "mipo", width=2, seed=0, n_people=2, per_task=1, placebo=p,
+                             progress=False) for p in (False, True)]
+    rows = [runs.read_pairs(pairs.path / "pairs" / "train.jsonl") for pairs in made]
+    same = np.equal(rows[0]["chosen"][:], rows[1]["chosen"][:])
+    assert rows[0]["prompt"][:] == rows[1]["prompt"][:] and not same.all()
+
+
+def test_an_unknown_method_is_named(made):
+    with pytest.raises(ValueError, match="no method 'simpo'; choose from mipo, dpo, rmipo"):
+        scaling.attempt(made[0], **settings(made[1], "simpo"))
