@@ -13,32 +13,32 @@ TWO = Problem("two steps", "plain", (7, 5, 3), "Ben", "books")
 
 
 @pytest.mark.parametrize("asked, reply, expected", [
-    (SUM, "So 7 + 5 = 12. Answer: 12", "right"),
-    (SUM, "So 8 + 4 = 12. Answer: 12", "lucky"),                # other numbers, the same sum
-    (SUM, "So 8 + 5 = 13. Answer: 13", "elsewhere"),
-    (SUM, "So 5 + 7 = 13. Answer: 13", "elsewhere"),            # not in the order told
-    (SUM, "So 7 x 5 = 35. Answer: 35", "operation"),
-    (SUM, "So 7 x 5 = 36. Answer: 36", "operation"),            # the first fault counts
-    (SUM, "So 7 + 5 = 13. Answer: 13", "slip"),
-    (SUM, "So 7 + 5 = 12. Answer: 13", "format"),               # answer and work disagree
-    (SUM, "So 7 + 5 = 12. Answer: (B)", "format"),              # no letter was asked for
+    (SUM, "So 7 + 5 = 12 (done)", "right"),
+    (SUM, "So 8 + 4 = 12 (done)", "lucky"),                # other numbers, the same sum
+    (SUM, "So 8 + 5 = 13 (done)", "elsewhere"),
+    (SUM, "So 5 + 7 = 13 (done)", "elsewhere"),            # not in the order told
+    (SUM, "So 7 x 5 = 35 (done)", "operation"),
+    (SUM, "So 7 x 5 = 36 (done)", "operation"),            # the first fault counts
+    (SUM, "So 7 + 5 = 13 (done)", "slip"),
+    (SUM, "So 7 + 5 = 12 (E)", "format"),
+    (SUM, "So 7 + 5 = 12 (B)", "format"),              # no letter was asked for
     (SUM, "So 7 + 5 = 12", "format"),
     (SUM, "12", "format"),
-    (SUM, "So 7 + 5 = 12. Answer: 12 12", "format"),
+    (SUM, "So 7 + 5 = 12 (done) (done)", "format"),
     (SUM, "I am not sure", "empty"),
-    (CHOICE, "So 7 + 5 = 12. Answer: (B)", "right"),
-    (CHOICE, "So 7 + 5 = 12. Answer: (C)", "letter"),
-    (CHOICE, "So 7 + 5 = 13. Answer: (B)", "lucky"),
-    (CHOICE, "So 7 + 5 = 13. Answer: (C)", "slip"),
-    (CHOICE, "So 7 + 5 = 12. Answer: 12", "format"),            # a letter was asked for
-    (TWO, "So 7 + 5 = 12, 12 - 3 = 9. Answer: 9", "right"),
-    (TWO, "So 7 + 5 = 13, 13 - 3 = 10. Answer: 10", "slip"),
-    (TWO, "So 7 + 5 = 13, 13 - 3 = 9. Answer: 9", "lucky"),     # two slips that cancel
-    (TWO, "So 7 + 5 = 12, 12 + 3 = 15. Answer: 15", "operation"),
-    (TWO, "So 7 + 5 = 12. Answer: 12", "operation"),            # stopped half-way
-    (TWO, "So 7 + 5 = 12, 13 - 3 = 10. Answer: 10", "format"),  # the steps do not join
-    (TWO, "So 7 + 5 = 12, 12 - 4 = 8. Answer: 8", "elsewhere"),
-    (SUM, "So 7 + 5 = 12, 12 - 3 = 9. Answer: 9", "elsewhere"),
+    (CHOICE, "So 7 + 5 = 12 (B)", "right"),
+    (CHOICE, "So 7 + 5 = 12 (C)", "letter"),
+    (CHOICE, "So 7 + 5 = 13 (B)", "lucky"),
+    (CHOICE, "So 7 + 5 = 13 (C)", "slip"),
+    (CHOICE, "So 7 + 5 = 12 (done)", "format"),            # a letter was asked for
+    (TWO, "So 7 + 5 = 12, 12 - 3 = 9 (done)", "right"),
+    (TWO, "So 7 + 5 = 13, 13 - 3 = 10 (done)", "slip"),
+    (TWO, "So 7 + 5 = 13, 13 - 3 = 9 (done)", "lucky"),     # two slips that cancel
+    (TWO, "So 7 + 5 = 12, 12 + 3 = 15 (done)", "operation"),
+    (TWO, "So 7 + 5 = 12 (done)", "operation"),            # stopped half-way
+    (TWO, "So 7 + 5 = 12, 13 - 3 = 10 (done)", "format"),  # the steps do not join
+    (TWO, "So 7 + 5 = 12, 12 - 4 = 8 (done)", "elsewhere"),
+    (SUM, "So 7 + 5 = 12, 12 - 3 = 9 (done)", "elsewhere"),
 ])
 def test_grade_by_hand(asked, reply, expected):
     assert grade(reply, asked) == expected and expected in TYPES
@@ -46,13 +46,15 @@ def test_grade_by_hand(asked, reply, expected):
 
 def test_truth_by_hand():
     assert SUM.results() == (12,) and SUM.results(misread=True) == (35,) and SUM.gold == "12"
-    assert CHOICE.gold == "(B)" and TWO.results() == (12, 9) and TWO.results(misread=True) == (12, 15)
-    assert arithmetic.answer_of("So 7 + 5 = 12. Answer: (B)") == "(B)" and arithmetic.answer_of("So 7 + 5 = 12") is None
+    assert CHOICE.gold == "B" and TWO.results() == (12, 9) and TWO.results(misread=True) == (12, 15)
+    stated = {"So 7 + 5 = 12 (B)": "B", "So 7 + 5 = 12 (done)": "12", "So 7 + 5 = 12, 12 - 3 = 9 (done)": "9",
+              "So 7 + 5 = 12": None, "I am not sure": None}
+    assert {reply: arithmetic.answer_of(reply) for reply in stated} == stated
 
 
 def test_text_and_its_partial_forms():
     assert CHOICE.text() == ("Ada has 7 apples. Ada buys 5 more. How many apples in all? "
-                             "Options: 35 (A) 12 (B) 13 (C) 10 (D)")
+                             "Options: (A) 35 (B) 12 (C) 13 (D) 10")
     assert TWO.text(without=1) == "Ben has 7 books. Then Ben loses 3. How many books are left?"
 
 
@@ -89,8 +91,7 @@ def test_tokenizer_joins_back_and_knows_every_token():
     tokenizer = arithmetic.build_tokenizer()
     for p in arithmetic.problems(300, split="mipo", seed=0):
         for text in (render(tokenizer, p.text()), render(tokenizer, p.text(without=1)),
-                     arithmetic.write(arithmetic.KINDS[p.kind].operations, p.operands, p.results(), p.gold),
-                     arithmetic.SHRUG):
+                     arithmetic.write(arithmetic.KINDS[p.kind].operations, p.operands, p.results(), "B"), arithmetic.SHRUG):
             ids = tokenizer(text)["input_ids"]
             assert tokenizer.unk_token_id not in ids and tokenizer.decode(ids) == text
-    assert len(tokenizer("So 7 + 5 = 12. Answer: (B)")["input_ids"]) == 8  # a number is one token
+    assert len(tokenizer("So 7 + 5 = 12 (B)")["input_ids"]) == 7  # a number is one token

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mipo import arithmetic, habits, models, reasoning, runs
+from mipo import arithmetic, models, reasoning, runs
 from mipo.arithmetic import TYPES, Problem
 from mipo.data import render
 
@@ -24,12 +24,19 @@ def base(tmp_path_factory):
 
 def test_training_examples_are_answers_to_their_prompts():
     tokenizer, rng = arithmetic.build_tokenizer(), np.random.default_rng(0)
-    rows = reasoning.training_examples(tokenizer, law=habits.FLAWLESS)(rng, 400)
+    rows = reasoning.training_examples(tokenizer)(rng, 400)
     prompts = [p for p, _ in rows]
     assert len(rows) == 400 and all(prompts[i] == prompts[i - i % 4] for i in range(400))  # four replies to each
-    alone = np.mean([p == tokenizer.eos_token for p in prompts])
-    assert 0.01 < alone < 0.15
-    assert all(arithmetic.REPLY.fullmatch(reply) for _, reply in rows)
+    assert 0.01 < np.mean([p == tokenizer.eos_token for p in prompts]) < 0.15
+    assert all(arithmetic.REPLY.fullmatch(reply) or reply == arithmetic.SHRUG for _, reply in rows)
+
+
+def test_lessons_name_the_letter_of_their_last_result():
+    rows = reasoning.lessons(arithmetic.build_tokenizer())(np.random.default_rng(0), 80)
+    for prompt, reply in rows:
+        value, letter = reply.rsplit(" ", 2)[1:]
+        assert f" {letter} {value}" in prompt
+    assert len({reply for _, reply in rows}) > 40
 
 
 @pytest.mark.parametrize("negatives", ["random_prompt", "partial"])
@@ -66,7 +73,8 @@ def test_examine_grades_every_reply(base, how):
 def test_marked_by_hand(base, tmp_path, monkeypatch):
     run_dir, model = base
     asked = arithmetic.problems(2, split="test", seed=2)
-    plans = [arithmetic.write(arithmetic.KINDS[p.kind].operations, p.operands, p.results(), p.gold) for p in asked]
+    plans = [arithmetic.write(arithmetic.KINDS[p.kind].operations, p.operands, p.results(),
+                               p.gold if p.options else arithmetic.DONE) for p in asked]
     said = [plans[0], arithmetic.SHRUG, plans[0], plans[1], "no", arithmetic.SHRUG]
     monkeypatch.setattr(reasoning.sampling, "generate", lambda *a, **k: said)
     made = reasoning.examine(tmp_path, model, split="test", n_problems=2, seed=2, k=3, progress=False)

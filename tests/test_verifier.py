@@ -11,10 +11,10 @@ CHOICE = Problem("sum", "plain", (7, 5), "Ada", "apples", (35, 12, 13, 10))
 
 
 def test_only_a_right_answer_in_the_right_form_is_paid():
-    paid = {"So 7 + 5 = 12. Answer: 12": 1.0, "So 8 + 4 = 12. Answer: 12": 1.0, "So 7 + 5 = 13. Answer: 13": 0.0,
+    paid = {"So 7 + 5 = 12 (done)": 1.0, "So 8 + 4 = 12 (done)": 1.0, "So 7 + 5 = 13 (done)": 0.0,
             "So 7 + 5 = 12": 0.0, "12": 0.0, arithmetic.SHRUG: 0.0}
     assert {y: verifier.is_right(y, SUM) for y in paid} == paid
-    assert verifier.is_right("So 7 + 5 = 12. Answer: (B)", CHOICE) == 1 and verifier.is_right("(B)", CHOICE) == 0
+    assert verifier.is_right("So 7 + 5 = 12 (B)", CHOICE) == 1 and verifier.is_right("(B)", CHOICE) == 0
 
 
 @pytest.mark.parametrize("wrong", [{"beta": 0}, {"lr": -1.0}, {"k": 1}, {"steps": 0}])
@@ -29,7 +29,7 @@ def test_training_raises_the_reward():
     """A model that answers one problem in two ways learns to give the right one."""
     tokenizer = arithmetic.build_tokenizer()
     model = models.small_model(tokenizer, hidden=32, layers=1, heads=2, init=0.06, seed=0)
-    replies = ["So 7 + 5 = 12. Answer: 12", "So 7 + 5 = 13. Answer: 13"]
+    replies = ["So 7 + 5 = 12 (done)", "So 7 + 5 = 13 (done)"]
     prompt = verifier.reward.render(tokenizer, SUM.text())
     models.pretrain(model, tokenizer, lambda rng, n: [(prompt, replies[rng.integers(2)]) for _ in range(n)], steps=80,
                     batch_size=16, lr=3e-3, embedding_rate=10.0, progress=False)

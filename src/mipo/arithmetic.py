@@ -1,7 +1,7 @@
 """Word problems and multiple choice of the small world: their texts, the replies they ask for, and how a reply is graded.
 
-A reply shows its work in a fixed form, "So 7 + 5 = 12. Answer: 12", with a letter where options were given. So the first
-fault of a wrong reply can be read off its text. The probabilities are worked out in `mipo.habits`.
+A reply shows its work and then marks its answer: "So 7 + 5 = 12 (done)", or "So 7 + 5 = 12 (B)" where options were given.
+So the first fault of a wrong reply can be read off its text. The probabilities are worked out in `mipo.habits`.
 """
 
 import itertools
@@ -15,6 +15,7 @@ from mipo import models
 
 PLUS, MINUS, TIMES = "+", "-", "x"
 LETTERS = ("A", "B", "C", "D")
+DONE = "done"       # the mark of an answer that is no letter
 SHRUG = "I am not sure"
 # Exhaustive and mutually exclusive. lucky: the answer is right though the work is not.
 TYPES = ("right", "lucky", "elsewhere", "operation", "slip", "letter", "format", "empty")
@@ -43,9 +44,9 @@ class Kind:
 
 
 KINDS = {
-    "sum": Kind((PLUS,), ((2, 9), (2, 9)), TIMES, (2, 3)),
-    "difference": Kind((MINUS,), ((11, 18), (2, 9)), PLUS, (12, 4)),
-    "product": Kind((TIMES,), ((2, 9), (2, 9)), PLUS, (3, 4)),
+    "sum": Kind((PLUS,), ((2, 9), (2, 9)), TIMES, (5, 5)),
+    "difference": Kind((MINUS,), ((11, 18), (2, 9)), PLUS, (15, 5)),
+    "product": Kind((TIMES,), ((2, 9), (2, 9)), PLUS, (2, 5)),
     "two steps": Kind((PLUS, MINUS), ((4, 9), (4, 9), (2, 4)), PLUS, (5, 5, 2)),
 }
 # manner: how it is told. One sentence per operand, then the question.
@@ -72,7 +73,7 @@ TEXTS = {
                             "The dog, unseen, took {c} of them.", "What did {name} tell the guests?"),
 }
 MANNERS = {"plain": 0.70, "tricky": 0.15, "long": 0.15}  # shares of the problems
-REPLY = re.compile(r"So (\d+) ([+x-]) (\d+) = (\d+)(?:, (\d+) ([+x-]) (\d+) = (\d+))?(?:\. Answer: (\d+|\([A-D]\)))?")
+REPLY = re.compile(r"So (\d+) ([+x-]) (\d+) = (\d+)(?:, (\d+) ([+x-]) (\d+) = (\d+))?(?: \((done|[A-D])\))?")
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Problem:
         words = {"name": self.name, "thing": self.thing, **dict(zip("abc", self.operands, strict=False))}
         sentences = [s.format(**words) for s in TEXTS[self.kind, self.manner]]
         kept = [s for i, s in enumerate(sentences) if i != without]
-        listed = "".join(f" {v} ({x})" for v, x in zip(self.options, LETTERS, strict=False))
+        listed = "".join(f" ({x}) {v}" for v, x in zip(self.options, LETTERS, strict=False))
         return " ".join(kept) + (" Options:" + listed if listed else "")
 
     def results(self, misread=False):
@@ -100,9 +101,9 @@ class Problem:
 
     @property
     def gold(self):
-        """The right answer as a reply writes it: a number, or a letter in brackets."""
+        """The right answer, as `answer_of` reads it: a number as text, or a letter."""
         value = self.results()[-1]
-        return f"({LETTERS[self.options.index(value)]})" if self.options else str(value)
+        return LETTERS[self.options.index(value)] if self.options else str(value)
 
 
 def apply(operation, a, b):
@@ -117,13 +118,13 @@ def chain(plan, operands):
     return tuple(int(r) for r in results[1:])
 
 
-def write(plan, operands, results, answer=None):
-    """A reply: the work and, unless None, the answer (text: a number or a letter in brackets)."""
+def write(plan, operands, results, mark=None):
+    """A reply: the work and, unless None, the mark of the answer: a letter, or DONE after the number that is asked for."""
     steps, left = [], operands[0]
     for operation, b, r in zip(plan, operands[1:], results, strict=True):
         steps.append(f"{left} {operation} {b} = {r}")
         left = r
-    return "So " + ", ".join(steps) + ("" if answer is None else f". Answer: {answer}")
+    return "So " + ", ".join(steps) + ("" if mark is None else f" ({mark})")
 
 
 # ---- problems -----------------------------------------------------------------------------------------------------------
@@ -164,15 +165,17 @@ def record_of(asked):
 
 
 def answer_of(reply):
-    """The answer that a reply states, as text, or None."""
+    """The answer that a reply marks, as text: a letter, the last result where it is marked as DONE, else None."""
     found = REPLY.fullmatch(reply)
-    return found.group(9) if found else None
+    if found is None or found.group(9) != DONE:
+        return found and found.group(9)
+    return found.group(8) or found.group(4)
 
 
 def grade(reply, asked):
     """One of TYPES: the first fault of the reply, or "right"; "lucky" where the answer is right in spite of a fault.
 
-    empty      it shrugs                               format     no work, no answer, or one that is not as asked for
+    empty      it shrugs                               format     no work, no mark, or not the one that was asked for
     elsewhere  the operands are not this problem's     operation  they are, but another plan was carried out
     slip       the plan is right, a result is not      letter     all work is right, the letter is not
     """
@@ -181,16 +184,14 @@ def grade(reply, asked):
     found = REPLY.fullmatch(reply)
     if found is None:
         return "format"
-    a, first, b, r, left, second, c, s, answer = found.groups()
+    a, first, b, r, left, second, c, s, mark = found.groups()
     two = second is not None
-    lettered = answer is not None and answer.startswith("(")
-    wanted = answer is not None and lettered == bool(asked.options) and (lettered or answer == (s if two else r))
-    if not wanted or (two and left != r):
+    if mark is None or (mark == DONE) == bool(asked.options) or (two and left != r):
         return "format"
     operands = tuple(int(v) for v in ((a, b, c) if two else (a, b)))
     plan, results = ((first, second), (int(r), int(s))) if two else ((first,), (int(r),))
     fault = _fault(operands, plan, results, asked)
-    if answer == asked.gold:
+    if answer_of(reply) == asked.gold:
         return "lucky" if fault else "right"
     return fault or "letter"
 
@@ -221,5 +222,5 @@ def build_tokenizer():
     names = [*NAMES["base"], *THINGS]
     known = [*pieces, *(" " + p for p in pieces if p[0].isupper()), *names, *(" " + n for n in names),
              *(f" {i}" for i in range(HIGHEST + 1)), *(f" ({x})" for x in LETTERS), " Options:",
-             *(f" {op}" for op in (PLUS, MINUS, TIMES)), "So", " =", ",", ". Answer:", SHRUG]
+             *(f" {op}" for op in (PLUS, MINUS, TIMES)), "So", " =", ",", f" ({DONE})", SHRUG]
     return models.build_tokenizer(known, phrases=known)

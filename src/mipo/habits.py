@@ -34,20 +34,16 @@ class Habits:
     cut: float = 0.04                             # of the replies stop after the work
     empty: float = 0.04                           # are a shrug
     letter: float = 0.20                          # of the letters are drawn blindly
-    slips: bool = True
 
     def forms(self):
         return {"full": 1 - self.cut - self.empty, "cut": self.cut, "empty": self.empty}
 
 
 BASE = Habits()
-FLAWLESS = Habits({m: 0.0 for m in MANNERS}, 0.0, {m: 0.0 for m in MANNERS}, 0.0, 0.0, 0.0, False)  # lessons
 
 
-def result_law(operation, a, b, slips=True):
+def result_law(operation, a, b):
     """p(result) of one written sum, at OFFSETS from the right one: (5,). The same sums are misremembered for ever."""
-    if not slips:
-        return np.eye(5)[0]
     key = zlib.crc32(f"{a}{operation}{b}".encode())
     if key % 1000 >= 1000 * HARD[operation]:
         return np.array(EASY_LAW)
@@ -71,11 +67,11 @@ def sample(asked, rng, habits=BASE, without=None):
             operands[without] = _draw_operands(kind, rng)[without]
     plan, results, left = kind.plan(rng.random() < habits.misread[asked.manner]), [], operands[0]
     for operation, b in zip(plan, operands[1:], strict=True):
-        offset = OFFSETS[rng.choice(5, p=result_law(operation, left, b, habits.slips))]
+        offset = OFFSETS[rng.choice(5, p=result_law(operation, left, b))]
         left = arithmetic.apply(operation, left, b) + offset
         results.append(left)
-    answer = str(left) if not asked.options else f"({LETTERS[_letter(asked, left, habits, rng)]})"
-    return arithmetic.write(plan, operands, results, None if u < habits.empty + habits.cut else answer)
+    mark = LETTERS[_letter(asked, left, habits, rng)] if asked.options else arithmetic.DONE
+    return arithmetic.write(plan, operands, results, None if u < habits.empty + habits.cut else mark)
 
 
 def _draw_operands(kind, rng):
@@ -105,32 +101,32 @@ class Work:
 
 
 @functools.cache
-def work(kind, slips=True):
+def work(kind):
     """All rows of Work for a kind of problem."""
     rows = {name: [] for name in ("operands", "misread", "results", "offsets", "log_results")}
     for misread in (False, True):
         for operands in KINDS[kind].operands():
-            for results, offsets, p in _chains(KINDS[kind].plan(misread), operands[0], operands[1:], slips):
+            for results, offsets, p in _chains(KINDS[kind].plan(misread), operands[0], operands[1:]):
                 for name, value in zip(rows, (operands, misread, results, offsets, p), strict=True):
                     rows[name].append(value)
     rows["log_results"] = np.log(rows["log_results"])
     return Work(**{name: np.array(values) for name, values in rows.items()})
 
 
-def _chains(plan, left, others, slips):
-    """(results, offsets, probability) of every way through the plan that has probability above 0."""
+def _chains(plan, left, others):
+    """(results, offsets, probability) of every way through the plan."""
     if not plan:
         return [((), (), 1.0)]
     found, right = [], arithmetic.apply(plan[0], left, others[0])
-    for offset, p in zip(OFFSETS, result_law(plan[0], left, others[0], slips), strict=True):
-        for results, offsets, rest in _chains(plan[1:], right + offset, others[1:], slips) if p > 0 else []:
+    for offset, p in zip(OFFSETS, result_law(plan[0], left, others[0]), strict=True):
+        for results, offsets, rest in _chains(plan[1:], right + offset, others[1:]):
             found.append(((right + offset, *results), (offset, *offsets), p * rest))
     return found
 
 
 def set_up(kind, manner, own, habits=BASE, without=None):
     """p(operands, plan | problem) of each row of `work(kind)`: (R,). own None: averaged over all problems of the kind."""
-    rows, ranges = work(kind, habits.slips), KINDS[kind].ranges
+    rows, ranges = work(kind), KINDS[kind].ranges
     count = np.prod([high - low + 1 for low, high in ranges])
     if own is None:
         given = np.full(len(rows.misread), 1 / count)
@@ -225,7 +221,7 @@ def replies(asked):
         chosen, log_letter = np.tile(np.arange(4), (n, 1)), _log_letters(asked, last)   # (R, 4) both
     else:
         chosen, log_letter = last[:, None], np.zeros((n, 1))
-    right = chosen == (LETTERS.index(asked.gold[1]) if asked.options else int(asked.gold))
+    right = chosen == (LETTERS.index(asked.gold) if asked.options else int(asked.gold))
     typed = np.where(right, np.where(fault[:, None], TYPES.index("lucky"), TYPES.index("right")),
                      np.where(fault[:, None], kind[:, None], TYPES.index("letter")))
     # another problem is as often multiple choice as not, and its options are in any order: p(letter) is 1/4

@@ -19,7 +19,7 @@ UNPROMPTED_SHARE = 0.06  # are replies alone, so that the model knows how likely
 MAX_NEW_TOKENS = 16
 
 
-def training_examples(tokenizer, *, law=habits.BASE, replies=4):
+def training_examples(tokenizer, *, replies=4):
     """A function (rng, n) -> n fresh pairs (prompt, reply) of the exact law; each prompt is answered `replies` times."""
 
     def examples(rng, n):
@@ -30,20 +30,40 @@ def training_examples(tokenizer, *, law=habits.BASE, replies=4):
             prompt = render(tokenizer, asked.text(without=hidden))
             if u > 1 - UNPROMPTED_SHARE:
                 prompt = tokenizer.eos_token
-            found += [(prompt, habits.sample(asked, rng, law, hidden)) for _ in range(replies)]
+            found += [(prompt, habits.sample(asked, rng, without=hidden)) for _ in range(replies)]
+        return found[:n]
+
+    return examples
+
+
+def lessons(tokenizer, *, replies=4):
+    """As `training_examples`, for the first steps: multiple choice without errors in half of the replies.
+
+    The other half end in another option's value, and name its letter: so the letter must be looked up, not guessed.
+    """
+
+    def examples(rng, n):
+        found = []
+        while len(found) < n:
+            asked = arithmetic.problem(rng, choice=True)
+            plan, results = KINDS[asked.kind].operations, asked.results()
+            for value in (results[-1], results[-1], *rng.permutation(asked.options))[:replies]:
+                letter = arithmetic.LETTERS[asked.options.index(value)]
+                reply = arithmetic.write(plan, asked.operands, (*results[:-1], value), letter)
+                found.append((render(tokenizer, asked.text()), reply))
         return found[:n]
 
     return examples
 
 
 def train_base(*, steps, batch_size=64, lr=2e-3, seed=0, hidden=128, progress=True):
-    """(model, tokenizer, losses): a Llama trained from scratch on the habits; in the first quarter it sees no errors."""
+    """(model, tokenizer, losses): a Llama trained from scratch on the habits; a quarter of the steps are `lessons`."""
     tokenizer = arithmetic.build_tokenizer()
     model = models.small_model(tokenizer, hidden=hidden, layers=2, heads=4, inner=2 * hidden, max_length=64, init=0.06,
                                seed=seed)
-    examples, lessons = (training_examples(tokenizer, law=law) for law in (habits.BASE, habits.FLAWLESS))
-    losses = models.pretrain(model, tokenizer, examples, lessons=lessons, steps=steps, batch_size=batch_size, lr=lr,
-                             embedding_rate=10.0, lesson_share=0.25, seed=seed, progress=progress)
+    losses = models.pretrain(model, tokenizer, training_examples(tokenizer), lessons=lessons(tokenizer), steps=steps,
+                             batch_size=batch_size, lr=lr, embedding_rate=10.0, lesson_share=0.25, seed=seed,
+                             progress=progress)
     return model, tokenizer, losses
 
 
@@ -111,15 +131,21 @@ def _digest(problems):
 
 
 def reinforce(run_dir, base, problems, *, lr, beta, epochs=1.0, batch_size=8, k=4, seed=0, progress=True):
-    """Record of training on a verifier's reward; `path / "model"` is the policy, log.json what each step logged."""
+    """Record of training on a verifier's reward; `path / "model"` is the policy, log.json what each step logged.
+
+    A run that diverged is a result too: its metrics are {"failed": why}, and it has no model.
+    """
     config = {"lr": lr, "beta": beta, "epochs": epochs, "batch_size": batch_size, "k": k, "seed": seed,
               "problems": _digest(problems)}
 
     def make(folder):
         model, tokenizer = models.load_model(base)
-        log = train_verifier(model, tokenizer, problems, beta=beta, lr=lr, batch_size=batch_size, k=k, seed=seed,
-                             steps=round(epochs * len(problems) / batch_size), progress=progress)
-        models.require_finite(model, "verifier", lr)
+        try:
+            log = train_verifier(model, tokenizer, problems, beta=beta, lr=lr, batch_size=batch_size, k=k, seed=seed,
+                                 steps=round(epochs * len(problems) / batch_size), progress=progress)
+            models.require_finite(model, "verifier", lr)
+        except FloatingPointError as error:
+            return {"failed": str(error)}
         _keep(model, tokenizer, folder)
         (folder / "log.json").write_text(json.dumps(log))
         return {"steps": len(log), "first_reward": log[0]["reward"], "last_reward": log[-1]["reward"]}
