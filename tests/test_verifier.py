@@ -14,7 +14,7 @@ def test_only_a_right_answer_in_the_right_form_is_paid():
     paid = {"So 7 + 5 = 12 (done)": 1.0, "So 8 + 4 = 12 (done)": 1.0, "So 7 + 5 = 13 (done)": 0.0,
             "So 7 + 5 = 12": 0.0, "12": 0.0, arithmetic.SHRUG: 0.0}
     assert {y: verifier.is_right(y, SUM) for y in paid} == paid
-    assert verifier.is_right("So 7 + 5 = 12 (B)", CHOICE) == 1 and verifier.is_right("(B)", CHOICE) == 0
+    assert verifier.is_right("So 7 + 5 = (B) 12", CHOICE) == 1 and verifier.is_right("(B)", CHOICE) == 0
 
 
 @pytest.mark.parametrize("wrong", [{"beta": 0}, {"lr": -1.0}, {"k": 1}, {"steps": 0}])

@@ -1,7 +1,7 @@
 """Word problems and multiple choice of the small world: their texts, the replies they ask for, and how a reply is graded.
 
-A reply shows its work and then marks its answer: "So 7 + 5 = 12 (done)", or "So 7 + 5 = 12 (B)" where options were given.
-So the first fault of a wrong reply can be read off its text. The probabilities are worked out in `mipo.habits`.
+A reply shows its work and marks its answer: "So 7 + 5 = 12 (done)", or "So 7 + 5 = (B) 12" where options were given. So
+the first fault of a wrong reply can be read off its text. The probabilities are worked out in `mipo.habits`.
 """
 
 import itertools
@@ -73,7 +73,8 @@ TEXTS = {
                             "The dog, unseen, took {c} of them.", "What did {name} tell the guests?"),
 }
 MANNERS = {"plain": 0.70, "tricky": 0.15, "long": 0.15}  # shares of the problems
-REPLY = re.compile(r"So (\d+) ([+x-]) (\d+) = (\d+)(?:, (\d+) ([+x-]) (\d+) = (\d+))?(?: \((done|[A-D])\))?")
+STEP = r"(\d+) ([+x-]) (\d+) = (?:\(([A-D])\) )?(\d+)"
+REPLY = re.compile(rf"So {STEP}(?:, {STEP})?(?: \((done)\))?")
 
 
 @dataclass(frozen=True)
@@ -119,12 +120,13 @@ def chain(plan, operands):
 
 
 def write(plan, operands, results, mark=None):
-    """A reply: the work and, unless None, the mark of the answer: a letter, or DONE after the number that is asked for."""
+    """A reply: the work and, unless None, the mark of the answer: a letter before the number, or DONE after it."""
     steps, left = [], operands[0]
-    for operation, b, r in zip(plan, operands[1:], results, strict=True):
-        steps.append(f"{left} {operation} {b} = {r}")
+    for i, (operation, b, r) in enumerate(zip(plan, operands[1:], results, strict=True), 1):
+        letter = f"({mark}) " if i == len(plan) and mark in LETTERS else ""
+        steps.append(f"{left} {operation} {b} = {letter}{r}")
         left = r
-    return "So " + ", ".join(steps) + ("" if mark is None else f" ({mark})")
+    return "So " + ", ".join(steps) + (f" ({DONE})" if mark == DONE else "")
 
 
 # ---- problems -----------------------------------------------------------------------------------------------------------
@@ -164,12 +166,23 @@ def record_of(asked):
 # ---- grading ------------------------------------------------------------------------------------------------------------
 
 
+def _read(reply):
+    """(operands, plan, results as written, joined, letter, done) of a reply, or None; joined: the steps fit together."""
+    found = REPLY.fullmatch(reply)
+    if found is None:
+        return None
+    a, first, b, early, r, left, second, c, late, s, done = found.groups()
+    if second is None:
+        return (int(a), int(b)), (first,), (int(r),), True, early, done
+    return (int(a), int(b), int(c)), (first, second), (int(r), int(s)), left == r and not early, late, done
+
+
 def answer_of(reply):
     """The answer that a reply marks, as text: a letter, the last result where it is marked as DONE, else None."""
-    found = REPLY.fullmatch(reply)
-    if found is None or found.group(9) != DONE:
-        return found and found.group(9)
-    return found.group(8) or found.group(4)
+    read = _read(reply)
+    if read is None or (read[4] and read[5]):
+        return None
+    return read[4] or (str(read[2][-1]) if read[5] else None)
 
 
 def grade(reply, asked):
@@ -181,15 +194,12 @@ def grade(reply, asked):
     """
     if reply == SHRUG:
         return "empty"
-    found = REPLY.fullmatch(reply)
-    if found is None:
+    read = _read(reply)
+    if read is None:
         return "format"
-    a, first, b, r, left, second, c, s, mark = found.groups()
-    two = second is not None
-    if mark is None or (mark == DONE) == bool(asked.options) or (two and left != r):
+    operands, plan, results, joined, letter, done = read
+    if not joined or bool(letter) != bool(asked.options) or bool(done) == bool(letter):
         return "format"
-    operands = tuple(int(v) for v in ((a, b, c) if two else (a, b)))
-    plan, results = ((first, second), (int(r), int(s))) if two else ((first,), (int(r),))
     fault = _fault(operands, plan, results, asked)
     if answer_of(reply) == asked.gold:
         return "lucky" if fault else "right"
@@ -213,7 +223,7 @@ def _fault(operands, plan, results, asked):
 
 
 def build_tokenizer():
-    """A number, a name, or a piece of a sentence between two of them is one token."""
+    """A number, a name, an option with its letter, or a piece of a sentence between two of them is one token."""
     pieces = set()
     for sentences in TEXTS.values():
         for sentence in sentences:
@@ -221,6 +231,6 @@ def build_tokenizer():
             pieces |= {text.rstrip() for text, *_ in parts if text.strip()}
     names = [*NAMES["base"], *THINGS]
     known = [*pieces, *(" " + p for p in pieces if p[0].isupper()), *names, *(" " + n for n in names),
-             *(f" {i}" for i in range(HIGHEST + 1)), *(f" ({x})" for x in LETTERS), " Options:",
-             *(f" {op}" for op in (PLUS, MINUS, TIMES)), "So", " =", ",", f" ({DONE})", SHRUG]
+             *(f" {i}" for i in range(HIGHEST + 1)), *(f" ({x}) {i}" for x in LETTERS for i in range(HIGHEST + 1)),
+             " Options:", *(f" {op}" for op in (PLUS, MINUS, TIMES)), "So", " =", ",", f" ({DONE})", SHRUG]
     return models.build_tokenizer(known, phrases=known)

@@ -1,10 +1,12 @@
 """Runs of the chapter on reasoning as records: a base model of the word problems, its pairs, training, examination."""
 
 import hashlib
+import itertools
 import json
 from dataclasses import asdict
 
 import numpy as np
+import torch
 from datasets import Dataset
 
 from mipo import arithmetic, habits, logprobs, models, sampling, store
@@ -56,11 +58,23 @@ def lessons(tokenizer, *, replies=4):
     return examples
 
 
+@torch.no_grad()
+def prime(model, tokenizer):
+    """Let the token of an option, " (B) 12", start near that of its number: to be likely it need not be looked up.
+
+    Then a sum raises all tokens of its result, a copy of the prompt's options raises four, and one of them gets both.
+    """
+    weights, at = model.get_input_embeddings().weight, tokenizer.convert_tokens_to_ids
+    for x, i in itertools.product(arithmetic.LETTERS, range(arithmetic.HIGHEST + 1)):
+        weights[at(f" ({x}) {i}")] += weights[at(f" {i}")]
+
+
 def train_base(*, steps, batch_size=64, lr=2e-3, seed=0, hidden=128, progress=True):
     """(model, tokenizer, losses): a Llama trained from scratch on the habits; a quarter of the steps are `lessons`."""
     tokenizer = arithmetic.build_tokenizer()
     model = models.small_model(tokenizer, hidden=hidden, layers=2, heads=4, inner=2 * hidden, max_length=64, init=0.06,
                                seed=seed)
+    prime(model, tokenizer)
     losses = models.pretrain(model, tokenizer, training_examples(tokenizer), lessons=lessons(tokenizer), steps=steps,
                              batch_size=batch_size, lr=lr, embedding_rate=10.0, lesson_share=0.25, seed=seed,
                              progress=progress)
@@ -187,20 +201,19 @@ def examine(run_dir, policy, *, split, n_problems, seed, k=1, temperature=1.0, a
 def weigh_sums(run_dir, policy, *, split, n_problems, seed, progress=True):
     """Record of p(every result right | the right sum is written), no sampling, per problem in sums.json.
 
-    Metrics: open, choice: means over the problems that ask for a number and over those with options.
+    Metrics: open, the mean over the problems that ask for a number; where there are options the letter comes in between.
     """
     config = {"split": split, "n_problems": n_problems, "seed": seed}
 
     def make(folder):
         model, tokenizer = models.load_model(policy)
-        problems = arithmetic.problems(n_problems, split=split, seed=seed)
+        problems = [p for p in arithmetic.problems(n_problems, split=split, seed=seed) if not p.options]
         rows = [(i, *row) for i, p in enumerate(problems) for row in result_rows(tokenizer, p)]
         logps = logprobs.score_rows(model, [row[1:] for row in rows], pad_id=tokenizer.pad_token_id, batch_size=256,
                                     progress=progress).summed
         total = np.bincount([row[0] for row in rows], logps.double().numpy())
         store.write_whole(folder / "sums.json", store.dumps(np.exp(total).tolist()))
-        lettered = np.array([bool(p.options) for p in problems])
-        return {"open": float(np.exp(total[~lettered]).mean()), "choice": float(np.exp(total[lettered]).mean())}
+        return {"open": float(np.exp(total).mean())}
 
     return store.run_or_load(run_dir, f"weigh-sums-{split}", config, make, code=["mipo.reasoning"],
                              inputs={"policy": policy})

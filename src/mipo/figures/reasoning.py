@@ -166,5 +166,5 @@ def odds_change(exact: dict, measured: dict) -> Figure:
         ax.set(title=title, xlabel="right against this error:\nchange of log-odds (nats)")
         ax.grid(axis="y", visible=False)
     axes[0, 0].invert_yaxis()
-    axes[0, 0].legend(loc="lower right")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right")
     return fig
