@@ -38,7 +38,7 @@ def test_the_readers_own_model_and_people(kind, request, records_jsonl, tmp_path
 
 
 def test_a_placebo_leaves_no_finding_at_holds(tmp_path):
-    """Chosen and rejected assigned by coin: whatever chapters 6, 7, 9, 10 and 14 then find, it is not the method."""
+    """Chosen and rejected assigned by coin: whatever chapters 6 to 10 and 14 then find, it is not the method."""
     few = {"seeds": [0, 1, 2], "placebo": True, "threads": 1, "scale": "laptop"}
     run("04-small-world", tmp_path, steps=350, n_people=10, draws=300, threads=1)
     run("05-pair-synthesis", tmp_path, **few, n_people=16, per_task=1, n_extra=12)
@@ -48,6 +48,7 @@ def test_a_placebo_leaves_no_finding_at_holds(tmp_path):
                            plugs=["dpo"], controls=["none", "shuffled", "constant", "frozen", "drop", "released"])["claims"]
     found["claims"] |= run("10-tuning-free", tmp_path, **few, **SMALL_10)["claims"]
     found["claims"] |= run("14-scaling", tmp_path, **few, **SMALL_14)["claims"]
+    found["claims"] |= run("08-reasoning", tmp_path, **few, base_steps=40, n_pairs=48, n_test=60, n_exact=60)["claims"]
     findings = {slug: claim["status"] for slug, claim in found["claims"].items()
                 if claim["kind"] == "finding" and slug not in MECHANICAL}
     assert len(findings) >= 8 and None not in findings.values()
