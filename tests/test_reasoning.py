@@ -34,7 +34,7 @@ def test_training_examples_are_answers_to_their_prompts():
 def test_lessons_name_the_letter_of_their_last_result():
     rows = reasoning.lessons(arithmetic.build_tokenizer())(np.random.default_rng(0), 80)
     for prompt, reply in rows:
-        assert " " + " ".join(reply.split(" ")[-2:]) in prompt  # " (B) 12"
+        assert " " + " ".join(reply.split(" ")[-2:]) in prompt  # " (B: 12)"
     assert len({reply for _, reply in rows}) > 40
 
 
@@ -43,7 +43,7 @@ def test_an_option_starts_near_its_number():
     before, after = (models.small_model(tokenizer, hidden=16, layers=1, heads=2, seed=0) for _ in range(2))
     reasoning.prime(after, tokenizer)
     at, old, new = tokenizer.convert_tokens_to_ids, before.lm_head.weight, after.lm_head.weight
-    torch.testing.assert_close(new[at(" (B) 12")], old[at(" (B) 12")] + old[at(" 12")])
+    torch.testing.assert_close(new[at(" (B: 12)")], old[at(" (B: 12)")] + old[at(" 12")])
     assert (new[at(" 12")] == old[at(" 12")]).all()
 
 

@@ -60,13 +60,13 @@ def lessons(tokenizer, *, replies=4):
 
 @torch.no_grad()
 def prime(model, tokenizer):
-    """Let the token of an option, " (B) 12", start near that of its number: to be likely it need not be looked up.
+    """Let the token of an option, " (B: 12)", start near that of its number: to be likely it need not be looked up.
 
     Then a sum raises all tokens of its result, a copy of the prompt's options raises four, and one of them gets both.
     """
     weights, at = model.get_input_embeddings().weight, tokenizer.convert_tokens_to_ids
     for x, i in itertools.product(arithmetic.LETTERS, range(arithmetic.HIGHEST + 1)):
-        weights[at(f" ({x}) {i}")] += weights[at(f" {i}")]
+        weights[at(arithmetic.option(x, i))] += weights[at(f" {i}")]
 
 
 def train_base(*, steps, batch_size=64, lr=2e-3, seed=0, hidden=128, progress=True):
