@@ -20,18 +20,20 @@ TWO = Problem("two steps", "plain", (7, 5, 3), "Ben", "books")
     (SUM, "So 7 x 5 = 35 (done)", "operation"),
     (SUM, "So 7 x 5 = 36 (done)", "operation"),            # the first fault counts
     (SUM, "So 7 + 5 = 13 (done)", "slip"),
-    (SUM, "So 7 + 5 = (E) 12", "format"),
-    (SUM, "So 7 + 5 = (B) 12", "format"),              # no letter was asked for
+    (SUM, "So 7 + 5 = 12 (E: 12)", "format"),
+    (SUM, "So 7 + 5 = 12 (B: 12)", "format"),              # no letter was asked for
     (SUM, "So 7 + 5 = 12", "format"),
     (SUM, "12", "format"),
     (SUM, "So 7 + 5 = 12 (done) (done)", "format"),
-    (CHOICE, "So 7 + 5 = (B) 12 (done)", "format"),
+    (CHOICE, "So 7 + 5 = 12 (B: 12) (done)", "format"),
     (SUM, "I am not sure", "empty"),
-    (CHOICE, "So 7 + 5 = (B) 12", "right"),
-    (CHOICE, "So 7 + 5 = (C) 12", "letter"),
-    (CHOICE, "So 7 + 5 = (B) 13", "lucky"),
-    (CHOICE, "So 7 + 5 = (C) 13", "slip"),
+    (CHOICE, "So 7 + 5 = 12 (B: 12)", "right"),
+    (CHOICE, "So 7 + 5 = 12 (C: 12)", "letter"),
+    (CHOICE, "So 7 + 5 = 13 (B: 13)", "lucky"),
+    (CHOICE, "So 7 + 5 = 13 (C: 13)", "slip"),
     (CHOICE, "So 7 + 5 = 12 (done)", "format"),            # a letter was asked for
+    (CHOICE, "So 7 + 5 = 13 (B: 12)", "format"),           # the letter is not the result's
+    (CHOICE, "So 8 + 5 = 13, 13 - 1 = 12 (B: 12)", "lucky"),
     (TWO, "So 7 + 5 = 12, 12 - 3 = 9 (done)", "right"),
     (TWO, "So 7 + 5 = 13, 13 - 3 = 10 (done)", "slip"),
     (TWO, "So 7 + 5 = 13, 13 - 3 = 9 (done)", "lucky"),     # two slips that cancel
@@ -48,14 +50,14 @@ def test_grade_by_hand(asked, reply, expected):
 def test_truth_by_hand():
     assert SUM.results() == (12,) and SUM.results(misread=True) == (35,) and SUM.gold == "12"
     assert CHOICE.gold == "B" and TWO.results() == (12, 9) and TWO.results(misread=True) == (12, 15)
-    stated = {"So 7 + 5 = (B) 12": "B", "So 7 + 5 = 12 (done)": "12", "So 7 + 5 = 12, 12 - 3 = 9 (done)": "9",
+    stated = {"So 7 + 5 = 12 (B: 12)": "B", "So 7 + 5 = 12 (done)": "12", "So 7 + 5 = 12, 12 - 3 = 9 (done)": "9",
               "So 7 + 5 = 12": None, "I am not sure": None}
     assert {reply: arithmetic.answer_of(reply) for reply in stated} == stated
 
 
 def test_text_and_its_partial_forms():
     assert CHOICE.text() == ("Ada has 7 apples. Ada buys 5 more. How many apples in all? "
-                             "Options: (A) 35 (B) 12 (C) 13 (D) 10")
+                             "Options: (A: 35) (B: 12) (C: 13) (D: 10)")
     assert TWO.text(without=1) == "Ben has 7 books. Then Ben loses 3. How many books are left?"
 
 
@@ -95,4 +97,4 @@ def test_tokenizer_joins_back_and_knows_every_token():
                      arithmetic.write(arithmetic.KINDS[p.kind].operations, p.operands, p.results(), "B"), arithmetic.SHRUG):
             ids = tokenizer(text)["input_ids"]
             assert tokenizer.unk_token_id not in ids and tokenizer.decode(ids) == text
-    assert len(tokenizer("So 7 + 5 = (B) 12")["input_ids"]) == 6  # a number is one token
+    assert len(tokenizer("So 7 + 5 = 12 (B: 12)")["input_ids"]) == 7  # a number is one token

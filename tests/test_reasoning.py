@@ -1,6 +1,7 @@
 """Runs of the reasoning chapter: pairs, examination and weights on a tiny model; what is graded is what was said."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -31,11 +32,13 @@ def test_training_examples_are_answers_to_their_prompts():
     assert all(arithmetic.REPLY.fullmatch(reply) or reply == arithmetic.SHRUG for _, reply in rows)
 
 
-def test_lessons_name_the_letter_of_their_last_result():
-    rows = reasoning.lessons(arithmetic.build_tokenizer())(np.random.default_rng(0), 80)
+def test_lessons_name_the_letter_of_the_right_result():
+    rows = reasoning.lessons(arithmetic.build_tokenizer())(np.random.default_rng(0), 81)
+    assert len(rows) == 21 and len({prompt for prompt, _ in rows}) > 15  # a quarter of 81, rounded up
     for prompt, reply in rows:
-        assert " " + " ".join(reply.split(" ")[-2:]) in prompt  # " (B) 12"
-    assert len({reply for _, reply in rows}) > 40
+        assert " " + " ".join(reply.split(" ")[-2:]) in prompt  # " (B: 12)"
+        for a, operation, b, r in re.findall(r"(\d+) ([+x-]) (\d+) = (\d+)", reply):
+            assert arithmetic.apply(operation, int(a), int(b)) == int(r)
 
 
 def test_an_option_starts_near_its_number():
@@ -43,7 +46,7 @@ def test_an_option_starts_near_its_number():
     before, after = (models.small_model(tokenizer, hidden=16, layers=1, heads=2, seed=0) for _ in range(2))
     reasoning.prime(after, tokenizer)
     at, old, new = tokenizer.convert_tokens_to_ids, before.lm_head.weight, after.lm_head.weight
-    torch.testing.assert_close(new[at(" (B) 12")], old[at(" (B) 12")] + old[at(" 12")])
+    torch.testing.assert_close(new[at(" (B: 12)")], old[at(" (B: 12)")] + old[at(" 12")])
     assert (new[at(" 12")] == old[at(" 12")]).all()
 
 

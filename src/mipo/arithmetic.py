@@ -1,7 +1,7 @@
 """Word problems and multiple choice of the small world: their texts, the replies they ask for, and how a reply is graded.
 
-A reply shows its work and marks its answer: "So 7 + 5 = 12 (done)", or "So 7 + 5 = (B) 12" where options were given. So
-the first fault of a wrong reply can be read off its text. The probabilities are worked out in `mipo.habits`.
+A reply shows its work and marks its answer: "So 7 + 5 = 12 (done)", or "So 7 + 5 = 12 (B: 12)" where options were given.
+So the first fault of a wrong reply can be read off its text. The probabilities are worked out in `mipo.habits`.
 """
 
 import itertools
@@ -73,8 +73,8 @@ TEXTS = {
                             "The dog, unseen, took {c} of them.", "What did {name} tell the guests?"),
 }
 MANNERS = {"plain": 0.70, "tricky": 0.15, "long": 0.15}  # shares of the problems
-STEP = r"(\d+) ([+x-]) (\d+) = (?:\(([A-D])\) )?(\d+)"
-REPLY = re.compile(rf"So {STEP}(?:, {STEP})?(?: \((done)\))?")
+STEP = r"(\d+) ([+x-]) (\d+) = (\d+)"
+REPLY = re.compile(rf"So {STEP}(?:, {STEP})?(?: \((?:(done)|([A-D]): (\d+))\))?")
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Problem:
         words = {"name": self.name, "thing": self.thing, **dict(zip("abc", self.operands, strict=False))}
         sentences = [s.format(**words) for s in TEXTS[self.kind, self.manner]]
         kept = [s for i, s in enumerate(sentences) if i != without]
-        listed = "".join(f" ({x}) {v}" for v, x in zip(self.options, LETTERS, strict=False))
+        listed = "".join(option(x, v) for x, v in zip(LETTERS, self.options, strict=False))
         return " ".join(kept) + (" Options:" + listed if listed else "")
 
     def results(self, misread=False):
@@ -105,6 +105,11 @@ class Problem:
         """The right answer, as `answer_of` reads it: a number as text, or a letter."""
         value = self.results()[-1]
         return LETTERS[self.options.index(value)] if self.options else str(value)
+
+
+def option(letter, value):
+    """A value with its letter, as it is listed and as it is chosen; one token."""
+    return f" ({letter}: {value})"
 
 
 def apply(operation, a, b):
@@ -120,13 +125,12 @@ def chain(plan, operands):
 
 
 def write(plan, operands, results, mark=None):
-    """A reply: the work and, unless None, the mark of the answer: a letter before the number, or DONE after it."""
+    """A reply: the work and, unless None, the mark of the answer, which is DONE or a letter with the last result."""
     steps, left = [], operands[0]
-    for i, (operation, b, r) in enumerate(zip(plan, operands[1:], results, strict=True), 1):
-        letter = f"({mark}) " if i == len(plan) and mark in LETTERS else ""
-        steps.append(f"{left} {operation} {b} = {letter}{r}")
+    for operation, b, r in zip(plan, operands[1:], results, strict=True):
+        steps.append(f"{left} {operation} {b} = {r}")
         left = r
-    return "So " + ", ".join(steps) + (f" ({DONE})" if mark == DONE else "")
+    return "So " + ", ".join(steps) + (option(mark, left) if mark in LETTERS else f" ({mark})" if mark else "")
 
 
 # ---- problems -----------------------------------------------------------------------------------------------------------
@@ -167,20 +171,21 @@ def record_of(asked):
 
 
 def _read(reply):
-    """(operands, plan, results as written, joined, letter, done) of a reply, or None; joined: the steps fit together."""
+    """(operands, plan, results as written, joined, letter, done) of a reply, or None; joined: the parts fit together."""
     found = REPLY.fullmatch(reply)
     if found is None:
         return None
-    a, first, b, early, r, left, second, c, late, s, done = found.groups()
+    a, first, b, r, left, second, c, s, done, letter, value = found.groups()
+    joined = value in (None, s or r) and left in (None, r)
     if second is None:
-        return (int(a), int(b)), (first,), (int(r),), True, early, done
-    return (int(a), int(b), int(c)), (first, second), (int(r), int(s)), left == r and not early, late, done
+        return (int(a), int(b)), (first,), (int(r),), joined, letter, done
+    return (int(a), int(b), int(c)), (first, second), (int(r), int(s)), joined, letter, done
 
 
 def answer_of(reply):
     """The answer that a reply marks, as text: a letter, the last result where it is marked as DONE, else None."""
     read = _read(reply)
-    if read is None or (read[4] and read[5]):
+    if read is None:
         return None
     return read[4] or (str(read[2][-1]) if read[5] else None)
 
@@ -231,6 +236,6 @@ def build_tokenizer():
             pieces |= {text.rstrip() for text, *_ in parts if text.strip()}
     names = [*NAMES["base"], *THINGS]
     known = [*pieces, *(" " + p for p in pieces if p[0].isupper()), *names, *(" " + n for n in names),
-             *(f" {i}" for i in range(HIGHEST + 1)), *(f" ({x}) {i}" for x in LETTERS for i in range(HIGHEST + 1)),
+             *(f" {i}" for i in range(HIGHEST + 1)), *(option(x, i) for x in LETTERS for i in range(HIGHEST + 1)),
              " Options:", *(f" {op}" for op in (PLUS, MINUS, TIMES)), "So", " =", ",", f" ({DONE})", SHRUG]
     return models.build_tokenizer(known, phrases=known)
