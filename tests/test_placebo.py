@@ -1,5 +1,6 @@
 """Chosen and rejected assigned by coin: no finding may then hold. A file of its own, since it is the longest test."""
 
+import pytest
 from test_notebooks import run
 
 from mipo.pages import load_claims
@@ -10,6 +11,7 @@ MECHANICAL = {"c19-gamma-settles", "c25-early-instability", "c26-reweighting"}  
 NEEDS_ALL = {"c09-contrast-matters", "c13-lora", "c20-rmipo-beats-kin"}  # judged only where all those arms are trained
 
 
+@pytest.mark.timeout(1800)  # about 150 short runs of training, one after another
 def test_a_placebo_leaves_no_finding_at_holds(tmp_path):
     """Chosen and rejected assigned by coin: whatever chapters 6, 7, 9 and 10 then find, it is not the method."""
     few = {"seeds": [0, 1, 2], "placebo": True, "threads": 1, "scale": "laptop"}
