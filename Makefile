@@ -1,22 +1,26 @@
 # make book            run the chain and build the book     SCALE=smoke|laptop|full|gpu   DRY=1 only lists   JOBS=n side by side
 # make test            all tests, set up included           make compare  do my numbers agree with the published ones?
+# make bench           training speed beside TRL, this machine's table of results/bench
 # make setup           only .venv                           make clean    remove what runs wrote (runs/), keep .venv
 SCALE ?= laptop
 PYTHON ?= python3
 BIN := .venv/bin
 comma := ,
 
-.PHONY: book setup test compare clean
+.PHONY: book setup test compare bench clean
 book: .venv/.book
 	@$(BIN)/python -m mipo.chain book --scale $(SCALE) $(if $(DRY),--dry) $(if $(JOBS),--jobs $(JOBS))
 
 setup: .venv/.book
 
 test: .venv/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile $(ARGS)
 
 compare: .venv/.book
 	@$(BIN)/python -m mipo.compare --scale $(SCALE)
+
+bench: .venv/.dev
+	$(BIN)/python -m mipo.speed $(ARGS)
 
 clean:
 	rm -rf runs .snakemake .pytest_cache

@@ -1,5 +1,6 @@
 """What several test files share: the real book at smoke scale, built once, and a small project of two notebooks."""
 
+import fcntl
 import functools
 import os
 import shutil
@@ -22,7 +23,10 @@ def chain(*arguments, root=ROOT, **more):
 @functools.cache
 def smoke_book():
     """Folder of the book's HTML after `make book SCALE=smoke`."""
-    done = chain("book", "--scale", "smoke")
+    (ROOT / "runs").mkdir(exist_ok=True)
+    with open(ROOT / "runs" / ".smoke-tests", "w") as lock:  # a second test process waits, then finds nothing to do
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = chain("book", "--scale", "smoke")
     assert done.returncode == 0, done.stdout + done.stderr
     return ROOT / "runs" / "smoke" / "book" / "_build" / "html"
 

@@ -43,9 +43,11 @@ def test_training_examples_are_the_worlds(tokenizer):
     examples = base.training_examples(World(), tokenizer, pool=50, seed=0)(np.random.default_rng(0), 800)
     assert examples == base.training_examples(World(), tokenizer, pool=50, seed=0)(np.random.default_rng(0), 800)
     assert all(any(parse(reply, task) for task in TASKS) for _, reply in examples)
-    nobody = np.mean([not any(f"{a.capitalize()}: " in prompt for a in ATTRIBUTES)
-                      for prompt, _ in examples])
-    assert abs(nobody - base.NOBODY_SHARE) < 4 * np.sqrt(0.15 * 0.85 / 800)  # four standard errors
+    asked = [prompt for prompt, _ in examples if prompt != tokenizer.eos_token]
+    alone = 1 - len(asked) / len(examples)
+    assert abs(alone - base.UNPROMPTED_SHARE) < 4 * np.sqrt(0.06 * 0.94 / 800)  # four standard errors
+    nobody = np.mean([not any(f"{a.capitalize()}: " in prompt for a in ATTRIBUTES) for prompt in asked])
+    assert abs(nobody - base.NOBODY_SHARE) < 4 * np.sqrt(0.15 * 0.85 / 750)
     known = {who.context() for who in population.people(50, split="base", seed=0)}
     full = [prompt for prompt, _ in examples if all(f"{a.capitalize()}: " in prompt for a in ATTRIBUTES)]
     assert full and all(any(context in prompt for context in known) for prompt in full)

@@ -9,7 +9,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from mipo.figures import style, training, world
+from mipo.figures import cost, style, training, world
+from mipo.numbers import Number
 
 RNG = np.random.default_rng(0)
 ARMS = ["sft", "mipo-random", "mipo-missing", "context-infonce", "sami", "mi-reward", "cad"]
@@ -84,6 +85,26 @@ CASES = {
         {a: by_arm(lambda v: seeds(0.1 + v / 50, 0.003)) for a in ("pet", "city")},
         chance={"pet": 0.114, "city": 0.09}),
     "length_distributions": lambda: world.length_distributions(by_arm(lambda v: RNG.poisson(25 * v, 300))),
+}
+
+
+LOSSES = {"sft": 0.5, "dpo": 1.0, "dpo-live": 1.33, "simpo": 1.0, "rmipo": 1.16}
+AT = [(384, 128), (256, 256), (128, 384)]
+SHARES = np.linspace(0.01, 0.99, 50)
+CASES |= {
+    "cost_ratios": lambda: cost.ratios(
+        {at: {m: Number(v, v - 0.03, v + 0.05, 9, []) for m, v in LOSSES.items()} for at in AT}, dict.fromkeys(AT, LOSSES)),
+    "cost_operations": lambda: cost.operations({m: [v, 2 * v] for m, v in LOSSES.items()},
+                                               {m: [v, 2 * v] for m, v in LOSSES.items()}),
+    "cost_memory": lambda: cost.memory({at: dict.fromkeys(LOSSES, 5.0) for at in AT},
+                                       {at: {m: 14.7 * v for m, v in LOSSES.items()} for at in AT}),
+    "cost_savings": lambda: cost.savings(
+        {"DPO, live": (SHARES, (1 - SHARES) / 4), "DPO, cached, 3 epochs": (SHARES, (1 - 3 * SHARES) / 10),
+         "SimPO": (SHARES, -SHARES / 3)},
+        {"DPO, live": [(0.25, Number(0.18, 0.1, 0.24, 9, []))]}, claimed=0.15, marks={"small world": 0.37}),
+    "cost_search": lambda: cost.search(
+        range(1, 13), {m: LOSSES[m] * np.arange(1, 13) for m in ("dpo", "dpo-live", "simpo")}, own=1.16, claimed=0.15,
+        marks={"DPO's β": ("dpo", 3), "SimPO's β × γ": ("simpo", 12)}),
 }
 
 
@@ -188,6 +209,7 @@ def test_gain_line_is_least_squares():
     (lambda: world.base_vs_exact([1.0], [1.0, 2.0]), r"\(1,\).*\(2,\)"),
     (lambda: world.pair_differences({"x": {"a": 1}, "y": {"b": 1}}), "'y' has slots"),
     (lambda: world.diversity({}), "at least one arm"),
+    (lambda: cost.ratios({}, {}), "at least one method"),
     (lambda: world.diversity({"m": {"sft": 1}, "n": {"cad": 1}}), "'n' has arms"),
 ])
 def test_errors_name_the_field(call, words):

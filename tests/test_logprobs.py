@@ -1,4 +1,4 @@
-"""Tokens and log-probs against a naive log-softmax: one row at a time, all positions, no padding."""
+"""Log-probs and PMI against a naive log-softmax: one row at a time, all positions, no padding."""
 
 import copy
 
@@ -14,7 +14,7 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from mipo import logprobs
+from mipo import logprobs, tokens
 from mipo.data import render
 
 REPLIES = ["I am a baker.", "a", "", "Write a short email to my neighbour, the retired teacher with two children."]
@@ -66,16 +66,16 @@ def test_batch_size_and_padding_change_nothing(loaded, prompts):
     model, tokenizer = loaded
     alone, together = (logprobs.response_logps(model, tokenizer, prompts, REPLIES, batch_size=b).summed for b in (1, 4))
     assert_close(alone, together, atol=1e-5, rtol=1e-6)
-    rows = logprobs.encode_many(tokenizer, prompts, REPLIES)
-    zero, one = (logprobs.sequence_logps(model, logprobs.collate(rows, pad_id=p))[0] for p in (0, 1))
+    rows = tokens.encode_many(tokenizer, prompts, REPLIES)
+    zero, one = (logprobs.sequence_logps(model, tokens.collate(rows, pad_id=p))[0] for p in (0, 1))
     assert torch.equal(zero, one)  # what pads the rows is never looked at
 
 
 def test_gradient_equals_naive(loaded, prompts):
     model, tokenizer = loaded
     other = copy.deepcopy(model)
-    rows = logprobs.encode_many(tokenizer, prompts, REPLIES)
-    logprobs.sequence_logps(model, logprobs.collate(rows))[0].sum().backward()
+    rows = tokens.encode_many(tokenizer, prompts, REPLIES)
+    logprobs.sequence_logps(model, tokens.collate(rows))[0].sum().backward()
     for head, tail in rows:
         logps = other(torch.tensor([head + tail])).logits[0].log_softmax(-1)
         logps[len(head) - 1 : -1].gather(1, torch.tensor(tail)[:, None]).sum().backward()
@@ -87,8 +87,8 @@ def test_only_reply_positions_reach_the_head(loaded, prompts):
     model, tokenizer = loaded
     seen = []
     handle = model.get_output_embeddings().register_forward_hook(lambda m, args, out: seen.append(out.shape[:2]))
-    rows = logprobs.encode_many(tokenizer, prompts, REPLIES)
-    logprobs.sequence_logps(model, logprobs.collate(rows))
+    rows = tokens.encode_many(tokenizer, prompts, REPLIES)
+    logprobs.sequence_logps(model, tokens.collate(rows))
     handle.remove()
     assert seen == [(1, sum(len(tail) for _, tail in rows))]
 
@@ -106,7 +106,7 @@ def test_models_with_capped_logits_or_absolute_positions(family):
         model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=2, n_positions=32))
     model.eval()
     rows = [([1, 2, 3], [4, 5]), ([6], [7, 8, 9, 10]), ([11, 12], [13])]
-    got, _ = logprobs.sequence_logps(model, logprobs.collate(rows))
+    got, _ = logprobs.sequence_logps(model, tokens.collate(rows))
     for value, (head, tail) in zip(got, rows, strict=True):
         logps = model(torch.tensor([head + tail])).logits[0].log_softmax(-1)
         want = logps[len(head) - 1 : -1].gather(1, torch.tensor(tail)[:, None]).sum()
@@ -124,7 +124,7 @@ def test_a_head_out_of_reach_falls_back_to_full_logits(loaded, prompts):
         def forward(self, **kwargs):
             return self.inner(**kwargs)
 
-    batch = logprobs.collate(logprobs.encode_many(tokenizer, prompts, REPLIES))
+    batch = tokens.collate(tokens.encode_many(tokenizer, prompts, REPLIES))
     for a, b in zip(logprobs.sequence_logps(Wrapped(), batch), logprobs.sequence_logps(model, batch), strict=True):
         assert_close(a, b, atol=1e-5, rtol=1e-6)
 
@@ -155,41 +155,7 @@ def test_scoring_leaves_the_mode_and_takes_no_gradient(loaded, prompts):
     assert logprobs.response_logps(model, tokenizer, [], []).summed.shape == (0,)
 
 
-# ---- tokens ----------------------------------------------------------------------------------------------------------
-
-
-def test_encode_appends_the_end_once(loaded, prompts):
-    _, tokenizer = loaded
-    head, tail = logprobs.encode(tokenizer, prompts[0], "I am a baker.")
-    assert head == tokenizer(prompts[0])["input_ids"]
-    assert tail[-1] == tokenizer.eos_token_id and tail.count(tokenizer.eos_token_id) == 1
-    assert logprobs.encode(tokenizer, prompts[0], "I am a baker." + tokenizer.eos_token) == (head, tail)
-    assert tokenizer.decode(tail[:-1]) == "I am a baker."
-    if tokenizer.bos_token_id is not None:
-        assert head.count(tokenizer.bos_token_id) == 1
-
-
-def test_encode_keeps_the_prompt_where_tokens_would_merge(loaded):
-    """A token would span the boundary: the prompt must keep the tokens that the reply was sampled after."""
-    _, tokenizer = loaded
-    text = "I am a retired teacher who cycles to work"
-
-    def merges(i):
-        head = tokenizer(text[:i])["input_ids"]
-        return tokenizer(text)["input_ids"][: len(head)] != head
-
-    i = next(i for i in range(10, len(text)) if merges(i))  # a place inside a token
-    head, tail = logprobs.encode(tokenizer, text[:i], text[i:])
-    assert head == tokenizer(text[:i])["input_ids"]
-    assert tokenizer.decode(tail[:-1]) == text[i:]
-
-
-def test_max_length_cuts_replies_and_names_a_prompt_that_is_too_long(loaded, prompts):
-    _, tokenizer = loaded
-    head, tail = logprobs.encode(tokenizer, prompts[0], REPLIES[3])
-    assert logprobs.encode(tokenizer, prompts[0], REPLIES[3], len(head) + 2) == (head, tail[:2])
-    with pytest.raises(ValueError, match=rf"row 0: the prompt has {len(head)} tokens and max_length is {len(head)}"):
-        logprobs.encode(tokenizer, prompts[0], REPLIES[3], len(head))
+# ---- bad input ----
 
 
 def test_a_row_longer_than_the_model_is_named(loaded, prompts):
@@ -206,13 +172,6 @@ def test_bad_input_is_named(loaded, prompts):
         logprobs.response_logps(model, tokenizer, prompts[:2], ["a", None])
     with pytest.raises(ValueError, match="same number of replies"):
         logprobs.response_logps(model, tokenizer, prompts[:2], [["a", "b"], ["a"]])
-    with pytest.raises(ValueError, match="row 0: the prompt has no token"):
-        logprobs.encode_many(tokenizer, [""], ["a"], special=False)
-    with pytest.raises(ValueError, match="row 0: the reply has no token"):
-        logprobs.encode_many(tokenizer, ["a"], [""], eos=False)
-    tokenizer.eos_token = None
-    with pytest.raises(ValueError, match="no end-of-sequence token"):
-        logprobs.encode(tokenizer, "a", "b")
 
 
 # ---- pointwise mutual information ------------------------------------------------------------------------------------
@@ -275,3 +234,57 @@ def test_pmi_over_contexts_is_zero_where_context_says_nothing_and_log_k_at_most(
 def test_pmi_over_contexts_shapes(shapes):
     with pytest.raises(ValueError, match="shapes"):
         logprobs.pmi_over_contexts(torch.zeros(shapes[0]), torch.zeros(shapes[1]))
+
+
+# ---- PMI per token, the reply alone ----------------------------------------------------------------------------------
+
+
+def test_response_pmi_by_hand():
+    """Three tokens with prompt: -1, -2, -3; alone after a start: -2, -3, -4; without the first: -5, -6."""
+    summed, tokens_, first = torch.tensor([-6.0]), torch.tensor([3]), torch.tensor([-1.0])
+    alone = {"start": -9.0, "drop": -11.0, "released": -11.0}
+    want = {"start": -2 + 3, "drop": -5 / 2 + 11 / 2, "released": -2 + 11 / 2}
+    for name, value in want.items():
+        got = logprobs.response_pmi(summed, tokens_, first, torch.tensor([alone[name]]), first_token=name)
+        assert got.item() == pytest.approx(value)
+
+
+@pytest.mark.parametrize("first_token", logprobs.FIRST_TOKEN)
+def test_prompt_pmi_equals_naive(loaded, prompts, first_token):
+    """The reply's tokens one by one from full logits, with and without the prompt; a one-token reply is finite."""
+    model, tokenizer = loaded
+    got = logprobs.prompt_pmi(model, tokenizer, prompts, REPLIES, first_token=first_token)
+
+    def nats_of(ids, begin):
+        with torch.no_grad():
+            logps = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+        return [logps[t - 1, ids[t]].item() for t in range(begin, len(ids))]
+
+    for value, prompt, reply in zip(got, prompts, REPLIES, strict=True):
+        head, tail = tokens.encode(tokenizer, prompt, reply)
+        after = nats_of(head + tail, len(head))
+        if first_token == "start":
+            alone = nats_of([logprobs.start_token(tokenizer), *tail], 1)
+            want = sum(after) / len(after) - sum(alone) / len(alone)
+        elif len(tail) == 1:
+            want = 0.0
+        else:
+            alone, with_prompt = nats_of(tail, 1), after[1:] if first_token == "drop" else after
+            want = sum(with_prompt) / len(with_prompt) - sum(alone) / len(alone)
+        assert value.item() == pytest.approx(want, abs=1e-5)
+
+
+def test_the_released_first_token_biases_by_length():
+    """A reply whose tokens are as likely with prompt as without (-1 each), but for a first token of -4 with the prompt.
+
+    "drop" sees no PMI; "released" compares -(L + 3)/L with -1: -3/L, which shrinks with length and does not cancel.
+    """
+    for length in (2, 4, 30):
+        args = (torch.tensor([-(length + 3.0)]), torch.tensor([length]), torch.tensor([-4.0]), torch.tensor([1.0 - length]))
+        assert logprobs.response_pmi(*args, first_token="drop").item() == pytest.approx(0)
+        assert logprobs.response_pmi(*args, first_token="released").item() == pytest.approx(-3 / length, abs=1e-6)
+
+
+def test_an_unknown_first_token_is_named():
+    with pytest.raises(ValueError, match="first_token must be one of start, drop, released; got 'bos'"):
+        logprobs.marginal_row([1, 2], 0, "bos")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mipo import logprobs, models
+from mipo import logprobs, models, tokens
 from mipo.data import render
 
 TEXTS = ["Ask Sam, please: is it 300 metres?", "A well-run shop.\n\nIt isn't."]
@@ -118,10 +118,10 @@ def test_replies_that_share_a_prompt_cost_and_count_the_same():
     tokenizer = models.build_tokenizer(["a b c d e f g", " a b c d e f g"])
     model = models.small_model(tokenizer, hidden=16, layers=2, heads=2, max_length=32, init=0.3, seed=0)
     pairs = [("a b", " c d"), ("a b", " e"), ("a b", " f g a"), ("g", " a b"), ("c d e f", " g"), ("c d e f", " a a")]
-    rows = logprobs.encode_many(tokenizer, *zip(*pairs, strict=True))
+    rows = tokens.encode_many(tokenizer, *zip(*pairs, strict=True))
     shared = models.shared_loss(model, rows, tokenizer.pad_token_id)
-    summed, tokens = logprobs.sequence_logps(model, logprobs.collate(rows, tokenizer.pad_token_id))
-    apart = -summed.sum() / tokens.sum()
+    summed, lengths = logprobs.sequence_logps(model, tokens.collate(rows, tokenizer.pad_token_id))
+    apart = -summed.sum() / lengths.sum()
     torch.testing.assert_close(shared, apart, atol=1e-6, rtol=0)
     for a, b in zip(*(torch.autograd.grad(loss, list(model.parameters())) for loss in (shared, apart)), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)

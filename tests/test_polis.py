@@ -342,7 +342,7 @@ def test_runs_end_to_end(tmp_path, world):
     assert all(row["chosen"] != row["rejected"] for row in rows)
     test, check = survey.held_out(world, 0)
     assert {r["person"] for r in test}.isdisjoint(r["person"] for r in check)
-    settings = {"beta": 1.0, "lr": 1e-2, "batch_size": 4, "seed": 0, "progress": False}
+    settings = {"loss": "dpo", "loss_kwargs": {"beta": 1.0}, "lr": 1e-2, "batch_size": 4, "seed": 0, "progress": False}
     metrics = survey.make_policy(tuned, world, base, made, placebo=False, **settings)
     assert 0 < metrics["validation"] < 1
     again = survey.make_policy(tuned, world, base, made, placebo=False, **settings)
@@ -350,3 +350,12 @@ def test_runs_end_to_end(tmp_path, world):
     assert np.load(tuned / "test.npy").shape == (len(test), 2)
     assert [file.name for file in tuned.iterdir()] == ["test.npy"]          # nothing of the trainer stays in the record
     assert survey.make_policy(tuned, world, base, made, placebo=True, **settings) != metrics
+    counts = survey.make_preferences(made, world, base, questions=3, seed=0)
+    rows = json.loads((made / "pairs.json").read_text())
+    cast = votes.records(world, "mipo", questions=3, seed=0)
+    assert counts["pairs"] == len(rows) == len(cast)
+    assert [row["chosen"] for row in rows] == [r["gold"] for r in cast]
+    assert all({row["chosen"], row["rejected"]} == set(votes.REPLIES) for row in rows)
+    settings |= {"loss": "rmipo", "loss_kwargs": {}}
+    on_votes = survey.make_policy(tuned, world, base, made, placebo=False, **settings)
+    assert on_votes != metrics

@@ -64,7 +64,7 @@ def test_runs_side_by_side_are_the_runs_one_by_one(base, tmp_path):
 
 def test_settings_are_those_of_the_release(tmp_path):
     """Source: the configuration that MIPO's authors released: Adam 0.9 / 0.95, clip 1, cosine to a tenth, warm-up 3 %."""
-    args = arms.settings(tmp_path, loss="dpo", lr=1e-3, beta=0.3)
+    args = arms.settings(tmp_path, loss="dpo", lr=1e-3, loss_kwargs={"beta": 0.3})
     assert (args.adam_beta1, args.adam_beta2, args.max_grad_norm, args.warmup_steps) == (0.9, 0.95, 1.0, 0.03)
     assert args.lr_scheduler_kwargs == {"min_lr_rate": 0.1} and args.loss_kwargs == {"beta": 0.3}
     assert (args.num_train_epochs, args.learning_rate) == (1, 1e-3)

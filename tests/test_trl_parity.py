@@ -12,7 +12,8 @@ from trl import DPOConfig, DPOTrainer
 
 from mipo import losses
 from mipo.data import render
-from mipo.trainer import PreferenceConfig, PreferenceTrainer, apply_loss
+from mipo.loss_inputs import apply_loss
+from mipo.trainer import PreferenceConfig, PreferenceTrainer
 
 STEPS = 20
 COMMON = dict(

@@ -7,7 +7,8 @@ from mipo.population import NOBODY, Person
 from mipo.world import World
 
 NOBODY_SHARE = 0.15      # of training examples come without any context
-INCOMPLETE_SHARE = 0.15  # come with a context that lacks a quarter of its attributes
+INCOMPLETE_SHARE = 0.1   # come with a context that lacks a quarter of its attributes
+UNPROMPTED_SHARE = 0.06  # are replies alone, after the token that begins a sequence: text without a prompt
 
 
 def build_tokenizer():
@@ -25,8 +26,9 @@ def training_examples(world, tokenizer, *, split="base", pool=4000, seed=0, shar
     """A function (rng, n) -> n fresh pairs (prompt, reply) drawn from the world's exact laws.
 
     With `sharp` the replies to a person come from the optimum at that β instead: lessons in which reading the context
-    pays off at once. A share of the examples has no context, or one that lacks a quarter of its lines. Each
-    prompt is answered `replies` times in a row, since replies to one prompt share its cost.
+    pays off at once. A share of the examples has no context, or one that lacks a quarter of its lines, or no prompt at all:
+    so the model knows how likely a reply is whoever asks whatever, as one that has read plain text does. Each prompt is
+    answered `replies` times in a row, since replies to one prompt share its cost.
     """
     residents = population.people(pool, split=split, seed=seed)
     names = list(TASKS)
@@ -44,7 +46,8 @@ def training_examples(world, tokenizer, *, split="base", pool=4000, seed=0, shar
             topic = task.topics[rng.integers(len(task.topics))]
             query = task.queries[rng.integers(len(task.queries))].format(topic=topic)
             law = world.optimum(task.name, who, sharp) if sharp and who.values else world.law(task.name, who)
-            prompt = render(tokenizer, query, who.context())
+            alone = rng.random() < UNPROMPTED_SHARE
+            prompt = tokenizer.eos_token if alone else render(tokenizer, query, who.context())
             found += [(prompt, write(task, topic, law.sample(rng), rng)) for _ in range(replies)]
         return found[:n]
 

@@ -1,19 +1,24 @@
-"""From text to nats: tokens, and the log-probabilities that a causal language model gives to replies.
+"""From tokens to nats: the log-probabilities that a causal language model gives to replies, and their PMI.
 
 A reply's log-prob is log pi(reply tokens + end of sequence | prompt tokens), in nats. Only reply positions reach the
-LM head, so that no (rows, tokens, vocabulary) tensor is ever made.
+LM head, so that no (rows, tokens, vocabulary) tensor is ever made, nor one of (reply tokens, vocabulary) where it is large.
 """
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
+
+from mipo.shared_prompt import collate_shared, sharing, why_not
+from mipo.tokens import check_lengths, collate, encode_many, max_positions
+
+LARGE = 2**26  # logits (256 MB in float32): more are made in chunks
+CHUNK = 2**24
 
 
 @dataclass(frozen=True)
@@ -29,165 +34,134 @@ class LogProbs:
         return self.summed / self.tokens
 
 
-def max_positions(model) -> int | None:
-    """The longest sequence that the model was built for, or None where its config does not say."""
-    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
-    return getattr(config, "max_position_embeddings", None)
+def token_logps(model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """(log-probs of every reply token in nats (M,), the row each belongs to (M,), ascending), with gradient.
 
-
-def encode_many(
-    tokenizer, prompts: Sequence[str], replies: Sequence[str], max_length: int | None = None, *,
-    special: bool = True, eos: bool = True, names: Sequence | None = None,
-) -> list[tuple[list[int], list[int]]]:  # fmt: skip
-    """(prompt ids, reply ids) of each row, the same ids that TRL makes of its standard format.
-
-    The end-of-sequence token is appended to the reply unless the text has it. Prompt and reply are tokenised together
-    and the reply is what follows the prompt's own tokens, so that a tokenizer may treat the reply as a continuation.
-    Where tokens would merge across the boundary (TRL warns and shortens the prompt there), the two are tokenised
-    separately instead: the model samples after the prompt's own tokens, and is trained after the same ones.
-    ``max_length`` cuts the end of a reply, as TRL does; a prompt that leaves no room for it is a ValueError.
-    ``special`` and ``eos`` False leave out the tokenizer's own special tokens and the end of sequence;
-    ``names`` says what errors call each row.
+    Separate rows are padded on the right, where a causal model cannot look back from: no attention mask is needed. Shared
+    rows (`shared_prompt.collate_shared`) give the same numbers.
     """
-    names = names or range(len(prompts))
-    _check_texts(tokenizer, prompts, replies, eos, names)
-    end = tokenizer.eos_token if eos else ""
-    replies = [r if r.endswith(end) else r + end for r in replies]
-
-    def ids(texts, special=special):
-        return tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"] if texts else []
-
-    distinct = list(dict.fromkeys(prompts))
-    prompt_ids = dict(zip(distinct, ids(distinct), strict=True))
-    for text, row in prompt_ids.items():  # some tokenizers close every text; a prompt goes on
-        if row and row[-1] == tokenizer.eos_token_id and tokenizer.eos_token and not text.endswith(tokenizer.eos_token):
-            prompt_ids[text] = row[:-1]
-    joint = ids([p + r for p, r in zip(prompts, replies, strict=True)])
-    rows = []
-    for i, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
-        head = prompt_ids[prompt]
-        tail = joint[i][len(head) :] if joint[i][: len(head)] == head else ids([reply], special=False)[0]
-        if max_length is not None:
-            if len(head) >= max_length:
-                raise ValueError(
-                    f"row {names[i]}: the prompt has {len(head)} tokens and max_length is {max_length}, which leaves"
-                    " no room for the reply; raise max_length or shorten the context"
-                )
-            tail = tail[: max_length - len(head)]
-        if not head or not tail:
-            raise ValueError(f"row {names[i]}: {'the reply' if head else 'the prompt'} has no token; give it some text")
-        rows.append((head, tail))
-    return rows
+    ids = batch["input_ids"]
+    length = ids.shape[1]
+    if "shared_mask" in batch:
+        width = batch["shared_mask"].shape[-2]  # R
+        inputs = {"input_ids": ids, "position_ids": batch["position_ids"], "attention_mask": batch["shared_mask"]}
+        with sharing(model, batch):
+            logps = _score(model, inputs, lambda x: x[:, -width:].flatten(0, 1)[batch["source"]], batch["target"], length)
+        return logps, batch["row"]
+    rows, cols = batch["reply_mask"][:, 1:].nonzero(as_tuple=True)  # position t predicts token t + 1
+    pick = lambda x: x[rows, cols + x.shape[1] - length]  # noqa: E731  prompt-learning adapters put virtual tokens in front
+    return _score(model, {"input_ids": ids}, pick, ids[rows, cols + 1], length), rows
 
 
-def encode(tokenizer, prompt: str, reply: str, max_length: int | None = None) -> tuple[list[int], list[int]]:
-    """(prompt ids, reply ids) of one row; see ``encode_many``."""
-    return encode_many(tokenizer, [prompt], [reply], max_length)[0]
+def _score(model, inputs: dict, pick, targets: Tensor, length: int) -> Tensor:
+    """log-probs of `targets` (M,) at the positions that `pick` takes from (B, T, ...): the LM head sees these only.
 
-
-def _check_texts(tokenizer, prompts, replies, eos, names) -> None:
-    if len(prompts) != len(replies):
-        raise ValueError(f"{len(prompts)} prompts but {len(replies)} replies; give one reply (or list) per prompt")
-    if eos and not tokenizer.eos_token:
-        raise ValueError("the tokenizer has no end-of-sequence token; set tokenizer.eos_token")
-    for name, texts in (("prompt", prompts), ("reply", replies)):
-        for i, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise ValueError(f"row {names[i]}: the {name} must be text; got {type(text).__name__}")
-
-
-def check_lengths(rows, limit: int | None, names: Sequence | None = None) -> None:
-    """ValueError for the first row longer than ``limit`` tokens; ``names`` says what to call each row."""
-    for i, (head, tail) in enumerate(rows):
-        if limit is not None and len(head) + len(tail) > limit:
-            raise ValueError(
-                f"row {names[i] if names else i}: prompt ({len(head)} tokens) and reply ({len(tail)} tokens) together"
-                f" exceed the model's {limit} positions; shorten the context, or set max_length={limit} to cut replies"
-            )
-
-
-def collate(rows: Sequence[tuple[list[int], list[int]]], pad_id: int = 0) -> dict[str, Tensor]:
-    """One batch, padded on the right to its longest row: input_ids, attention_mask and reply_mask, each (B, T)."""
-    longest = max(len(head) + len(tail) for head, tail in rows)
-    ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
-    seen, reply = np.zeros_like(ids), np.zeros_like(ids)
-    for i, (head, tail) in enumerate(rows):
-        p, n = len(head), len(head) + len(tail)
-        ids[i, :p], ids[i, p:n] = head, tail
-        seen[i, :n], reply[i, p:n] = 1, 1
-    arrays = {"input_ids": ids, "attention_mask": seen, "reply_mask": reply}
-    return {key: torch.from_numpy(value) for key, value in arrays.items()}
-
-
-@contextmanager
-def _head_sees(model, rows: Tensor, cols: Tensor, length: int):
-    """Let the LM head see positions (rows, cols) only; whatever the model does around its head stays as it is.
-
-    A hook, and not the head's weight, because of PEFT adapters on the head and models that scale or cap their logits.
+    A hook before the head does it, and not the head's weight, because of PEFT adapters on the head and models that scale
+    or cap their logits. Where the logits would be large they are made in chunks, and again when gradients need them.
     """
-
-    def gather(_module, args):
-        hidden = args[0]  # (B, T, H); prompt-learning adapters put virtual tokens in front
-        if hidden.dim() != 3 or hidden.shape[1] < length:
-            return None
-        return (hidden[rows, cols + hidden.shape[1] - length].unsqueeze(0), *args[1:])  # (1, M, H)
-
     inner = getattr(model, "module", model)  # under DistributedDataParallel
     head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
+    large = head is not None and len(targets) * head.weight.shape[0] > LARGE and not _bends_logits(inner.config)
+    kept = {}
+
+    def gather(_module, args):
+        hidden = args[0]  # (B, T, H)
+        if hidden.dim() != 3 or hidden.shape[1] < length:
+            return None
+        kept["hidden"] = pick(hidden)  # (M, H)
+        return (kept["hidden"][: 0 if large else None].unsqueeze(0), *args[1:])
+
     handle = head.register_forward_pre_hook(gather) if head is not None else None
     try:
-        yield
+        logits = model(**inputs, use_cache=False).logits
     finally:
         if handle is not None:
             handle.remove()
+    if "hidden" not in kept:  # the head was out of reach: the model has scored every position
+        return _nats(pick(logits), targets)
+    if not large:
+        return _nats(logits[0], targets)
+    rows = max(1, CHUNK // logits.shape[-1])
+    parts = zip(kept["hidden"].split(rows), targets.split(rows), strict=True)
+    return torch.cat([checkpoint(lambda h, t: _nats(head(h), t), h, t, use_reentrant=False) for h, t in parts])
 
 
-def token_logps(model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """(log-probs of every reply token in nats (M,), the row each belongs to (M,)), with gradient.
+def _bends_logits(config) -> bool:
+    """Whether the model scales or caps what its head returns."""
+    text = config.get_text_config()
+    return any(getattr(text, name, None) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"))
 
-    Rows are padded on the right, where a causal model cannot look back from: no attention mask is needed.
-    """
-    ids, mask = batch["input_ids"], batch["reply_mask"]
-    length = ids.shape[1]
-    rows, cols = mask[:, 1:].nonzero(as_tuple=True)  # position t predicts token t + 1
-    with _head_sees(model, rows, cols, length):
-        logits = model(input_ids=ids, use_cache=False).logits
-    if logits.shape[:2] == (1, len(rows)):
-        logits = logits[0]  # (M, V)
-    else:  # the head was out of reach: the model has scored every position
-        logits = logits[rows, cols + logits.shape[1] - length]
+
+def _nats(logits: Tensor, targets: Tensor) -> Tensor:
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
-    return -F.cross_entropy(logits, ids[rows, cols + 1], reduction="none"), rows
+    return -F.cross_entropy(logits, targets, reduction="none")  # (M,)
 
 
 def sequence_logps(model, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """(summed log-probs in nats (B,), reply tokens (B,)) of a collated batch, with gradient."""
     logps, rows = token_logps(model, batch)
-    n = batch["input_ids"].shape[0]
-    return logps.new_zeros(n).index_add(0, rows, logps), batch["reply_mask"][:, 1:].sum(dim=1)
+    return sum_rows(logps, rows, batch), batch["tokens"]
+
+
+def sum_rows(logps: Tensor, rows: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Token log-probs (M,) summed within each of the batch's rows: (B,)."""
+    return logps.new_zeros(len(batch["tokens"])).index_add(0, rows, logps)
+
+
+def first_tokens(logps: Tensor, rows: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """The log-prob of each row's first reply token: (B,) from (M,); `rows` ascend and every row has a token."""
+    return logps[torch.searchsorted(rows.contiguous(), torch.arange(len(batch["tokens"]), device=rows.device))]
 
 
 @torch.no_grad()
 def score_rows(model, rows, *, pad_id: int = 0, batch_size: int = 32, progress: bool = False) -> LogProbs:
-    """``sequence_logps`` of many token rows without gradient, in batches of similar length, in the order given."""
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i][0]) - len(rows[i][1]))
+    """``sequence_logps`` of many token rows without gradient, in the order given.
+
+    Batches hold rows of similar length; rows with one prompt are computed together where the model allows it.
+    """
+    shares = why_not(model) is None
     device = next(model.parameters()).device
     summed, tokens = None, torch.zeros(len(rows), dtype=torch.long)
     was_training = model.training
     model.eval()
     try:
         with tqdm(total=len(rows), desc="log-probs", unit="reply", disable=not progress) as bar:
-            for start in range(0, len(rows), batch_size):
-                index = order[start : start + batch_size]
-                batch = {k: v.to(device) for k, v in collate([rows[i] for i in index], pad_id).items()}
-                values, counts = sequence_logps(model, batch)
+            for index in _batches(rows, batch_size):
+                batch = collate_shared(_same_prompts(rows, index), pad_id) if shares else None
+                batch = batch or collate([rows[i] for i in index], pad_id)
+                values, counts = sequence_logps(model, {k: v.to(device) for k, v in batch.items()})
                 summed = values.new_zeros(len(rows), device="cpu") if summed is None else summed
                 summed[index], tokens[index] = values.cpu(), counts.cpu()
                 bar.update(len(index))
     finally:
         model.train(was_training)
     return LogProbs(torch.zeros(0) if summed is None else summed, tokens)
+
+
+def _batches(rows, size: int) -> list[list[int]]:
+    """Indices of rows in batches, longest first; rows with one prompt are neighbours."""
+    longest = {}
+    for head, tail in rows:
+        longest[tuple(head)] = max(longest.get(tuple(head), 0), len(tail))
+
+    def place(i):
+        head, tail = rows[i]
+        return -len(head) - longest[tuple(head)], head, -len(tail)
+
+    order = sorted(range(len(rows)), key=place)
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _same_prompts(rows, index: list[int], most: int = 8) -> list[tuple]:
+    """The batch's rows as groups (prompt ids, [(place in the batch, reply ids), …]) of at most `most` replies."""
+    groups = []
+    for place, i in enumerate(index):
+        head, tail = rows[i]
+        if not groups or groups[-1][0] != head or len(groups[-1][1]) == most:
+            groups.append((head, []))
+        groups[-1][1].append((place, tail))
+    return groups
 
 
 def response_logps(
@@ -209,6 +183,57 @@ def response_logps(
     check_lengths(rows, max_positions(model), names=[i // k for i in range(len(rows))])
     out = score_rows(model, rows, pad_id=tokenizer.pad_token_id or 0, batch_size=batch_size, progress=progress)
     return LogProbs(out.summed.reshape(-1, k), out.tokens.reshape(-1, k)) if many else out
+
+
+# ---- PMI per token of a reply, as RMiPO uses it: log pi(y|x) - log pi(y), the reply alone without any prompt ----
+
+FIRST_TOKEN = ("start", "drop", "released")
+
+
+def marginal_row(reply: list[int], start: int, first_token: str = "start") -> tuple[list[int], list[int]]:
+    """(head, tail) that scores a reply's tokens without their prompt; see `response_pmi` for `first_token`.
+
+    start   id of the token that begins a sequence
+    """
+    if first_token not in FIRST_TOKEN:
+        raise ValueError(f"first_token must be one of {', '.join(FIRST_TOKEN)}; got {first_token!r}")
+    return ([start], reply) if first_token == "start" else (reply[:1], reply[1:])
+
+
+def response_pmi(summed, tokens, first, alone, *, first_token: str = "start") -> Tensor:
+    r"""log pi(y|x) - log pi(y) per token: (R,), nats per token, from summed log-probs.
+
+    summed, tokens, first   log pi(y|x), number of tokens L, and log pi(y_1|x): each (R,)
+    alone                   log-probs without the prompt, summed over what `marginal_row` scores: (R,)
+    The first token has no predecessor once the prompt is gone. Three ways to deal with that:
+    "start"     it follows the sequence-start token: both terms are means over L tokens
+    "drop"      it is left out of both terms: means over the other L - 1
+    "released"  as the released code has it: with the prompt a mean over L, without over L - 1
+    A reply of one token has nothing left to compare in "drop" and "released"; its PMI is 0 there.
+    """
+    if first_token == "start":
+        return (summed - alone) / tokens
+    rest = (tokens - 1).clamp(min=1)
+    with_prompt = summed / tokens if first_token == "released" else (summed - first) / rest
+    return torch.where(tokens > 1, with_prompt - alone / rest, torch.zeros_like(summed))
+
+
+def start_token(tokenizer) -> int:
+    """Id of the token that begins a sequence: BOS, or the end-of-sequence token where there is none (as GPT-2)."""
+    return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+
+
+def prompt_pmi(
+    model, tokenizer, prompts: list[str], replies: list[str], *, first_token="start", batch_size=64, progress=False
+) -> Tensor:
+    """`response_pmi` of replies to rendered prompts under a model, without gradient: (R,), nats per token."""
+    rows = encode_many(tokenizer, prompts, replies)
+    check_lengths(rows, max_positions(model))
+    options = {"pad_id": tokenizer.pad_token_id or 0, "batch_size": batch_size, "progress": progress}
+    full = score_rows(model, rows, **options)
+    only = score_rows(model, [(head, tail[:1]) for head, tail in rows], **options)  # the first token alone
+    alone = score_rows(model, [marginal_row(tail, start_token(tokenizer), first_token) for _, tail in rows], **options)
+    return response_pmi(full.summed, full.tokens, only.summed, alone.summed, first_token=first_token)
 
 
 def pmi_over_contexts(own: Tensor, under: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from tqdm import tqdm
@@ -19,7 +18,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from mipo import data, logprobs
+from mipo import data, logprobs, tokens
+from mipo.shared_prompt import collate_shared
 
 # One token is a word with the space before it and the mark after it, or a line break; joining tokens gives the text back.
 WORD = r" ?[\w'+-]+[.,:?]?|\n+| ?[^\w\s]"
@@ -88,7 +88,7 @@ def pretrain(model, tokenizer, examples, *, steps, batch_size=64, lr=3e-3, embed
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
             group["lr"] = lr * rate * scale
         draw = lessons if lessons and step < lesson_share * steps else examples
-        rows = logprobs.encode_many(tokenizer, *zip(*draw(rng, batch_size), strict=True))
+        rows = tokens.encode_many(tokenizer, *zip(*draw(rng, batch_size), strict=True))
         loss = shared_loss(model, rows, tokenizer.pad_token_id)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -110,33 +110,10 @@ def require_finite(model, what, lr):
 
 
 def shared_loss(model, rows, pad):
-    """Mean -log p per reply token, nats, over rows (prompt ids, reply ids); replies to one prompt share its tokens.
-
-    Neighbouring rows with equal prompts become one sequence: prompt, then their replies, which do not see each other
-    (a 4-D mask) and all start at the position after the prompt. Equal to separate rows up to rounding.
-    """
-    groups = [(list(head), [tail for _, tail in same]) for head, same in itertools.groupby(rows, key=lambda row: row[0])]
-    width = max(len(head) + sum(map(len, tails)) for head, tails in groups)
-    ids = np.full((len(groups), width), pad)
-    position = np.zeros_like(ids)
-    part = np.full_like(ids, -1)                   # 0: prompt, 1, 2, …: replies, -1: padding
-    sources, targets = [], []                      # flat position that predicts, token predicted
-    for g, (head, tails) in enumerate(groups):
-        end = len(head)
-        ids[g, :end], position[g, :end], part[g, :end] = head, range(end), 0
-        for k, tail in enumerate(tails, start=1):
-            span = slice(end, end + len(tail))
-            ids[g, span], position[g, span], part[g, span] = tail, range(len(head), len(head) + len(tail)), k
-            sources += [g * width + i for i in (len(head) - 1, *range(end, end + len(tail) - 1))]
-            targets += tail
-            end += len(tail)
-    part = torch.from_numpy(part)
-    sees = (part[:, :, None] == part[:, None, :]) | (part[:, None, :] == 0)      # (G, T, T) query, key
-    sees &= torch.ones(width, width, dtype=torch.bool).tril()
-    hidden = model.get_decoder()(input_ids=torch.from_numpy(ids), position_ids=torch.from_numpy(position),
-                                 attention_mask=sees[:, None], use_cache=False).last_hidden_state
-    logits = model.get_output_embeddings()(hidden.flatten(0, 1)[sources])       # (reply tokens, V)
-    return F.cross_entropy(logits, torch.tensor(targets))
+    """Mean -log p per reply token, nats, over rows (prompt ids, reply ids); neighbours with equal prompts share its cost."""
+    numbered = itertools.groupby(enumerate(rows), key=lambda row: row[1][0])
+    groups = [(head, [(i, tail) for i, (_, tail) in same]) for head, same in numbered]
+    return -logprobs.token_logps(model, collate_shared(groups, pad) or tokens.collate(rows, pad))[0].mean()
 
 
 def load_model(name_or_path, *, dtype="float32", device=None):

@@ -109,8 +109,26 @@ def versions_table(results: dict[str, dict], page: str, staged: Mapping[str, Col
     return "\n".join(rows) if found else MISSING
 
 
+def bench_table(results: dict[str, dict], page: str, staged: Mapping[str, Collection[str]]) -> str:
+    """A table per device of results/bench: ratios of times, median with lowest and highest, and of peak memory."""
+    text = []
+    for file in sorted((project_root() / "results" / "bench").glob("*.json")):
+        found = read_json(file)
+        names = list(dict.fromkeys(name for case in found["cases"] for name in case["ratios"]))
+        text += [f"### {found['device']}", f"{found['machine']}, {found['threads']} threads, {found['repetitions']} "
+                 f"repetitions, {found['date'][:10]}, commit {found['commit']}.", ""]
+        for name in names:
+            text += [f"**{name}**", "", "| case | time, median (lowest to highest) | peak memory |", "|---|---|---|"]
+            for case in [c for c in found["cases"] if name in c["ratios"]]:
+                (middle, low, high), memory = case["ratios"][name], case["memory_ratios"][name]
+                text.append(f"| {case['name']} | {middle:.2f} ({low:.2f} to {high:.2f}) | {memory:.2f} |")
+            text.append("")
+    return "\n".join(text) or MISSING
+
+
 TABLES: dict[str, Callable[[dict, str, Mapping], str]] = {
-    "claims": claims_table, "claims-summary": claims_summary, "times": times_table, "versions": versions_table}
+    "claims": claims_table, "claims-summary": claims_summary, "times": times_table, "versions": versions_table,
+    "bench": bench_table}
 
 
 # ---- substitution ----

@@ -2,6 +2,8 @@
 
 The order of a set: "chosen": the chosen reply. "pair" and "candidates": chosen, then the K rejected ones, all after the
 row's prompt. "contexts" and "matrix": every reply after every prompt (own, then ``rejected_prompt``), prompt by prompt.
+Beside a set there may be rows that are scored without gradient ("sides"): "marginal", the set's replies without their
+prompt, and "mismatched", the previous row's chosen reply after this row's prompt.
 """
 
 import hashlib
@@ -15,36 +17,95 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mipo.logprobs import check_lengths, collate, encode_many, max_positions, score_rows
+from mipo.logprobs import marginal_row, score_rows, start_token
+from mipo.shared_prompt import collate_shared, groups_of
+from mipo.tokens import check_lengths, collate, encode_many, max_positions
 
 REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 
 
 class TokenSets(torch.utils.data.Dataset):
-    """Item i: {"rows": n (prompt ids, reply ids), "ref": n summed reference log-probs in nats, or None}."""
+    """Item i: {"rows": n (prompt ids, reply ids), "ref": n summed reference log-probs in nats, or None}.
 
-    def __init__(self, sets: list[list[tuple]], ref: Tensor | None = None):
-        self.sets, self.ref = sets, ref  # ref: (rows, n)
+    ``sides`` adds, under each side's name, an item of the same kind.
+    """
+
+    def __init__(self, sets: list[list[tuple]], ref: Tensor | None = None, sides: dict | None = None):
+        self.sets, self.ref, self.sides = sets, ref, sides or {}  # ref: (rows, n)
 
     def __len__(self):
         return len(self.sets)
 
+    def lengths(self) -> list[int]:
+        """Tokens of each set when its replies share their prompts."""
+        return [sum(len(head) + sum(len(tail) for _, tail in tails) for head, tails in groups_of([rows]))
+                for rows in self.sets]  # fmt: skip
+
     def __getitem__(self, i: int) -> dict:
-        return {"rows": self.sets[i], "ref": None if self.ref is None else self.ref[i]}
+        item = {"rows": self.sets[i], "ref": None if self.ref is None else self.ref[i]}
+        return item | {name: side[i] for name, side in self.sides.items()}
 
 
-def collate_sets(items: list[dict], pad_id: int) -> dict:
-    """One batch: first members of all sets, then all second members, and so on; ``ref`` has shape (members, B)."""
+class TokenBatches:
+    """Batches of indices, each with at most ``budget`` tokens when padded to its longest; one that exceeds it comes alone.
+
+    Every epoch cuts anew: indices are shuffled, sorted by length within windows of many batches, cut; then the batches are
+    shuffled.
+    """
+
+    def __init__(self, lengths: list[int], budget: int, seed: int = 0, window: int = 2048):
+        self.lengths, self.budget, self.seed, self.window, self.epoch = lengths, budget, seed, window, 0
+        self.count = len(self._cut(0))  # of the first epoch; later ones differ by a few
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def _cut(self, epoch: int) -> list[list[int]]:
+        rng = torch.Generator().manual_seed(1_000_003 * self.seed + epoch)
+        order, batches = torch.randperm(len(self.lengths), generator=rng).tolist(), []
+        for start in range(0, len(order), self.window):
+            batch = []
+            for i in sorted(order[start : start + self.window], key=lambda i: self.lengths[i]):
+                if batch and (len(batch) + 1) * self.lengths[i] > self.budget:
+                    batches.append(batch)
+                    batch = []
+                batch.append(i)
+            batches.append(batch)
+        return [batches[i] for i in torch.randperm(len(batches), generator=rng).tolist()]
+
+    def __iter__(self):
+        yield from self._cut(self.epoch)
+        self.epoch += 1
+
+    def __len__(self) -> int:
+        return self.count
+
+
+def collate_sets(items: list[dict], pad_id: int, share: bool = False) -> dict:
+    """One batch: first members of all sets, then all second members, and so on; ``ref`` has shape (members, B).
+
+    Each side is a batch of its own under its name. With ``share``, replies to one prompt share a row where that saves
+    tokens.
+    """
     n = len(items[0]["rows"])
-    batch = collate([item["rows"][j] for j in range(n) for item in items], pad_id)
+    batch = collate_shared(groups_of([item["rows"] for item in items]), pad_id) if share else None
+    batch = batch or collate([item["rows"][j] for j in range(n) for item in items], pad_id)
     batch["members"] = n
     if items[0]["ref"] is not None:
         batch["ref"] = torch.stack([item["ref"] for item in items], dim=1)
+    for name in items[0].keys() - {"rows", "ref"}:
+        batch[name] = collate_sets([item[name] for item in items], pad_id, share)
     return batch
 
 
-def prepare(dataset, tokenizer, model, loss, *, name: str, max_length: int | None, reference) -> TokenSets:
-    """Tokenise a data set for ``loss``; ``reference(rows)`` is called where the loss needs it and no column has it."""
+def prepare(
+    dataset, tokenizer, model, loss,
+    *, name: str, max_length: int | None, reference, first_token: str = "start", frozen_marginal: bool = False,
+) -> TokenSets:  # fmt: skip
+    """Tokenise a data set for ``loss``; ``reference(rows)`` is called where the loss needs it and no column has it.
+
+    first_token, frozen_marginal   see `mipo.trainer.PreferenceConfig`
+    """
     if isinstance(dataset, list):
         dataset = Dataset.from_list(dataset)
     if not isinstance(dataset, Dataset):
@@ -82,11 +143,27 @@ def prepare(dataset, tokenizer, model, loss, *, name: str, max_length: int | Non
     check_lengths(flat, max_positions(model), labels)
     size = len(flat) // len(replies)
     sets = [flat[i : i + size] for i in range(0, len(flat), size)]
-    if "reference" not in loss.needs:
-        return TokenSets(sets)
-    if all(column in dataset.column_names for column in REFERENCE_COLUMNS):
-        return TokenSets(sets, _given(dataset, size, name))
-    return TokenSets(sets, reference(flat).reshape(-1, size))
+    sides = {}
+    if "marginal" in loss.needs:
+        start = start_token(tokenizer)
+        alone = [[marginal_row(tail, start, first_token) for _, tail in group] for group in sets]
+        sides["marginal"] = TokenSets(alone, _score(reference, alone) if frozen_marginal else None)
+    if "mismatched" in loss.needs:
+        if len(sets) < 2:
+            raise ValueError(f"{name}: loss {loss.__name__!r} needs at least 2 rows, to pair a prompt with another's reply")
+        moved = [[(sets[i][0][0], sets[i - 1][0][1])] for i in range(len(sets))]
+        check_lengths([group[0] for group in moved], max_positions(model), [f"{i} of {name}" for i in range(len(moved))])
+        sides["mismatched"] = TokenSets(moved, _score(reference, moved))
+    ref = None
+    if "reference" in loss.needs:
+        given = all(column in dataset.column_names for column in REFERENCE_COLUMNS)
+        ref = _given(dataset, size, name) if given else _score(reference, sets)
+    return TokenSets(sets, ref, sides)
+
+
+def _score(reference, sets) -> Tensor:
+    """Reference log-probs of all members of all sets: (rows, members)."""
+    return reference([row for group in sets for row in group]).reshape(len(sets), -1)
 
 
 def _groups(data: dict, first: str, rest: str, talk: bool, name: str) -> list[list]:
@@ -139,7 +216,11 @@ def _given(dataset, size, name) -> Tensor:
     rows = [[c, *(r if isinstance(r, list) else [r])] for c, r in zip(chosen, rejected, strict=True)]
     if any(len(row) != size for row in rows):
         raise ValueError(f"{name}: {REFERENCE_COLUMNS[1]!r} must have one number per rejected reply")
-    return torch.tensor(rows, dtype=torch.float32)
+    values = torch.tensor(rows, dtype=torch.float32)
+    wrong = (~torch.isfinite(values)).any(dim=1).nonzero()
+    if len(wrong):
+        raise ValueError(f"row {int(wrong[0])} of {name}: a reference log-prob is NaN or infinite")
+    return values
 
 
 class Reference:

@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
-from mipo import logprobs
+from mipo import logprobs, tokens
 from mipo.data import render
 from mipo.sampling import generate
 
@@ -144,7 +144,7 @@ def _sample(model, tokenizer, batch, k, max_new_tokens, seed):
     prompts = [render(tokenizer, r["query"], r.get("context") or "") for r in batch for _ in range(k)]
     _check_finite(model, tokenizer(prompts[0])["input_ids"], "when sampling")
     replies = generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, seed=seed)
-    rows = logprobs.encode_many(tokenizer, prompts, replies)
+    rows = tokens.encode_many(tokenizer, prompts, replies)
     return [(head, tail[:max_new_tokens]) for head, tail in rows]  # a reply that was cut did not sample its end
 
 
@@ -152,10 +152,10 @@ def _score(reference, tokenizer, batch, rows, contexts):
     """(log π_ref(y|x,c), reward) of each row, without gradient: (B·k,) both, nats. `contexts`: K per record."""
     k, n = len(rows) // len(batch), len(contexts[0])
     prompts = [render(tokenizer, r["query"], c) for r, cs in zip(batch, contexts, strict=True) for c in cs]
-    heads = [head for head, _ in logprobs.encode_many(tokenizer, prompts, [""] * len(prompts))]  # (B·K,)
+    heads = [head for head, _ in tokens.encode_many(tokenizer, prompts, [""] * len(prompts))]  # (B·K,)
     under = [(head, tail) for i, (_, tail) in enumerate(rows) for head in heads[i // k * n : (i // k + 1) * n]]
     names = [f"{j} under another record's context" for j in range(len(under))]
-    logprobs.check_lengths(under, logprobs.max_positions(reference), names)
+    tokens.check_lengths(under, tokens.max_positions(reference), names)
     pad = tokenizer.pad_token_id or 0
     own = logprobs.score_rows(reference, rows, pad_id=pad).summed
     others = logprobs.score_rows(reference, under, pad_id=pad).summed.reshape(len(rows), n)
@@ -164,5 +164,5 @@ def _score(reference, tokenizer, batch, rows, contexts):
 
 def _policy_logps(model, tokenizer, rows):
     """log π(y|x,c) of each row, with gradient: (B·k,), nats."""
-    batch = logprobs.collate(rows, tokenizer.pad_token_id or 0)
+    batch = tokens.collate(rows, tokenizer.pad_token_id or 0)
     return logprobs.sequence_logps(model, {key: value.to(model.device) for key, value in batch.items()})[0].cpu()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from mipo.logprobs import max_positions
+from mipo.tokens import max_positions
 
 
 @torch.no_grad()

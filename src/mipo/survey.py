@@ -8,6 +8,7 @@ import numpy as np
 
 from mipo import evaluate, models, pairs, votes
 from mipo.arms import settings
+from mipo.data import render
 from mipo.trainer import PreferenceTrainer
 
 
@@ -42,14 +43,24 @@ def make_pairs(folder: Path, world: votes.Panel, base: Path, *, questions: int, 
     return {"prompts": len(made), "useful": len(useful), "collisions": int(sum(made["collision"]))}
 
 
+def make_preferences(folder: Path, world: votes.Panel, base: Path, *, questions: int, seed: int) -> dict:
+    """The votes that the MIPO people cast on asked statements, each preferred to the other vote; file: pairs.json."""
+    _, tokenizer = models.load_model(base / "model", device="cpu")
+    cast = votes.records(world, "mipo", questions=questions, seed=seed)
+    rows = [{"prompt": render(tokenizer, r["query"], r["context"]), "chosen": r["gold"],
+             "rejected": next(v for v in votes.REPLIES if v != r["gold"])} for r in cast]
+    (folder / "pairs.json").write_text(json.dumps(rows))
+    return {"pairs": len(rows)}
+
+
 def held_out(world: votes.Panel, seed: int) -> tuple[list[dict], list[dict]]:
     """(test, validation): eight held-out votes of each person of either split, to be predicted from their others."""
     return votes.records(world, "test", seed=1000 + seed), votes.records(world, "validation", seed=2000 + seed)
 
 
-def make_policy(folder: Path, world: votes.Panel, base: Path, rows: Path, *, beta: float, lr: float, batch_size: int,
-                placebo: bool, seed: int, progress: bool) -> dict:
-    """DPO on the pairs, one pass; file: test.npy (N, 2), the new chances of both votes on the test records.
+def make_policy(folder: Path, world: votes.Panel, base: Path, rows: Path, *, loss: str, loss_kwargs: dict, lr: float,
+                batch_size: int, placebo: bool, seed: int, progress: bool) -> dict:
+    """One pass over the pairs with a loss of `mipo.losses`; file: test.npy (N, 2), the new chances on the test records.
 
     Metric: the mean chance of the right vote on the validation records.
     """
@@ -57,12 +68,12 @@ def make_policy(folder: Path, world: votes.Panel, base: Path, rows: Path, *, bet
 
     model, tokenizer = models.load_model(base / "model", device="cpu")
     data = Dataset.from_list(json.loads((rows / "pairs.json").read_text()))
-    args = settings(folder, loss="dpo", beta=beta, lr=lr, batch_size=batch_size, seed=seed, use_cpu=True,
+    args = settings(folder, loss=loss, loss_kwargs=loss_kwargs, lr=lr, batch_size=batch_size, seed=seed, use_cpu=True,
                     disable_tqdm=not progress)
     data = pairs.flip_by_coin(data, seed) if placebo else data
     PreferenceTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer).train()
     shutil.rmtree(args.output_dir, ignore_errors=True)
-    models.require_finite(model, "DPO on votes", lr)
+    models.require_finite(model, f"{loss} on votes", lr)
     test, validation = held_out(world, seed)
     np.save(folder / "test.npy", votes.vote_probs(model, tokenizer, test))
     return {"validation": votes.means([votes.vote_probs(model, tokenizer, validation)], [validation], "chance")[0]}

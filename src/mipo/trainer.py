@@ -5,6 +5,7 @@ before training with the model as it was given, so that no second model is ever 
 training unless ``save_strategy`` asks for it.
 """
 
+import logging
 import os
 import warnings
 from collections import defaultdict
@@ -12,13 +13,16 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
-from transformers import AutoTokenizer, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import AutoTokenizer, Trainer, TrainingArguments, set_seed
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_callback import PrinterCallback
 
-from mipo import losses, preferences
-from mipo.logprobs import sequence_logps
+from mipo import loss_inputs, losses, preferences, shared_prompt
+from mipo.logprobs import FIRST_TOKEN, first_tokens, sum_rows, token_logps
+from mipo.loss_inputs import MARGINALS, apply_loss
+from mipo.progress import ProgressBar
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -28,6 +32,14 @@ class PreferenceConfig(TrainingArguments):
     loss, loss_kwargs   a function of ``mipo.losses`` and its keywords; without keywords DPO takes beta 0.1, as TRL's
     max_length          tokens of prompt and reply; a longer reply is cut. None: no cut, and what exceeds the model's
                         positions is an error
+    first_token         how the first token of a reply is scored without its prompt: see `logprobs.response_pmi`
+    marginal            what RMiPO's margin takes for log pi(y): "policy", the reply alone under the policy as it is now;
+                        controls: "frozen", under the policy before training; "shuffled", another pair's of the
+                        batch; "none", no marginal at all, so that the margin follows the log-prob gap itself
+    margin_warmup       share of the steps over which RMiPO's margin grows linearly from 0 to its value
+    batch_tokens        tokens per batch, padding included, instead of a number of rows: rows of similar length go
+                        together, and a batch of short ones holds more. Each batch still counts as one step
+    share_prompts       compute a prompt once for all its replies, where the model allows it exactly; same numbers
     ref_batch_size      rows per batch when reference log-probs are computed
     ref_cache_dir       folder of cached reference log-probs, keyed by content; None: ``<output_dir>/ref-logps``
     disable_dropout     as TRL: log-ratios against the reference should not be noisy
@@ -37,6 +49,11 @@ class PreferenceConfig(TrainingArguments):
     loss: str = "dpo"
     loss_kwargs: dict | None = None
     max_length: int | None = None
+    first_token: str = "start"
+    marginal: str = "policy"
+    margin_warmup: float = 0.0
+    share_prompts: bool = True
+    batch_tokens: int | None = None
     ref_batch_size: int = 64
     ref_cache_dir: str | None = None
     disable_dropout: bool = True
@@ -52,27 +69,16 @@ class PreferenceConfig(TrainingArguments):
         super().__post_init__()
         if self.loss_kwargs is None:
             self.loss_kwargs = {"beta": 0.1} if self.loss == "dpo" else {}
-        losses.check(self.loss, self.loss_kwargs)
-
-
-class ProgressBar(TrainerCallback):
-    """One plain line of progress, the same in a terminal and in a notebook."""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            self.bar = tqdm(total=state.max_steps, desc=f"training ({args.loss})", unit="step")
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            self.bar.update(state.global_step - self.bar.n)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if state.is_world_process_zero and logs and "loss" in logs and hasattr(self, "bar"):
-            self.bar.set_postfix(loss=f"{float(logs['loss']):.4f}", refresh=False)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            self.bar.close()
+        loss = losses.check(self.loss, self.loss_kwargs)
+        for name, known in (("first_token", FIRST_TOKEN), ("marginal", MARGINALS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}")
+        if not 0 <= self.margin_warmup <= 1:
+            raise ValueError(f"margin_warmup must be between 0 and 1; got {self.margin_warmup!r}")
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            raise ValueError(f"batch_tokens must be at least 1; got {self.batch_tokens!r}")
+        if "marginal" not in loss.needs and (self.marginal, self.margin_warmup) != ("policy", 0.0):
+            raise ValueError(f"loss {self.loss!r} has no marginal; leave out marginal and margin_warmup")
 
 
 class PreferenceTrainer(Trainer):
@@ -102,11 +108,16 @@ class PreferenceTrainer(Trainer):
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self._tokenizer, self._metrics = tokenizer, {"train": defaultdict(list), "eval": defaultdict(list)}
         self._reference = preferences.Reference(model, self._pad_id, args)
+        self._moments = loss_inputs.Moments()
         self.args = args
         train_dataset = self._prepare(train_dataset, "train_dataset")
         eval_dataset = self._prepare(eval_dataset, "eval_dataset")
         if peft_config is not None:
             model = _adapt(model, peft_config, args)
+        obstacle = shared_prompt.why_not(model) if args.share_prompts else None
+        if obstacle:
+            LOG.warning("every reply is computed with its own prompt, since this model does not share them: %s", obstacle)
+        self._shares = args.share_prompts and not obstacle
         super().__init__(
             model=model, args=args, data_collator=data_collator or self._collate, train_dataset=train_dataset,
             eval_dataset=eval_dataset, processing_class=tokenizer, callbacks=callbacks, optimizers=optimizers, **kwargs,
@@ -125,32 +136,73 @@ class PreferenceTrainer(Trainer):
         return preferences.prepare(
             dataset, self._tokenizer, self._reference.model, self.loss_fn,
             name=name, max_length=self.args.max_length, reference=self._reference,
+            first_token=self.args.first_token, frozen_marginal=self.args.marginal == "frozen",
         )  # fmt: skip
 
     def train(self, *args, **kwargs):
         self._reference.closed = True
         return super().train(*args, **kwargs)
 
+    def get_train_dataloader(self):
+        """As ``Trainer``'s, or batches of ``batch_tokens`` tokens."""
+        if self.args.batch_tokens is None:
+            return super().get_train_dataloader()
+        if self.args.world_size > 1:
+            raise ValueError("batch_tokens works in one process only; leave it out with several")
+        batches = preferences.TokenBatches(self.train_dataset.lengths(), self.args.batch_tokens, self.args.seed)
+        loader = torch.utils.data.DataLoader(self.train_dataset, batch_sampler=batches, collate_fn=self.data_collator)
+        return self.accelerator.prepare(loader)
+
     def _collate(self, items):
-        return preferences.collate_sets(items, self._pad_id)
+        return preferences.collate_sets(items, self._pad_id, self._shares)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean of the loss over the batch; keeps the metrics that TRL logs."""
-        summed, tokens = sequence_logps(model, inputs)
-        summed, tokens = summed.reshape(inputs["members"], -1), tokens.reshape(inputs["members"], -1)  # (n, B)
+        sides = loss_inputs.score_sides(model, inputs, self.args.marginal)
+        logps, rows = token_logps(model, inputs)  # (M,)
+        shape = (inputs["members"], -1)
+        summed = sum_rows(logps, rows, inputs).reshape(shape)  # (n, B)
+        tokens = inputs["tokens"].reshape(shape)
+        first = first_tokens(logps, rows, inputs).detach().reshape(shape)
         ref = inputs.get("ref")
-        loss = apply_loss(self.loss_fn, self.args.loss_kwargs, summed, tokens, ref).mean()
+        extra = self._extras(inputs, sides, summed.detach(), tokens, first)
+        loss = apply_loss(self.loss_fn, self._kwargs(), summed, tokens, ref, **extra).mean()
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1} (loss {self.args.loss!r},"
                 f" {self.args.loss_kwargs}, learning rate {self.args.learning_rate:g}); lower the learning rate, or"
                 " check the model's weights and the reference log-probs"
             )
-        self._measure(summed.detach(), tokens, ref, "train" if model.training else "eval")
+        self._measure(summed.detach(), tokens, ref, extra, "train" if model.training else "eval")
         return (loss, {"logps": summed.detach().T}) if return_outputs else loss
 
-    def _measure(self, summed, tokens, ref, mode):
-        """TRL's names. Rewards: beta times the summed log-ratio; without a reference, times the loss's own log-prob."""
+    def _kwargs(self) -> dict:
+        """The loss's keywords, with the margin as far as its warm-up has come."""
+        kwargs, last = self.args.loss_kwargs, self.args.margin_warmup * self.state.max_steps
+        if not self.model.training or self.state.global_step >= last:
+            return kwargs
+        share = self.state.global_step / last
+        return kwargs | {k: share * losses.default(self.loss_fn, k, kwargs) for k in ("gamma_min", "gamma_max")}
+
+    def _extras(self, inputs, sides, summed, tokens, first) -> dict[str, Tensor]:
+        """What the loss needs beyond log-probs of the policy and the reference, each (B,) and without gradient."""
+        found, needs = {}, self.loss_fn.needs
+        if "marginal" in needs:
+            alone = sides.get("marginal", inputs["marginal"].get("ref"))
+            found["delta_pmi"] = loss_inputs.delta_pmi(
+                alone, inputs["marginal"]["tokens"].reshape(summed.shape), summed, tokens, first,
+                marginal=self.args.marginal, first_token=self.args.first_token,
+            )  # fmt: skip
+        if "mismatched" in needs:
+            found["kl"] = sides["mismatched"][0] - inputs["mismatched"]["ref"][0]
+        if "moments" in needs:
+            ratio = (summed - inputs["ref"]) / tokens
+            found["gap_mean"], found["gap_std"] = self._moments(ratio[0] - ratio[1], update=self.model.training)
+        return found
+
+    def _measure(self, summed, tokens, ref, extra, mode):
+        """TRL's names; delta_pmi and its margin. Rewards: beta times the summed log-ratio, or without a reference times
+        the loss's own log-prob."""
         k = 1 if self.loss_fn.takes == "chosen" else summed.shape[0]
         if "cross" in self.loss_fn.needs:
             k = round(k**0.5)  # the replies to the row's own prompt come first
@@ -166,6 +218,13 @@ class PreferenceTrainer(Trainer):
                 "rewards/accuracies": (rewards[0] > rewards[1:].amax(dim=0)).float().mean(),
                 "rewards/margins": (rewards[0] - rewards[1:].mean(dim=0)).mean(),
             }
+        if "delta_pmi" in extra:
+            names = ("gamma_min", "gamma_max", "scale")
+            kwargs = {k: losses.default(self.loss_fn, k, self._kwargs()) for k in names}
+            gamma = losses.gamma_decay(extra["delta_pmi"], **kwargs)
+            found |= {"margin/gamma": gamma.mean(), "margin/gamma_std": gamma.std(correction=0),
+                      "margin/delta_pmi": extra["delta_pmi"].mean(),
+                      "margin/delta_pmi_std": extra["delta_pmi"].std(correction=0)}  # fmt: skip
         for key, value in found.items():
             self._metrics[mode][key].append(value)
 
@@ -188,25 +247,6 @@ class PreferenceTrainer(Trainer):
         if eval_dataset is not None and not isinstance(eval_dataset, str):
             eval_dataset = self._prepare(eval_dataset, "eval_dataset")
         return super().evaluate(eval_dataset, *args, **kwargs)
-
-
-def apply_loss(loss, kwargs: dict, summed: Tensor, tokens: Tensor, ref: Tensor | None) -> Tensor:
-    """``loss`` on log-probs of shape (members, B) in the order of ``mipo.preferences``: one value per contrast."""
-    mean = loss.logps == "mean"
-    logps = summed / tokens if mean else summed
-    refs = [] if "reference" not in loss.needs else [ref / tokens if mean else ref]
-    if loss.takes == "chosen":
-        return loss(logps[0], **kwargs)
-    if loss.takes == "pair":
-        return loss(*logps, *(row for r in refs for row in r), **kwargs)
-    if loss.takes == "candidates":
-        return loss(logps.T, *(r.T for r in refs), **kwargs)
-    n = round(logps.shape[0] ** 0.5)
-    matrix = logps.reshape(n, n, -1).permute(2, 0, 1)  # (B, prompt, reply)
-    if loss.takes == "matrix":
-        return loss(matrix, **kwargs)
-    own_first = [matrix[:, :, j].roll(-j, dims=1) for j in range(n)]  # reply j: its own context to index 0
-    return loss(torch.cat(own_first), **kwargs)  # (N * B,) every reply counts, chosen or rejected
 
 
 def _load(model, tokenizer, args):

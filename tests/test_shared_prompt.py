@@ -1,0 +1,196 @@
+"""Replies that share a prompt's row: the same log-probs and gradients as separate rows, for all shapes."""
+
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig, PrefixTuningConfig, get_peft_model
+from torch.testing import assert_close
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from mipo import logprobs
+from mipo.shared_prompt import collate_shared, groups_of, sharing, why_not
+from mipo.tokens import collate
+
+SIZE = dict(
+    vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+    num_key_value_heads=2, max_position_embeddings=128,
+)  # fmt: skip
+MODELS = {
+    "llama": (LlamaForCausalLM, LlamaConfig), "qwen2": (Qwen2ForCausalLM, Qwen2Config),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config),
+    "mistral": (MistralForCausalLM, MistralConfig),
+}  # fmt: skip
+
+
+@pytest.fixture(params=list(MODELS))
+def model(request):
+    torch.manual_seed(0)
+    kind, config = MODELS[request.param]
+    more = {"qwen3": {"head_dim": 16}, "mistral": {"sliding_window": None}}.get(request.param, {})
+    return kind(config(**SIZE, **more)).float()
+
+
+def ids(n, seed):
+    return torch.randint(3, 60, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def sets_of(k, prompts=(20, 3, 11), replies=(4, 1, 6, 2, 9, 3, 5, 7, 2)):
+    """Three sets of k + 1 replies of unequal lengths, one-token replies among them."""
+    return [[(ids(p, 10 + i), ids(replies[(i + j) % 9], 100 * i + j)) for j in range(k + 1)] for i, p in enumerate(prompts)]
+
+
+def separate(sets):
+    return collate([sets[i][j] for j in range(len(sets[0])) for i in range(len(sets))])
+
+
+def gradients(model, batch):
+    """Summed log-probs, and the gradient of a sum in which every reply has another weight."""
+    model.zero_grad()
+    summed, tokens = logprobs.sequence_logps(model, batch)
+    (summed * torch.linspace(-1, 1, len(summed))).sum().backward()
+    return summed.detach(), tokens, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(model, sets):
+    want, lengths, slopes = gradients(model, separate(sets))
+    got, tokens, grads = gradients(model, collate_shared(groups_of(sets)))
+    assert tokens.tolist() == lengths.tolist()
+    assert_close(got, want, atol=1e-5, rtol=1e-6)
+    assert grads.keys() == slopes.keys()
+    for name, slope in slopes.items():
+        assert (grads[name] - slope).norm() <= 1e-4 * slope.norm() + 1e-7, name
+
+
+@pytest.mark.parametrize("k", [1, 4, 8])
+def test_values_and_gradients_equal_separate_rows(model, k):
+    assert_same(model, sets_of(k))
+
+
+@pytest.mark.parametrize("lengths", [(20, 3, 11), (2, 2, 2), (40, 1, 1), (1, 1, 1)])
+def test_prompts_of_any_length(model, lengths):
+    assert_same(model, sets_of(4, prompts=lengths, replies=(9, 1, 3, 4, 5, 6, 7, 8, 2)))
+
+
+def test_lora_and_activation_checkpointing(model):
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "o_proj", "down_proj"], init_lora_weights=False)
+    adapted = get_peft_model(copy.deepcopy(model), lora)
+    assert_same(adapted, sets_of(2))
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    assert_same(model, sets_of(2))
+    model.gradient_checkpointing_disable()
+    assert_same(model, sets_of(2))
+
+
+def test_two_prompts_in_a_set_make_two_rows(model):
+    (a, b), (c, d) = sets_of(1)[:2]
+    cross = [[a, b, (c[0], a[1]), (c[0], b[1])]]  # every reply after every prompt, as the cross losses need them
+    assert collate_shared(groups_of(cross))["input_ids"].shape[0] == 2
+    assert_same(model, cross)
+
+
+def test_first_tokens_are_found(model):
+    sets = sets_of(3)
+    found = []
+    for batch in (separate(sets), collate_shared(groups_of(sets))):
+        logps, rows = logprobs.token_logps(model, batch)
+        assert (rows.diff() >= 0).all()
+        found.append(logprobs.first_tokens(logps, rows, batch).detach())
+    assert_close(*found, atol=1e-5, rtol=1e-6)
+
+
+def test_rows_are_laid_out_as_described():
+    batch = collate_shared(groups_of([[([5, 6, 7, 8, 9], [1, 2]), ([5, 6, 7, 8, 9], [3])],
+                                      [([8, 9, 4, 4, 4], [4, 5]), ([8, 9, 4, 4, 4], [6])]]))  # fmt: skip
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9, 1, 9], [8, 9, 4, 4, 4, 4, 4]]
+    assert batch["position_ids"].tolist()[0] == [0, 1, 2, 3, 4, 5, 4]
+    assert batch["target"].tolist() == [1, 2, 4, 5, 3, 6] and batch["row"].tolist() == [0, 0, 1, 1, 2, 3]
+    assert batch["shared_mask"][0, 0].int().tolist() == [[1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0, 1]]
+
+
+def test_where_sharing_saves_nothing_rows_stay_apart():
+    assert collate_shared(groups_of([[([1], [2, 3, 4]), ([1], [5, 6, 7])]])) is None  # a prompt of one token
+    assert collate_shared(groups_of([[([1], [2, 3, 4]), ([1], [5])]]))["input_ids"].shape == (1, 4)  # but no padding
+    assert collate_shared(groups_of([[([1, 2, 3, 4], [2, 3, 4])]])) is None  # one reply
+
+
+def test_models_that_cannot_share_say_why(model):
+    assert why_not(model) is None
+    virtual = get_peft_model(copy.deepcopy(model), PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    assert "virtual tokens" in why_not(virtual)
+    assert "'gemma2'" in why_not(Gemma2ForCausalLM(Gemma2Config(**SIZE, head_dim=8)))
+    assert why_not(MistralForCausalLM(MistralConfig(**SIZE, sliding_window=None))) is None
+    for sliding in (MistralForCausalLM(MistralConfig(**SIZE, sliding_window=16)), Qwen2ForCausalLM(Qwen2Config(
+            **SIZE, use_sliding_window=True, sliding_window=16, max_window_layers=1))):  # fmt: skip
+        assert "sliding window" in why_not(sliding)
+    model.set_attn_implementation("eager")
+    assert "'eager'" in why_not(model)
+
+
+def test_the_model_is_left_as_it_was(model, tiny_llama):
+    batch = collate_shared(groups_of(sets_of(2)))
+    before = model.config._attn_implementation
+    with pytest.raises(RuntimeError), sharing(model, batch):
+        assert model.config._attn_implementation != before
+        raise RuntimeError
+    assert model.config._attn_implementation == before
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
+    loaded = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    ids_ = torch.tensor([ids(9, 1)])
+    plain = loaded(ids_).logits
+    loaded.config._attn_implementation = "shared_prompt"  # what activation checkpointing leaves behind
+    assert_close(loaded(ids_).logits, plain)
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1, 1]])
+    want = AutoModelForCausalLM.from_pretrained(tiny_llama)(ids_, attention_mask=mask).logits
+    assert_close(loaded(ids_, attention_mask=mask).logits[:, 2:], want[:, 2:])
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_large_logits_are_made_in_chunks(model, monkeypatch, shared):
+    sets = sets_of(2)
+    batch = collate_shared(groups_of(sets)) if shared else separate(sets)
+    want, _, slopes = gradients(model, batch)
+    monkeypatch.setattr(logprobs, "LARGE", 10)
+    monkeypatch.setattr(logprobs, "CHUNK", 60 * 4)  # four positions at a time
+    sizes = []
+    model.get_output_embeddings().register_forward_hook(lambda m, args, out: sizes.append(out.shape[-2]))
+    got, _, grads = gradients(model, batch)
+    assert max(sizes) == 4 and len(sizes) > 5
+    assert_close(got, want, atol=1e-5, rtol=1e-6)
+    for name, slope in slopes.items():
+        assert (grads[name] - slope).norm() <= 1e-4 * slope.norm() + 1e-7, name
+
+
+def test_capped_logits_are_never_taken_past_their_cap(monkeypatch):
+    torch.manual_seed(0)
+    model = Gemma2ForCausalLM(Gemma2Config(**SIZE, head_dim=8, final_logit_softcapping=0.5)).eval()
+    want = logprobs.sequence_logps(model, separate(sets_of(1)))[0]
+    monkeypatch.setattr(logprobs, "LARGE", 10)
+    assert_close(logprobs.sequence_logps(model, separate(sets_of(1)))[0], want)
+
+
+def test_scoring_many_rows_shares_prompts_and_keeps_their_order(model, monkeypatch):
+    """Eleven replies to one prompt, three to another and a few alone, shuffled."""
+    rows = [(ids(30, 1), ids(2 + i % 4, 50 + i)) for i in range(11)] + [(ids(9, 2), ids(3, 70 + i)) for i in range(3)]
+    rows += [(ids(5 + i, 80 + i), ids(4, 90 + i)) for i in range(4)]
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
+    rows = [rows[i] for i in order]
+    got = logprobs.score_rows(model, rows, batch_size=7)
+    calls = []
+    monkeypatch.setattr(logprobs, "why_not", lambda m: calls.append(1) or "no")
+    want = logprobs.score_rows(model, rows, batch_size=1)
+    assert calls and got.tokens.tolist() == want.tokens.tolist() == [len(tail) for _, tail in rows]
+    assert_close(got.summed, want.summed, atol=1e-5, rtol=1e-6)

@@ -1,0 +1,91 @@
+"""`make bench`: every contestant trains, on the same losses; ratios, tokens and utilisation by hand."""
+
+import json
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from mipo import pages, speed
+from mipo.speed import Case
+
+CPU = torch.device("cpu")
+TINY = {"tiny": (16, 32, 2, 2, 1, 60)}
+PAIR, SETS = Case("tiny", 12, 6, batch=2, steps=1), Case("tiny", 12, 6, negatives=3, batch=2, steps=1)
+
+
+@pytest.fixture(scope="module")
+def found():
+    return speed.run([PAIR, SETS, Case("tiny", 12, 6, batch=2, steps=1, lora=2)], 2, CPU, shapes=TINY, progress=False)
+
+
+def test_every_contestant_is_timed_in_every_repetition_and_the_file_holds_it(found):
+    pairs, sets, adapters = found["cases"]
+    assert set(pairs["seconds"]) == set(adapters["seconds"]) == set(speed.PEERS)
+    assert set(sets["seconds"]) == {"infonca", "infonca-separate"} and "LoRA 2" in adapters["name"]
+    for case in found["cases"]:
+        assert all(len(times) == 2 and min(times) > 0 for times in case["seconds"].values())
+        assert min(case["peak"].values()) > 0 and case["longest"] == 12
+    assert json.loads(json.dumps(found)) == found and found["device"].startswith("cpu-")
+    assert set(pairs["ratios"]) == set(speed.RATIOS) - {"K negatives: separate / shared prompts"}
+
+
+@pytest.mark.parametrize("case", [PAIR, SETS], ids=["K=1", "K=3"])
+def test_contestants_have_the_same_loss(case, tmp_path):
+    """TRL and the plain trainer compute what ours computes: a faster wrong answer would win unnoticed."""
+    model, tokenizer, data = speed.build(case, CPU, TINY)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+
+    def first_loss(name):
+        trainer = speed.contestant(name, case, model, tokenizer, data, str(tmp_path), CPU)
+        trainer.train()
+        return torch.tensor([row["loss"] for row in trainer.state.log_history if "loss" in row][0])
+
+    groups = [("dpo", "trl-dpo", "plain-dpo", "dpo-separate"), ("simpo", "trl-simpo")]
+    for same in groups if case.negatives == 1 else [("infonca", "infonca-separate")]:
+        assert_close(torch.stack([first_loss(n) for n in same]), first_loss(same[0]).expand(len(same)), rtol=0, atol=2e-4)
+
+
+def test_ratios_by_hand():
+    found = {"seconds": {"trl-dpo": [4.0, 6.0, 9.0], "dpo": [1.0, 2.0, 2.0]}, "peak": {"trl-dpo": 30, "dpo": 10}}
+    assert speed.ratios(found) == {"DPO: TRL / ours": [4.0, 3.0, 4.5]}
+    assert speed.memory_ratios(found) == {"DPO: TRL / ours": 3.0}
+
+
+def test_tokens_by_hand():
+    """P = 512, R = 64, K = 4: five rows of 576 tokens are 2880; shared 512 + 5 * 64 = 832."""
+    assert speed.token_ratio({"prompt": 512, "reply": 64, "negatives": 4}) == 2880 / 832
+
+
+def test_utilisation_by_hand():
+    """2 pairs of 989e12 operations in 4 s on a device of 989e12 per second: half of what it can do."""
+    found = {"flops_per_pair": 989e12, "batch": 2, "seconds": {"dpo": [9.0, 4.0, 3.0]}}
+    assert speed.utilisation(found, "nvidia-h200") == 0.5
+    assert speed.utilisation(found, "cpu-2-threads") is None
+    assert speed.utilisation(found | {"flops_per_pair": None}, "nvidia-h200") is None
+
+
+def test_cases_are_those_that_the_study_names():
+    lengths = {(c.prompt, c.reply) for c in speed.CPU if c.negatives == 1}
+    assert lengths == {(0, 0)} | {(p, r) for p in (128, 512, 2048) for r in (64, 128)}
+    assert {c.negatives for c in speed.CPU} == {1, 4, 8} and {c.dtype for c in speed.CPU} == {"float32"}
+    assert {c.shape for c in speed.GPU} <= set(speed.SHAPES) and {c.dtype for c in speed.GPU} == {"bfloat16"}
+    assert len({c.name for c in speed.CPU}) == len(speed.CPU) and len({c.name for c in speed.GPU}) == len(speed.GPU)
+
+
+def test_wrong_settings_stop_at_once():
+    for wrong in (["--only", "no such case"], ["--repetitions", "0"]):
+        with pytest.raises(SystemExit, match="Error: no case"):
+            speed.main(["--device", "cpu", *wrong])
+
+
+def test_the_table_shows_every_device(found, tmp_path, monkeypatch):
+    monkeypatch.setenv("MIPO_ROOT", str(tmp_path))
+    assert pages.bench_table({}, "book/speed.md", {}) == pages.MISSING
+    (tmp_path / "results" / "bench").mkdir(parents=True)
+    (tmp_path / "results" / "bench" / "some-device.json").write_text(json.dumps(found))
+    text = pages.bench_table({}, "book/speed.md", {})
+    pairs = found["cases"][0]
+    assert pairs["name"] in text and f"{pairs['ratios']['RMiPO / SimPO'][0]:.2f}" in text and found["device"] in text
