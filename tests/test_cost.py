@@ -10,7 +10,8 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mipo import bench, cost
+from mipo import bench, cost, losses, speed
+from mipo.rivals import RIVALS
 
 TINY = cost.Shape(linear=120, layers=1, width=4, hidden=4, vocab=7)
 PASSES = {"sft": 1.5, "dpo": 3.0, "dpo-live": 4.0, "simpo": 3.0, "rmipo": 3.5, "reference": 1.0}
@@ -152,6 +153,12 @@ def test_interleaved_waits_before_it_reads_the_clock():
     assert bench.interleaved({"a": lambda: done.append(1)}, 2, clock=lambda: now[0], sync=sync) == {"a": [1.0, 1.0]}
 
 
+def test_settings_are_those_of_chapter_9():
+    for name in ("dpo", "simpo"):
+        assert cost.METHODS[name].kwargs == speed.OURS[name][1] == RIVALS[name].kwargs
+    assert losses.default(losses.rmipo, "beta", cost.METHODS["rmipo"].kwargs) == RIVALS["rmipo"].kwargs["beta"]
+
+
 def test_peak_bytes_by_hand(capfd):
     def step():
         first = torch.empty(250_000)   # 1 MB, gone before
@@ -174,6 +181,7 @@ def test_memory_a_live_reference_keeps_the_weights_twice(small):
     assert memory["simpo"][0] == weights + moments == memory["rmipo"][0]
     assert memory["dpo-live"][0] == 2 * weights + moments
     assert memory["reference"][0] == weights
+    assert memory["rmipo"][1] == pytest.approx(memory["simpo"][1], rel=1e-3)  # replies alone come first and are freed
     assert all(peak > kept for kept, peak in memory.values())
 
 

@@ -19,6 +19,7 @@ from torch.testing import assert_close
 
 from mipo import decay, losses
 from mipo.figures import decay as draw
+from mipo.figures import sliders
 
 CODE, PAPER = decay.Margin(), decay.Margin(convention="paper")
 GEN = torch.Generator().manual_seed(0)
@@ -265,20 +266,20 @@ def test_the_text_that_the_browser_runs_is_the_loss(of, delta):
     """FORMULAS are JavaScript and Python at once: evaluated here against gamma_decay and the slopes of rmipo and simpo."""
     names = {"exp": exp, "max": max, "__builtins__": {}} | of | {"delta": delta, "pmi": delta - of["prior"], "ratio": 0.5}
     bounds = {"gamma_min": of["low"], "gamma_max": of["high"], "scale": of["scale"]}
-    names["gamma"] = eval(draw.FORMULAS["gamma"], names)
+    names["gamma"] = eval(sliders.FORMULAS["gamma"], names)
     assert names["gamma"] == pytest.approx(float(losses.gamma_decay(T(names["pmi"]), **bounds)))
     d, zero, pmi = T([delta]).requires_grad_(), T([0.0]), T([names["pmi"]])
     for name, loss in {"code": lambda: losses.rmipo(d, zero, pmi, beta=of["beta"], **bounds),
                        "paper": lambda: losses.rmipo(d, zero, pmi, beta=of["beta"], convention="paper", **bounds),
                        "simpo": lambda: losses.simpo(d, zero, beta=of["beta"], gamma=of["beta"] * 0.5)}.items():
         slope, = torch.autograd.grad(loss().sum(), d)
-        assert eval(draw.FORMULAS[name], names) == pytest.approx(float(-slope / of["beta"]), abs=1e-12)
+        assert eval(sliders.FORMULAS[name], names) == pytest.approx(float(-slope / of["beta"]), abs=1e-12)
 
 
 def test_sliders_are_labelled_and_need_nothing():
-    page = BeautifulSoup(draw.sliders("here", beta=12.0), "html.parser")
+    page = BeautifulSoup(sliders.page("here", beta=12.0), "html.parser")
     inputs = page.find_all("input")
-    assert [i["name"] for i in inputs] == [key for key, *_ in draw.SLIDERS] and {i["type"] for i in inputs} == {"range"}
+    assert [i["name"] for i in inputs] == [key for key, *_ in sliders.SLIDERS] and {i["type"] for i in inputs} == {"range"}
     assert {label["for"] for label in page.find_all("label")} == {i["id"] for i in inputs}
     assert float(inputs[0]["max"]) == float(inputs[0]["value"]) == 12                # beyond the slider's end: it moves
     assert page.find(class_="controls").has_attr("hidden") and page.noscript         # a picture where no script runs
@@ -290,9 +291,9 @@ def test_sliders_are_labelled_and_need_nothing():
 
 
 def test_the_picture_without_script_is_drawn_from_the_losses():
-    page = BeautifulSoup(draw.sliders("here"), "html.parser")
+    page = BeautifulSoup(sliders.page("here"), "html.parser")
     d = page.find("path", {"data-curve": "code"})["d"]
-    assert len(d.split("L")) == draw.POINTS + 1
+    assert len(d.split("L")) == sliders.POINTS + 1
     x, y = (float(v) for v in d[1:].split("L")[40].split(","))                       # delta = -2 + 6 * 40/120 = 0
     assert x == pytest.approx(32 + 256 / 3, abs=0.01)
     assert y == pytest.approx(170 - 160 * float(CODE.weight(0, 0)), abs=0.01)
@@ -306,11 +307,11 @@ def test_the_browser_draws_what_python_computes(of, tmp_path):
     """Move the sliders in a real browser; every curve and every number must be those of Python."""
     move = "".join(f'document.getElementById("here-{key}").value = {value};' for key, value in of.items())
     file = tmp_path / "page.html"
-    file.write_text(f'<meta charset="utf-8">{draw.sliders("here")}<script>{move}'
+    file.write_text(f'<meta charset="utf-8">{sliders.page("here")}<script>{move}'
                     'document.getElementById("here-beta").dispatchEvent(new Event("input"));</script>', encoding="utf-8")
     dom = subprocess.run([BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile",
                           "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=120, check=True).stdout
-    page, expected = BeautifulSoup(dom, "html.parser"), draw.drawn(of, 0.5)
+    page, expected = BeautifulSoup(dom, "html.parser"), sliders.drawn(of, 0.5)
     assert not page.find(class_="controls").has_attr("hidden")
     for path in page.find_all("path"):
         got, want = ([float(v) for v in re.findall(r"[-\d.]+", d)] for d in (path["d"], expected[path["data-curve"]]))

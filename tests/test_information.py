@@ -106,7 +106,7 @@ def test_leave_one_out_mixes_back(seed):                 # q = p(c) p(.|c) + (1 
 
 @pytest.mark.parametrize("n", [2, 3, 4])
 @given(seed=seeds)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_infonce_bound_equals_brute_force(n, seed):
     p, p_x = tables(seed)
     f = np.random.default_rng(seed).normal(0, 3, p.shape)
@@ -129,7 +129,7 @@ def test_infonce_bound_equals_samples():
 
 
 @given(seeds, st.sampled_from([2, 3, 8, 64]), st.floats(0, 30))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_infonce_bound_properties(seed, n, size):        # any critic stays below log N and I; c(x) changes nothing
     p, p_x = tables(seed)
     f = size * np.random.default_rng(seed).normal(size=p.shape)

@@ -156,7 +156,9 @@ def test_write_whole_keeps_the_old_file_when_it_cannot_write(tmp_path):
 
 @pytest.mark.parametrize("interval, region, word", [
     ((0.1, 0.2), (0, None), "holds"), ((0.0, 0.2), (0, None), "holds"), ((-0.1, 0.2), (0, None), "undecided"),
-    ((-0.2, -0.1), (0, None), "fails"), ((0.1, 0.2), (None, 0.05), "fails"), ((0.1, 0.2), (0.15, 0.3), "undecided"),
+    ((0.0, 0.0), (0, None), "undecided"), ((0.0, 0.0), (None, 0), "undecided"), ((0.0, 0.0), (0, 0), "holds"),
+    ((0.0, 0.0), (-1, 1), "holds"), ((-0.2, -0.1), (0, None), "fails"), ((0.1, 0.2), (None, 0.05), "fails"),
+    ((0.1, 0.2), (0.15, 0.3), "undecided"),
     (None, (0, None), "undecided"), ((None, None), (0, None), "undecided")])
 def test_status(interval, region, word):
     assert status(interval, region) == word

@@ -13,7 +13,8 @@ from mipo.store import plain, refuse_nan
 def status(interval: tuple[float, float] | None, region: tuple[float | None, float | None]) -> str:
     """holds: interval inside the region · fails: wholly outside · undecided: it straddles, or there is no interval.
 
-    region = (low, high), ends included; None is no limit. Source: the study's rule for findings.
+    region = (low, high), ends included; None is no limit. An interval that is one point on an end is undecided: two arms
+    that are alike in every seed are neither more nor less. Source: the study's rule for findings.
     """
     low, high = (-math.inf if region[0] is None else region[0]), (math.inf if region[1] is None else region[1])
     if not low <= high:
@@ -22,6 +23,8 @@ def status(interval: tuple[float, float] | None, region: tuple[float | None, flo
         return "undecided"
     if not interval[0] <= interval[1]:
         raise ValueError(f"interval {interval}: its low end is above its high end")
+    if interval[0] == interval[1] in (low, high) and low < high:
+        return "undecided"
     if low <= interval[0] and interval[1] <= high:
         return "holds"
     return "fails" if interval[1] < low or interval[0] > high else "undecided"

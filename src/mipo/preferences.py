@@ -8,6 +8,7 @@ prompt, and "mismatched", the previous row's chosen reply after this row's promp
 
 import hashlib
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from mipo.logprobs import marginal_row, score_rows, start_token
 from mipo.shared_prompt import collate_shared, groups_of
 from mipo.tokens import check_lengths, collate, encode_many, max_positions
 
+LOG = logging.getLogger(__name__)
 REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 
 
@@ -108,21 +110,8 @@ def prepare(
 
     first_token, frozen_marginal   see `mipo.trainer.PreferenceConfig`
     """
-    if isinstance(dataset, list):
-        dataset = Dataset.from_list(dataset)
-    if not isinstance(dataset, Dataset):
-        raise ValueError(f"{name} must be a datasets.Dataset or a list of rows; got {type(dataset).__name__}")
-    if len(dataset) == 0:
-        raise ValueError(f"{name} is empty; give at least one pair")
+    dataset, data = _read(dataset, loss, name)
     cross = "cross" in loss.needs
-    need = ["prompt", "chosen"] if loss.takes == "chosen" else ["prompt", "chosen", "rejected"]
-    need += ["rejected_prompt"] if cross else []
-    for column in need:
-        if column not in dataset.column_names:
-            raise ValueError(
-                f"{name} has no column {column!r}, which loss {loss.__name__!r} needs; it has {dataset.column_names}"
-            )
-    data = {column: list(dataset[column]) for column in need}
     talk = isinstance(data["prompt"][0], list)  # messages, not text
     replies = _groups(data, "chosen", "rejected", talk, name)
     prompts = _groups(data, "prompt", "rejected_prompt", talk, name) if cross else [[p] for p in data["prompt"]]
@@ -151,16 +140,42 @@ def prepare(
         alone = [[marginal_row(tail, start, first_token) for _, tail in group] for group in sets]
         sides["marginal"] = TokenSets(alone, _score(reference, alone) if frozen_marginal else None)
     if "mismatched" in loss.needs:
-        if len(sets) < 2:
-            raise ValueError(f"{name}: loss {loss.__name__!r} needs at least 2 rows, to pair a prompt with another's reply")
-        moved = [[(sets[i][0][0], sets[i - 1][0][1])] for i in range(len(sets))]
-        check_lengths([group[0] for group in moved], max_positions(model), [f"{i} of {name}" for i in range(len(moved))])
+        moved = _mismatched(sets, loss, model, name)
         sides["mismatched"] = TokenSets(moved, _score(reference, moved))
     ref = None
     if "reference" in loss.needs:
-        given = all(column in dataset.column_names for column in REFERENCE_COLUMNS)
+        given = [column for column in REFERENCE_COLUMNS if column in dataset.column_names]
+        if len(given) == 1:
+            raise ValueError(f"{name} has {given[0]!r} alone; give both of {REFERENCE_COLUMNS}, or neither")
         ref = _given(dataset, size, name) if given else _score(reference, sets)
     return TokenSets(sets, ref, sides)
+
+
+def _read(dataset, loss, name) -> tuple[Dataset, dict]:
+    """The data set and those of its columns that the loss needs, as lists."""
+    if isinstance(dataset, list):
+        dataset = Dataset.from_list(dataset)
+    if not isinstance(dataset, Dataset):
+        raise ValueError(f"{name} must be a datasets.Dataset or a list of rows; got {type(dataset).__name__}")
+    if len(dataset) == 0:
+        raise ValueError(f"{name} is empty; give at least one pair")
+    need = ["prompt", "chosen"] if loss.takes == "chosen" else ["prompt", "chosen", "rejected"]
+    need += ["rejected_prompt"] if "cross" in loss.needs else []
+    for column in need:
+        if column not in dataset.column_names:
+            raise ValueError(
+                f"{name} has no column {column!r}, which loss {loss.__name__!r} needs; it has {dataset.column_names}"
+            )
+    return dataset, {column: list(dataset[column]) for column in need}
+
+
+def _mismatched(sets, loss, model, name) -> list[list[tuple]]:
+    """The chosen reply of the row before, after each row's prompt."""
+    if len(sets) < 2:
+        raise ValueError(f"{name}: loss {loss.__name__!r} needs at least 2 rows, to pair a prompt with another's reply")
+    moved = [[(sets[i][0][0], sets[i - 1][0][1])] for i in range(len(sets))]
+    check_lengths([group[0] for group in moved], max_positions(model), [f"{i} of {name}" for i in range(len(moved))])
+    return moved
 
 
 def _score(reference, sets) -> Tensor:
@@ -206,8 +221,11 @@ def _render(tokenizer, prompts, replies, name):
 def _check_contrast(loss, prompts, replies, name):
     if loss.takes == "chosen":
         return
-    if all(len(set(map(str, group))) == 1 for group in replies):
+    same = sum(len(set(map(str, group))) == 1 for group in replies)
+    if same == len(replies):
         raise ValueError(f"{name}: all pairs are identical (rejected equals chosen in every row): nothing to learn")
+    if same:
+        LOG.warning("%d of %d pairs of %s teach nothing: rejected equals chosen", same, len(replies), name)
     if "cross" in loss.needs and all(len(set(map(str, group))) == 1 for group in prompts):
         raise ValueError(f"{name}: rejected_prompt equals prompt in every row, and {loss.__name__!r} contrasts prompts")
 

@@ -121,14 +121,23 @@ class Notebook:
         """Show Markdown with computed numbers in it."""
         show(markdown)
 
-    def _published_run(self) -> dict:
-        file = self.published_in / f"{self.name}.json"
+    def _published_run(self, notebook: str = "") -> dict:
+        file = self.published_in / f"{notebook or self.name}.json"
         return read_json(file) if file.exists() else {"numbers": {}, "claims": {}, "figures": {}}
 
-    def published(self, name: str) -> Number | None:
-        """The same number in the published run, None when it is not there."""
-        kept = self._published_run()["numbers"].get(name)
+    def published(self, name: str, notebook: str = "") -> Number | None:
+        """A number of this notebook, or another, in the published run; None when it is not there."""
+        kept = self._published_run(notebook)["numbers"].get(name)
         return Number(**kept) if kept else None
+
+    def show_published(self, name: str, notebook: str) -> bool:
+        """Show a figure of another notebook's published run; False when it is not there."""
+        figure = self._published_run(notebook)["figures"].get(name)
+        if figure:
+            text = (self.published_in / figure["file"]).read_text(encoding="utf-8")
+            about = {"alt": figure["alt"], "file": f"{self.number_of}-{name}-published.svg"}
+            show(figure["alt"], {"image/svg+xml": text}, {"mipo": about})
+        return bool(figure)
 
     def skip(self, why: str) -> Path:
         """Say why this notebook cannot run here, show what the published run found instead, and close."""

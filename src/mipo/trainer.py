@@ -130,8 +130,10 @@ class PreferenceTrainer(Trainer):
         extra = self._extras(inputs, sides, summed.detach(), tokens, first)
         loss = apply_loss(self.loss_fn, self._kwargs(), summed, tokens, ref, **extra).mean()
         if not torch.isfinite(loss):
+            off = (~torch.isfinite(summed)).any(dim=0).nonzero().flatten().tolist()
+            whose = f"; the policy's own log-probs of pairs {off} of the batch are not finite" if off else ""
             raise FloatingPointError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1} (loss {self.args.loss!r},"
+                f"the loss is {loss.item()}{whose}, at step {self.state.global_step + 1} (loss {self.args.loss!r},"
                 f" {self.args.loss_kwargs}, learning rate {self.args.learning_rate:g}); lower the learning rate, or"
                 " check the model's weights and the reference log-probs"
             )

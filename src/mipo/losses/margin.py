@@ -185,19 +185,25 @@ def gammapo(chosen_logps, rejected_logps, *, beta=10.0, gamma0=4.0, tau=10.0):
     return F.softplus(gammapo_margin(gap, gamma0=gamma0, tau=tau) - gap)
 
 
-def gammapo_margin(gap, *, gamma0, tau, steps=20):
+def gammapo_margin(gap, *, gamma0, tau, steps=500):
     r"""Margins m = gamma0 * n * p, where p minimises mean_i softplus(m_i - gap_i) + tau * KL(p || uniform): (B,) -> (B,).
 
-    ``steps`` mirror-descent steps of size min(1, 1 / (2 tau)) from the uniform p. The derivative of the first term by p_i
-    is gamma0 * sigmoid(m_i - gap_i), so at the optimum p_i is proportional to exp(-gamma0 / tau * sigmoid(m_i - gap_i)):
-    confident pairs get MORE margin, and the mean stays gamma0. No gradient.
+    The derivative of the first term by p_i is gamma0 * sigmoid(m_i - gap_i), so at the optimum p_i is proportional to
+    exp(-gamma0 / tau * sigmoid(m_i - gap_i)): confident pairs get MORE margin, and the mean stays gamma0. From the uniform
+    p, at most ``steps`` mirror-descent steps towards it, shorter ones where they overshoot. No gradient.
+
+    errors  ValueError where that does not suffice
     """
-    gap, n, rate = gap.detach(), gap.shape[0], min(1.0, 1 / (2 * tau))
+    gap, n, rate, before = gap.detach(), gap.shape[0], 0.5, math.inf
     log_p = torch.full_like(gap, -math.log(n))
     for _ in range(steps):
-        slope = gamma0 * torch.sigmoid(gamma0 * n * log_p.exp() - gap) + tau * (1 + log_p + math.log(n))
-        log_p = torch.log_softmax(log_p - rate * slope, dim=0)
-    return gamma0 * n * log_p.exp()
+        goal = torch.log_softmax(-gamma0 / tau * torch.sigmoid(gamma0 * n * log_p.exp() - gap), dim=0)
+        away = (goal - log_p).abs().max().item()
+        if away < 1e-5:
+            return gamma0 * n * log_p.exp()
+        rate, before = (rate / 2 if away > before else rate), away
+        log_p = torch.log_softmax(log_p + rate * (goal - log_p), dim=0)
+    raise ValueError(f"γ-PO's margins do not settle at gamma0={gamma0:g} and tau={tau:g}; take a larger tau")
 
 
 @declare(

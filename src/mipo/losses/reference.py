@@ -80,7 +80,8 @@ def kto(
     r"""[w_d (1 - sigmoid(beta (r_w - z))) + w_u (1 - sigmoid(beta (z - r_l)))] / 2,   r = logps - ref_logps.
 
     z = max(0, mean of ``kl`` over the batch), without gradient: each reply is judged against what the policy has
-    moved on average, not against its partner, so a "pair" is two rows that share a prompt.
+    moved on average, not against its partner, so a "pair" is two rows that share a prompt. The trainer takes ``kl`` from
+    the chosen replies, each after another row's prompt; TRL takes it from chosen and rejected ones.
 
     theory  losses weigh more than gains                 source  arXiv:2402.01306, eq. 8; defaults and weights as TRL's
     shapes  five times (B,) -> (B,)                      units   nats, SUMMED over reply tokens; ``kl`` is the log-ratio
