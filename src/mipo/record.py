@@ -122,6 +122,9 @@ class Notebook:
         file = project_root() / "results" / "full" / f"{notebook or self.name}.json"
         return read_json(file) if file.exists() else {"numbers": {}, "claims": {}, "figures": {}}
 
+    def _published_svg(self, figure: Mapping) -> str:
+        return (project_root() / "results" / "full" / figure["file"]).read_text(encoding="utf-8")
+
     def published(self, name: str, notebook: str = "") -> Number | None:
         """A number of this notebook, or another, in the published run (results/full); None when it is not there."""
         kept = self._published_run(notebook)["numbers"].get(name)
@@ -131,7 +134,7 @@ class Notebook:
         """Show a figure of another notebook's published run; False when it is not there."""
         figure = self._published_run(notebook)["figures"].get(name)
         if figure:
-            text = (project_root() / "results" / "full" / figure["file"]).read_text(encoding="utf-8")
+            text = self._published_svg(figure)
             about = {"alt": figure["alt"], "file": f"{self.number_of}-{name}-published.svg"}
             show(figure["alt"], {"image/svg+xml": text}, {"mipo": about})
         return bool(figure)
@@ -144,8 +147,7 @@ class Notebook:
         for slug, claim in kept["claims"].items():
             show(self._box(slug, claim.get("parts", {"": claim}), claim["status"], claim["statement"]))
         for name, figure in kept["figures"].items():
-            text = (project_root() / "results" / "full" / figure["file"]).read_text(encoding="utf-8")
-            self._keep_figure(name, text, figure["file"], figure["alt"])
+            self._keep_figure(name, self._published_svg(figure), figure["file"], figure["alt"])
         return self.close()
 
     # ---- claims ----
