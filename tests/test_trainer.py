@@ -404,3 +404,18 @@ def test_comparing_both_ways_leaves_no_trace_but_the_faster_way(make, rows, monk
     assert_close(got, want, rtol=0, atol=0)
     losses_of = [[row["loss"] for row in t.state.log_history if "loss" in row] for t in (plain, tried)]
     assert losses_of[0] == losses_of[1]
+
+
+# ---- several GPUs ----------------------------------------------------------------------------------------------------
+
+
+def test_a_box_with_eight_gpus_trains_on_one(make, rows):
+    """As where one process sees eight cards: transformers counts them in `_n_gpu`, and would multiply the batch by it."""
+    one, eight = make(rows[:10]), make(rows[:10])
+    eight.args._n_gpu = 8
+    assert eight.args.n_gpu == 1 and eight.args.train_batch_size == 5
+    for trainer in (one, eight):
+        trainer.train()
+    assert not isinstance(eight.model_wrapped, torch.nn.DataParallel) and log(eight) == log(one)
+    eight.args._n_gpu = 0
+    assert eight.args.n_gpu == 0

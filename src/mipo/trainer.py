@@ -225,8 +225,6 @@ def _load(model, tokenizer, args):
         if not name:
             raise ValueError("the model has no name to load a tokenizer by; pass processing_class=tokenizer")
         tokenizer = AutoTokenizer.from_pretrained(name)
-    if args.n_gpu > 1:
-        raise ValueError(f"one process sees {args.n_gpu} GPUs; use accelerate launch, or set CUDA_VISIBLE_DEVICES=0")
     if getattr(model, "hf_device_map", None) is None:
         model.to(args.device)
     return model, tokenizer

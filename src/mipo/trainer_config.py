@@ -67,3 +67,11 @@ class PreferenceConfig(TrainingArguments):
             raise ValueError(f"batch_tokens must be at least 1; got {self.batch_tokens!r}")
         if "marginal" not in loss.needs and (self.marginal, self.margin_warmup) != ("policy", 0.0):
             raise ValueError(f"loss {self.loss!r} has no marginal; leave out marginal and margin_warmup")
+
+    @property
+    def n_gpu(self) -> int:
+        """At most 1: one process trains on one GPU, however many the machine has; `accelerate launch` uses several.
+
+        transformers would spread each batch over all of them by DataParallel, which multiplies the batch size in silence.
+        """
+        return min(1, super().n_gpu)
