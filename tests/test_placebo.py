@@ -15,17 +15,18 @@ NEEDS_ALL = {"c09-contrast-matters", "c13-lora", "c20-rmipo-beats-kin"}  # judge
 @pytest.mark.timeout(1800)  # about 150 short runs of training, one after another
 def test_a_placebo_leaves_no_finding_at_holds(tmp_path):
     """Chosen and rejected assigned by coin: whatever chapters 6 to 10 and 14 then find, it is not the method."""
-    few = {"seeds": [0, 1, 2], "placebo": True, "threads": 1, "scale": "laptop"}
+    few, coin = {"seeds": [0, 1, 2], "threads": 1, "scale": "laptop"}, {"placebo": True}
     run("04-small-world", tmp_path, steps=350, n_people=10, draws=300, threads=1)
-    run("05-pair-synthesis", tmp_path, **few, n_people=16, per_task=1, n_extra=12)
+    run("05-pair-synthesis", tmp_path, **few, **coin, n_people=16, per_task=1, n_extra=12)
     found = run("06-mipo-training", tmp_path, **few, arms=["sft", "mipo-random", "mipo-missing"], n_select=5, n_test=20)
     found["claims"] |= run("07-personalisation", tmp_path, **few, n_people=12, draws=2, contexts=3)["claims"]
-    found["claims"] |= run("09-rmipo-training", tmp_path, **few, n_people=8, n_unseen=4, n_test=12, flips=[0.4],
+    found["claims"] |= run("09-rmipo-training", tmp_path, **few, **coin, n_people=8, n_unseen=4, n_test=12, flips=[0.4],
                            losses=["dpo", "ipo", "kto", "simpo", "rmipo"], plugs=["dpo", "ipo", "kto"], mipo_pairs=True,
                            controls=["none", "shuffled", "constant", "frozen", "drop", "released"], warm=True)["claims"]
     found["claims"] |= run("10-tuning-free", tmp_path, **few, **SMALL_10)["claims"]
-    found["claims"] |= run("14-scaling", tmp_path, **few, **SMALL_14)["claims"]
-    found["claims"] |= run("08-reasoning", tmp_path, **few, base_steps=40, n_pairs=48, n_test=60, n_exact=60)["claims"]
+    found["claims"] |= run("14-scaling", tmp_path, **few, **coin, **SMALL_14)["claims"]
+    found["claims"] |= run("08-reasoning", tmp_path, **few, **coin, base_steps=40, n_pairs=48, n_test=60,
+                           n_exact=60)["claims"]
     findings = {slug: claim["status"] for slug, claim in found["claims"].items()
                 if claim["kind"] == "finding" and slug not in MECHANICAL}
     chapters = ("06-mipo-training", "07-personalisation", "08-reasoning", "09-rmipo-training", "10-tuning-free",

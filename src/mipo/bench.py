@@ -6,6 +6,7 @@ nothing is padded and only the lengths of prompt and reply differ from one batch
 
 import contextlib
 import copy
+import gc
 import os
 import sys
 import tempfile
@@ -156,7 +157,11 @@ def interleaved(steps: Mapping[str, Callable], repetitions: int, *, clock=time.p
 
 
 def peak_bytes(step: Callable[[], None], device=torch.device("cpu")) -> int:
-    """The most that torch's allocator held during a step beyond what it held before, in bytes."""
+    """The most that torch's allocator held during a step beyond what it held before, in bytes.
+
+    What an earlier step left in circles of references goes first: freed during this one, it would hide what this one takes.
+    """
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

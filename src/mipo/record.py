@@ -125,6 +125,9 @@ class Notebook:
         file = self.published_in / f"{notebook or self.name}.json"
         return read_json(file) if file.exists() else {"numbers": {}, "claims": {}, "figures": {}}
 
+    def _published_svg(self, figure: Mapping) -> str:
+        return (self.published_in / figure["file"]).read_text(encoding="utf-8")
+
     def published(self, name: str, notebook: str = "") -> Number | None:
         """A number of this notebook, or another, in the published run; None when it is not there."""
         kept = self._published_run(notebook)["numbers"].get(name)
@@ -134,7 +137,7 @@ class Notebook:
         """Show a figure of another notebook's published run; False when it is not there."""
         figure = self._published_run(notebook)["figures"].get(name)
         if figure:
-            text = (self.published_in / figure["file"]).read_text(encoding="utf-8")
+            text = self._published_svg(figure)
             about = {"alt": figure["alt"], "file": f"{self.number_of}-{name}-published.svg"}
             show(figure["alt"], {"image/svg+xml": text}, {"mipo": about})
         return bool(figure)
@@ -147,8 +150,7 @@ class Notebook:
         for slug, claim in kept["claims"].items():
             show(self._box(slug, claim.get("parts", {"": claim}), claim["status"], claim["statement"]))
         for name, figure in kept["figures"].items():
-            text = (self.published_in / figure["file"]).read_text(encoding="utf-8")
-            self._keep_figure(name, text, figure["file"], figure["alt"])
+            self._keep_figure(name, self._published_svg(figure), figure["file"], figure["alt"])
         return self.close()
 
     # ---- claims ----

@@ -25,6 +25,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from mipo import base, bench, cost, models, population, store
 from mipo.arms import adapter
 from mipo.data import render
+from mipo.rivals import RIVALS
 from mipo.trainer import PreferenceConfig, PreferenceTrainer
 from mipo.world import World
 
@@ -85,8 +86,8 @@ PEERS = {
     "dpo-separate": "this study, DPO, each reply with its own prompt",
     "simpo": "this study, SimPO", "trl-simpo": "TRL's CPOTrainer, SimPO", "rmipo": "this study, RMiPO",
 }
-OURS = {"dpo": ("dpo", {"beta": 0.1}), "simpo": ("simpo", {"beta": 2.0, "gamma": 1.0}), "rmipo": ("rmipo", {}),
-        "infonca": ("infonca", {"beta": 0.1})}  # fmt: skip
+OURS = {name: (RIVALS[name].loss, RIVALS[name].kwargs) for name in ("dpo", "simpo", "rmipo")}
+OURS["infonca"] = ("infonca", {"beta": 0.1})
 # name of a ratio: (slower, faster); more is better, except that of RMiPO's price
 RATIOS = {"DPO: TRL / ours": ("trl-dpo", "dpo"), "DPO: plain / ours": ("plain-dpo", "dpo"),
           "DPO: separate / shared prompts": ("dpo-separate", "dpo"), "SimPO: TRL / ours": ("trl-simpo", "simpo"),
