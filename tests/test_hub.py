@@ -13,9 +13,9 @@ from mipo import hub, models
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
-def raised(name, *bases, **attributes):
+def raised(name, *bases, text="details", **attributes):
     """An instance of an exception class of that name, as another library would raise it."""
-    error = type(name, bases or (Exception,), {})("details")
+    error = type(name, bases or (Exception,), {})(text)
     for key, value in attributes.items():
         setattr(error, key, value)
     return error
@@ -92,7 +92,10 @@ def test_complete_reads_the_index(tmp_path, tiny_llama):
     (OSError(errno.ENOSPC, "No space left on device"), "disk is full.*HF_HOME"),
     (raised("RemoteProtocolError", type("TransportError", (Exception,), {})), "download broke off"),
     (raised("NonMatchingChecksumError"), "download broke off"),
-    (torch.cuda.OutOfMemoryError("CUDA out of memory"), "out of memory.*lora_rank"),
+    (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"), "disk is full"),  # torch.save
+    (raised("SafetensorError", text="Error while serializing: I/O error: No space left on device (os error 28)"),
+     "disk is full.*run_dir"),
+    (OSError("Not enough disk space. Needed: 650.00 MiB (download: Unknown size)"), "disk is full.*HF_HOME"),  # datasets
 ])
 def test_each_trouble_has_one_message_with_the_way_out(error, advice):
     with pytest.raises(hub.Unavailable, match=f"(?s)org/name.*({advice}).*Finished work is kept"), hub.explained("org/name"):
@@ -104,9 +107,32 @@ def test_each_trouble_has_one_message_with_the_way_out(error, advice):
             raise RuntimeError("outer") from cause
 
 
+@pytest.mark.parametrize("kind, advice", [("training", "micro_batch.*lora_rank"), ("sampling", "sample_batch"),
+                                          ("scoring", "score_batch"), ("judging", "score_batch.*smaller judge")])
+def test_out_of_memory_names_what_makes_that_step_smaller(kind, advice):
+    with pytest.raises(hub.Unavailable, match=f"out of memory.*{advice}") as error, hub.explained("org/name", kind=kind):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+    assert (kind == "training") == ("micro_batch" in str(error.value))
+
+
+def test_work_that_lacks_a_file_says_which_and_never_to_download_the_work():
+    with pytest.raises(hub.Unavailable, match="needs something from the hub.*org/other") as error, \
+            hub.explained("the harness", kind="scoring"):
+        raise raised("OfflineModeIsEnabled", text="cannot reach https://huggingface.co/org/other")
+    assert "hf download" not in str(error.value)
+
+
 def test_an_unknown_error_stays_what_it_is():
     with pytest.raises(KeyError), hub.explained("org/name"):
         raise KeyError("x")
+
+
+def test_the_configuration_comes_without_the_weights(cache, tmp_path):
+    (cache / "snapshots" / SHA / "model.safetensors").unlink()
+    assert (hub.config("org/tiny", SHA, run_dir=tmp_path) / "config.json").is_file()
+    assert hub.config(str(tmp_path)) == tmp_path
+    with pytest.raises(hub.Unavailable, match="neither a folder here nor a name"):
+        hub.config("gpt2", run_dir=tmp_path)
 
 
 def test_room_on_the_disk(tmp_path):

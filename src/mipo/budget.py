@@ -1,13 +1,17 @@
 """What a run of a real model will cost, by formula: memory on the card, minutes per kind of GPU, downloads, disk.
 
-Forecasts, not measurements: expect them within a factor of two. Each assumption stands in `ASSUMED`, each formula at its
-function; what a run did cost is in its records.
+Forecasts that no run has been held against yet: good for choosing a card, no promise. Each assumption stands in `ASSUMED`,
+each formula at its function; what a run did cost is in its records, and `Meter` adds them up while it lasts.
 """
 
-import json
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
+
+from mipo import hub, hub_data, real, store
 
 # memory GB, dense bfloat16 TFLOP/s, memory bandwidth GB/s: vendors' data sheets
 GPUS = {"RTX 3090": (24, 71, 936), "RTX 4090": (24, 165, 1008), "A10": (24, 125, 600),
@@ -16,10 +20,14 @@ GPUS = {"RTX 3090": (24, 71, 936), "RTX 4090": (24, 165, 1008), "A10": (24, 125,
 ASSUMED = {
     "training_share": 0.35,   # of the peak that training reaches
     "reading_share": 0.4,     # of the bandwidth that sampling reaches, one pass over the weights per token of a batch
+    "step_seconds": 0.03,     # that one token of a batch takes at least: layers are started one by one, logits are sorted
+    "wishes": 4,              # of a person, each rated by the judge on its own
     "overhead_gb": 2.0,       # CUDA itself, fragmentation, the framework's buffers
     "chunk_gb": 1.0,          # logits, made in chunks (see mipo.logprobs)
     "spare": 0.9,             # share of the card that may be planned with
 }
+STEPS = ("training", "replies", "scoring", "judging", "harness")
+WITHOUT_GPU = 50e6  # parameters of a model that a CPU trains in hours, not weeks
 CHECKED_SIZES = {"0.5B": 0.494e9, "1B": 1.236e9, "1.5B": 1.544e9, "3B": 3.15e9, "7B": 7.62e9, "8B": 8.03e9, "14B": 14.8e9}
 
 
@@ -36,46 +44,70 @@ class Shape:
     hidden: int
     vocabulary: int
     kv: int  # width of keys and values together, per layer
+    name: str = ""
 
     @classmethod
-    def of(cls, folder):
-        c = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-        heads = c["num_attention_heads"]
-        head = c.get("head_dim") or c["hidden_size"] // heads
-        kv = 2 * c.get("num_key_value_heads", heads) * head
-        layer = 2 * heads * head * c["hidden_size"] + kv * c["hidden_size"] + 3 * c["hidden_size"] * c["intermediate_size"]
-        layer += 2 * c["hidden_size"] + (kv + heads * head if c.get("model_type") == "qwen2" else 0)  # norms, Qwen2's biases
-        table = c["vocab_size"] * c["hidden_size"] * (1 if c.get("tie_word_embeddings") else 2)
-        total = c["num_hidden_layers"] * layer + table + c["hidden_size"]
-        return cls(total, c["num_hidden_layers"], c["hidden_size"], c["vocab_size"], kv)
+    def of(cls, folder, name=""):
+        """As transformers builds the model, without memory for its weights."""
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        c = AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config()
+        with torch.device("meta"):
+            parameters = AutoModelForCausalLM.from_config(c).num_parameters()
+        heads = c.num_attention_heads
+        head = getattr(c, "head_dim", None) or c.hidden_size // heads
+        kv = 2 * (getattr(c, "num_key_value_heads", None) or heads) * head
+        return cls(parameters, c.num_hidden_layers, c.hidden_size, c.vocab_size, kv, name or str(folder))
 
     @classmethod
     def named(cls, name):
         """From the size in the name; layers and widths as of Llama and Qwen2.5 models of that size."""
-        found = re.findall(r"(?<![\w.])(\d+(?:\.\d+)?)[Bb](?![a-z])", str(name))
-        if not found:
-            raise ValueError(f"{name}: the name says no size such as 1.5B; download it first, or give a folder")
-        size = CHECKED_SIZES.get(f"{found[-1]}B", float(found[-1]) * 1e9)
+        size = size_in(name)
+        if size is None:
+            raise ValueError(f"{name}: the name says no size such as 1.5B or 135M; download it first, or give a folder")
         hidden = 64 * round((size / 12 / 28)**0.5 / 64)
-        return cls(size, 28, max(hidden, 512), 150_000, max(hidden // 4, 256))
+        return cls(size, 28, max(hidden, 512), 150_000, max(hidden // 4, 256), str(name))
 
 
-def shape(name):
-    return Shape.of(name) if (Path(name) / "config.json").is_file() else Shape.named(name)
+def size_in(name):
+    """Parameters that a name speaks of, None if of none: "…-1.5B-…", "…-135M"; billions go before millions (contexts)."""
+    for unit, factor in (("Bb", 1e9), ("Mm", 1e6)):
+        found = re.findall(rf"(?<![\w.])(\d+(?:\.\d+)?)[{unit}](?![a-z])", str(name))
+        if found:
+            return CHECKED_SIZES.get(f"{found[-1]}B" if factor == 1e9 else "", float(found[-1]) * factor)
+    return None
 
 
-def training_gb(shape, *, lora_rank=0, micro_batch=1, max_length=1024, checkpointing=True):
+@functools.lru_cache(maxsize=50)
+def shape(name, revision="", run_dir=None, *, ask=True):
+    """The Shape of a model, by its config.json, which the hub is asked for; by its name without `ask`, or with no answer.
+
+    errors  hub.Unavailable where there is no answer and the name says no size
+    """
+    if not ask:
+        return Shape.named(name)
+    try:
+        return Shape.of(hub.config(name, revision, run_dir=run_dir), str(name))
+    except hub.Unavailable:  # a gated model, no network: what comes next will say so
+        if size_in(name) is None:
+            raise
+        return Shape.named(name)
+
+
+def training_gb(shape, *, lora_rank=0, micro_batch=1, max_length=1024, checkpointing=True, shards=1):
     r"""GB on one card while training on pairs: weights, gradients, Adam's two moments, activations, logits.
 
     Full: float32 weights, gradients and moments, 16 bytes per parameter (bfloat16 weights would swallow steps of a small
     learning rate whole). LoRA: bfloat16 weights, 2 bytes per parameter, and 16 bytes per adapter weight, about
     2·7·rank·hidden per layer. Activations in bfloat16, S = 2·micro_batch·max_length tokens: with checkpointing
     2·layers·S·hidden for the kept inputs and 34·S·hidden for the layer at work; without, 34·layers·S·hidden (Korthikanti
-    et al., arXiv:2205.05198, without its attention term, which fused kernels do not keep).
+    et al., arXiv:2205.05198, without its attention term, which fused kernels do not keep). `shards` cards share the
+    weights and what belongs to them; but each holds them whole (4 or 2 bytes) while it scores the reference.
     """
     tokens = 2 * micro_batch * max_length
     adapter = 14 * lora_rank * shape.hidden * shape.layers
     weights = 2 * shape.parameters + 16 * adapter if lora_rank else 16 * shape.parameters
+    weights = max(weights / shards, (2 if lora_rank else 4) * shape.parameters)
     kept = 2 * shape.layers + 34 if checkpointing else 34 * shape.layers
     return (weights + kept * tokens * shape.hidden) / 1e9 + ASSUMED["chunk_gb"] + ASSUMED["overhead_gb"]
 
@@ -97,69 +129,134 @@ def training_minutes(shape, gpu, *, pairs, tokens, epochs=1.0, lora_rank=0, chec
     return total / (GPUS[gpu][1] * 1e12 * ASSUMED["training_share"]) / 60
 
 
-def sampling_minutes(shape, gpu, *, replies, new_tokens, batch=64):
-    """Minutes to sample replies, `batch` side by side: each step reads the weights once, at a share of the bandwidth."""
-    steps = -(-replies // batch) * new_tokens
-    return steps * 2 * shape.parameters / (GPUS[gpu][2] * 1e9 * ASSUMED["reading_share"]) / 60
+def reading_minutes(shape, gpu, *, tokens):
+    """Minutes to score tokens, 2·P operations each, at the share of the peak that training reaches."""
+    return 2 * shape.parameters * tokens / (GPUS[gpu][1] * 1e12 * ASSUMED["training_share"]) / 60
 
 
-def forecast(name, *, judge="", n_train, n_test, methods, seeds, new_tokens, prompt_tokens=300, negatives_sampled=True,
-             lora_rank=0, micro_batch=1, max_length=1024, checkpointing=True, epochs=1.0, batch=64):
-    """{gpu: {"gb", "minutes", "fits"}} and, under "run", what does not depend on the card: downloads and disk, GB."""
-    policy, table = shape(name), {}
+def sampling_minutes(shape, gpu, *, replies, new_tokens, prompt_tokens=0, batch=64):
+    """Minutes to read prompts and sample replies, `batch` side by side, each batch until its longest reply is whole.
+
+    A step reads the weights once, at a share of the bandwidth, and takes at least ASSUMED["step_seconds"].
+    """
+    step = max(2 * shape.parameters / (GPUS[gpu][2] * 1e9 * ASSUMED["reading_share"]), ASSUMED["step_seconds"])
+    return -(-replies // batch) * new_tokens * step / 60 + reading_minutes(shape, gpu, tokens=replies * prompt_tokens)
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much is to be done on one data set: prompts, policies, replies, and how they are scored."""
+
+    kind: str                # people, reasoning or preferences
+    n_train: int
+    n_test: int
+    methods: int
+    seeds: int
+    new_tokens: int          # of a reply, at most
+    prompt_tokens: int = 300
+    per_prompt: int = 2      # replies sampled to each training prompt, for the pairs
+    contexts: int = 8        # people among whom a reply is told apart
+    harness: int = 0         # items of lm-evaluation-harness
+    choices: bool = False    # whether those are multiple choice
+
+    @property
+    def runs(self):
+        return self.methods * self.seeds
+
+
+def work_of(dataset, methods=(), *, n_train, n_test, seeds, shots=8, contexts=8, harness=0, max_new_tokens=0):
+    """What chapter 13 does with one data set, as Work; where 0 prompts stand for all there are, GSM8K's 7473 and 1319.
+
+    A prompt is taken as 300 tokens, of reasoning as 150 and 60 for each worked example.
+    """
+    kind = hub_data.kind_of(dataset)
+    arms, choices = real.arms(kind, methods), dataset in ("arc-challenge", "mmlu")
+    drawn = {real.METHODS[kind][arm].negatives for arm in arms} - {"random_prompt"}  # those need no replies of their own
+    length = 300 if kind != "reasoning" else 150 if choices else 150 + 60 * shots
+    return Work(kind, n_train or 7473, n_test or 1319, len(arms), seeds,
+                real.sampling_of(dataset, max_new_tokens=max_new_tokens)["max_new_tokens"], prompt_tokens=length,
+                per_prompt=0 if kind == "preferences" else 1 + len(drawn), contexts=contexts, choices=choices,
+                harness=min(harness, n_test or 1319) if kind == "reasoning" else 0)
+
+
+def minutes(work, gpu, policy, judge=None, *, epochs=1.0, lora_rank=0, checkpointing=True, batch=64, score_batch=16,
+            cards=1):
+    """{step: minutes} for each of `STEPS`, on one card but for the training itself; its pairs are counted with it."""
+    asked, answered = dict(new_tokens=work.new_tokens, prompt_tokens=work.prompt_tokens, batch=batch), work.runs + work.seeds
+    text = work.prompt_tokens + work.new_tokens / 2  # a prompt and a reply of middling length
+    pairs = sampling_minutes(policy, gpu, replies=work.seeds * work.n_train * work.per_prompt, **asked)
+    one = training_minutes(policy, gpu, pairs=work.n_train, tokens=text, epochs=epochs, lora_rank=lora_rank,
+                           checkpointing=checkpointing)
+    found = {"training": pairs + work.runs * one / cards,
+             "replies": sampling_minutes(policy, gpu, replies=answered * work.n_test, **asked)}
+    # people: under the policy itself and under the base, in each of the contexts; preferences: both replies of a pair
+    each = {"people": 2 * work.contexts, "preferences": 2, "reasoning": 0}[work.kind]
+    found["scoring"] = reading_minutes(policy, gpu, tokens=each * answered * work.n_test * text)
+    found["judging"] = 0.0
+    if judge:  # two orders for each run; for people also marks for each wish of each reply, and of the reference reply once
+        marks = ASSUMED["wishes"] * (answered + 1) if work.kind == "people" else 0
+        verdicts = work.n_test * (2 * work.runs + marks)
+        found["judging"] = sampling_minutes(judge, gpu, replies=verdicts, new_tokens=8, batch=score_batch,
+                                            prompt_tokens=work.prompt_tokens + work.new_tokens)
+    tested = (work.runs + 1) * work.harness
+    if work.choices:  # four options, each read after the question
+        found["harness"] = reading_minutes(policy, gpu, tokens=4 * tested * work.prompt_tokens)
+    else:  # the harness stops a reply after 256 tokens
+        found["harness"] = sampling_minutes(policy, gpu, replies=tested, new_tokens=256, batch=score_batch,
+                                            prompt_tokens=work.prompt_tokens)
+    return found
+
+
+def forecast(work, policy, judge=None, *, lora_rank=0, micro_batch=1, max_length=1024, checkpointing=True, cards=1,
+             shards=1, batch=64, score_batch=16, epochs=1.0):
+    """{gpu: {"gb", "minutes", "fits"}} and, under "run", what does not depend on the card, GB."""
     train = training_gb(policy, lora_rank=lora_rank, micro_batch=micro_batch, max_length=max_length,
-                        checkpointing=checkpointing)
-    needs = [train, sampling_gb(policy, batch=batch, length=prompt_tokens + new_tokens)]
-    judged = shape(judge) if judge else None
-    if judged:
-        needs.append(sampling_gb(judged, batch=32, length=1024))
-    for gpu, (memory, *_) in GPUS.items():
-        minutes = sampling_minutes(policy, gpu, replies=seeds * (n_train * (1 + negatives_sampled) + n_test * (1 + methods)),
-                                   new_tokens=new_tokens, batch=batch)
-        minutes += seeds * methods * training_minutes(policy, gpu, pairs=n_train, tokens=prompt_tokens + new_tokens / 2,
-                                                      epochs=epochs, lora_rank=lora_rank, checkpointing=checkpointing)
-        if judged:
-            minutes += sampling_minutes(judged, gpu, replies=4 * seeds * methods * n_test, new_tokens=8, batch=32)
-        table[gpu] = {"gb": max(needs), "minutes": minutes, "fits": max(needs) <= ASSUMED["spare"] * memory}
-    weights = [s for s, n in ((policy, name), (judged, judge)) if s and not Path(n).is_dir()]
+                        checkpointing=checkpointing, shards=shards)
+    needs = [train, sampling_gb(policy, batch=batch, length=work.prompt_tokens + work.new_tokens)]
+    needs += [sampling_gb(judge, batch=score_batch, length=1024)] if judge else []
+    how = dict(epochs=epochs, lora_rank=lora_rank, checkpointing=checkpointing, batch=batch, score_batch=score_batch,
+               cards=cards)
+    table = {gpu: {"gb": max(needs), "minutes": sum(minutes(work, gpu, policy, judge, **how).values()),
+                   "fits": max(needs) <= ASSUMED["spare"] * memory} for gpu, (memory, *_) in GPUS.items()}
+    fetched = [s for s in (policy, judge) if s and not Path(s.name).is_dir()]
     saved = 14 * lora_rank * policy.hidden * policy.layers * 4 if lora_rank else 2 * policy.parameters
-    kept = 0 if lora_rank else 12 * policy.parameters  # a checkpoint holds weights and moments
-    return table | {"run": {"download_gb": sum(2 * s.parameters for s in weights) / 1e9,
-                            "disk_gb": (seeds * methods * saved + kept) / 1e9, "gb": max(needs), "train_gb": train}}
+    kept = 0 if lora_rank else 12 * policy.parameters  # weights and moments, while a run lasts
+    return table | {"run": {"download_gb": sum(2 * s.parameters for s in fetched) / 1e9, "gb": max(needs), "train_gb": train,
+                            "results_gb": work.runs * saved / 1e9, "checkpoint_gb": kept / 1e9}}
 
 
 def card():
     """(name, memory in GB) of the first GPU, or None."""
-    import torch
-
     if not torch.cuda.is_available():
         return None
     found = torch.cuda.get_device_properties(0)
     return found.name, found.total_memory / 1e9
 
 
-def check(name, forecast, found, *, lora_rank=0, micro_batch=1, max_length=1024):
-    """TooSmall with advice if the card (name, GB) holds less than the forecast needs; nothing for found=None (CPU)."""
-    need = forecast["run"]["gb"]
-    if found is None or need <= ASSUMED["spare"] * found[1]:
+def check(policy, forecast, found, *, lora_rank=0, micro_batch=1, max_length=1024, shards=1):
+    """TooSmall with advice if the card (name, GB) holds less than the forecast needs, or there is none (None)."""
+    fitting = ", ".join(g for g, row in forecast.items() if g in GPUS and row["fits"])
+    cards = [f"one of these cards: {fitting}"] if fitting else []
+    if found is None and policy.parameters > WITHOUT_GPU:
+        ways = [*cards, f"a model of at most {WITHOUT_GPU / 1e6:.0f} million parameters", "-p model \"\", to read on"]
+        raise TooSmall(f"{policy.name} has {policy.parameters / 1e6:.0f} million parameters, and this machine has no GPU: "
+                       f"that would take weeks. Ways out: {'; '.join(ways)}")
+    need, room = forecast["run"]["gb"], ASSUMED["spare"] * found[1] if found else float("inf")
+    if need <= room:
         return
-    policy, ways = shape(name), []
-    room = ASSUMED["spare"] * found[1]
-    light = training_gb(policy, lora_rank=16, micro_batch=1, max_length=min(max_length, 1024))
-    tight = forecast["run"]["train_gb"] > room
+    tight, ways, short = forecast["run"]["train_gb"] > room, [], min(max_length, 1024)
+    light = training_gb(policy, lora_rank=16, max_length=short)
     if tight and not lora_rank and light <= room:
         ways.append(f"-p lora_rank 16 (about {light:.0f} GB)")
-    small = training_gb(policy, lora_rank=lora_rank, micro_batch=1, max_length=min(max_length, 1024))
+    small = training_gb(policy, lora_rank=lora_rank, max_length=short, shards=shards)
     if tight and small <= room and (micro_batch > 1 or max_length > 1024):
         ways.append(f"-p micro_batch 1 -p max_length 1024 (about {small:.0f} GB)")
     if not tight:
-        ways.append("a smaller judge, or fewer replies side by side (-p sample_batch 16)")
-    ways.append("a smaller model, such as Qwen/Qwen2.5-0.5B-Instruct")
-    fitting = [g for g, row in forecast.items() if g in GPUS and row["fits"]]
-    if fitting:
-        ways.append(f"one of these cards: {', '.join(fitting)}")
-    ways.append("several cards, with -p launch configs/accelerate/fsdp.yaml")
-    raise TooSmall(f"{name} would need about {need:.0f} GB, and {found[0]} has {found[1]:.0f} GB. Ways out: "
+        ways.append("a smaller judge, or fewer replies side by side (-p sample_batch 16 -p score_batch 4)")
+    ways += ["a smaller model, such as Qwen/Qwen2.5-0.5B-Instruct", *cards]
+    if tight and shards == 1:
+        ways.append("several cards, with -p launch configs/accelerate/fsdp.yaml")
+    raise TooSmall(f"{policy.name} would need about {need:.0f} GB, and {found[0]} has {found[1]:.0f} GB. Ways out: "
                    + "; ".join(ways))
 
 
@@ -171,3 +268,26 @@ def table(forecast):
             minutes = f"{row['minutes']:.0f}" if row["fits"] else "does not fit"
             rows.append(f"| {gpu} | {GPUS[gpu][0]} | {row['gb']:.0f} | {minutes} |")
     return "\n".join(rows)
+
+
+class Meter:
+    """Minutes that the records of this process have taken, and what is left, by the forecasts' shares of what is done.
+
+    forecasts   {step: minutes} of each data set, see `minutes`; only their ratios count, so any card's will do
+    """
+
+    def __init__(self, forecasts):
+        self.minutes, self.done = dict.fromkeys(STEPS, 0.0), 0.0
+        for one in forecasts:
+            for step, m in one.items():
+                self.minutes[step] += m
+
+    def after(self, step, share=1.0):
+        """Notes that `share` of a step is done, and all of the steps before it; returns itself, to be shown."""
+        self.done = sum(self.minutes[s] for s in STEPS[:STEPS.index(step)]) + share * self.minutes[step]
+        return self
+
+    def __str__(self):
+        spent = sum(store.USED.values()) / 60
+        left = f", about {spent * (sum(self.minutes.values()) / self.done - 1):.1f} to go" if self.done else ""
+        return f"{spent:.1f} minutes so far{left}"

@@ -1,16 +1,18 @@
 """One training run of a hub model: in one process, or in several started by `accelerate launch -m mipo.fit spec.json`.
 
 Full fine-tuning holds float32 weights and computes in bfloat16: with bfloat16 weights a step of 5e-7 would be rounded away.
-What is saved after that is bfloat16, the weights that its forward passes have seen. LoRA holds the base in bfloat16 and
+What is saved after that is bfloat16, as its matrix products have seen the weights. LoRA holds the base in bfloat16 and
 saves the adapter alone. Checkpoints lie outside the record and are gone once it is written.
 """
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 
 from mipo import store
 from mipo.arms import adapter
@@ -37,20 +39,32 @@ def best_dtype():
     return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
 
 
+def pieces(batch_size, micro_batch, cards=1):
+    """(processes, pairs at once in each, pieces summed up): a batch cut evenly, over as many of the cards as divide it.
+
+    A batch is a setting of the method and never changed; `micro_batch` is the most that one card is given at once.
+    """
+    if min(batch_size, micro_batch, cards) < 1:
+        raise ValueError(f"batch_size={batch_size}, micro_batch={micro_batch}, {cards} card(s): each must be at least 1")
+    processes = max(n for n in range(1, cards + 1) if batch_size % n == 0)
+    share = batch_size // processes
+    at_once = max(n for n in range(1, micro_batch + 1) if share % n == 0)
+    return processes, at_once, share // at_once
+
+
 def arguments(spec, processes):
     """PreferenceConfig of a run: MIPO's release where `recipe` is "mipo", RMiPO's where it is "rmipo" (methods' tables)."""
-    per_step = spec["micro_batch"] * processes
-    if spec["batch_size"] % per_step:
-        raise ValueError(f"batch_size={spec['batch_size']} is no multiple of micro_batch={spec['micro_batch']} times "
-                         f"{processes} process(es)")
+    wanted, at_once, summed = pieces(spec["batch_size"], spec["micro_batch"], processes)
+    if wanted != processes:
+        raise ValueError(f"batch_size={spec['batch_size']} cannot be shared by {processes} processes; start {wanted}")
     recipes = {"mipo": {"adam_beta2": 0.95, "warmup_steps": 0.03, "lr_scheduler_type": "cosine_with_min_lr",
                         "lr_scheduler_kwargs": {"min_lr_rate": 0.1}},
                "rmipo": {"warmup_steps": 0.1, "lr_scheduler_type": "cosine"}}
     half = best_dtype() == "bfloat16"
     return PreferenceConfig(
         output_dir=spec["checkpoints"], loss=spec["loss"], loss_kwargs=spec["loss_kwargs"], learning_rate=spec["lr"],
-        num_train_epochs=spec["epochs"], per_device_train_batch_size=spec["micro_batch"], seed=spec["seed"],
-        gradient_accumulation_steps=spec["batch_size"] // per_step, max_length=spec["max_length"], bf16=half,
+        num_train_epochs=spec["epochs"], per_device_train_batch_size=at_once, seed=spec["seed"],
+        gradient_accumulation_steps=summed, max_length=spec["max_length"], bf16=half,
         activation_checkpointing=spec["checkpointing"], activation_checkpointing_kwargs={"use_reentrant": False},
         max_grad_norm=1.0, logging_steps=1, use_cpu=not torch.cuda.is_available(), disable_tqdm=not spec["progress"],
         save_strategy="steps", save_steps=spec["save_every"], save_total_limit=1,
@@ -63,8 +77,6 @@ def run(spec):
 
     A run that was cut goes on from its last checkpoint, with the same batches in the same order.
     """
-    from accelerate import PartialState
-
     state = PartialState(cpu=not torch.cuda.is_available())
     rank = spec["lora_rank"]
     half = best_dtype()
@@ -78,13 +90,11 @@ def run(spec):
     trainer = PreferenceTrainer(model=model, args=args, train_dataset=pairs, processing_class=tokenizer,
                                 peft_config=adapter(rank) if rank else None)
     trainer.train(resume_from_checkpoint=last_checkpoint(spec["checkpoints"]))
-    if state.is_main_process:
-        require_finite(trainer.model, spec["loss"], spec["lr"])
+    require_finite(trainer.model, spec["loss"], spec["lr"])  # on every process: with FSDP each holds a part of the weights
     target = Path(spec["folder"]) / "model"
     kept = None
     if not rank and half == "bfloat16" and not trainer.is_fsdp_enabled:
-        kept = kept_update(load_model(spec["base"], device="cpu")[0], trainer.model)
-        trainer.model.to(torch.bfloat16)
+        kept = rounded(trainer.model, spec["base"], main=state.is_main_process)
     trainer.save_model(str(target))
     log = [row for row in trainer.state.log_history if "loss" in row]
     if state.is_main_process:
@@ -96,6 +106,13 @@ def run(spec):
         store.write_whole(Path(spec["folder"]) / "metrics.json", store.dumps(found))
     state.wait_for_everyone()
     return store.read_json(Path(spec["folder"]) / "metrics.json")
+
+
+def rounded(model, base, *, main):
+    """Round a model to bfloat16; returns `kept_update`, on the main process only, since it takes the base once more."""
+    kept = kept_update(load_model(base, device="cpu")[0], model) if main else None
+    model.to(torch.bfloat16)
+    return kept
 
 
 def kept_update(before, after):
@@ -122,7 +139,14 @@ def clean(folder):
 
 
 def main():
-    run(store.read_json(sys.argv[1]))
+    """What each started process does. An error is left as error-RANK.json for `mipo.launch`, which knows what to do."""
+    spec = store.read_json(sys.argv[1])
+    try:
+        run(spec)
+    except Exception as error:
+        said = {"type": type(error).__name__, "message": str(error)}
+        store.write_whole(Path(spec["folder"]) / f"error-{os.environ.get('RANK', 0)}.json", store.dumps(said))
+        raise
 
 
 if __name__ == "__main__":

@@ -88,10 +88,7 @@ def model(name, revision="", *, run_dir=None):
 
     if Path(name).is_dir():
         return Place(str(name), Path(name))
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
-        raise Unavailable(f"model {str(name)!r} is neither a folder here nor a name on the hub, which looks like "
-                          "Qwen/Qwen2.5-0.5B-Instruct")
-    sha = commit(name, revision, run_dir=run_dir)
+    sha = _commit_of_model(name, revision, run_dir)
     with explained(name):
         try:
             path = huggingface_hub.snapshot_download(name, revision=sha, allow_patterns=WEIGHTS, local_files_only=True)
@@ -107,6 +104,27 @@ def model(name, revision="", *, run_dir=None):
         raise Unavailable(f"{name} is not whole on this machine, and {why}; run `hf download {name}` where there is a "
                           f"network. {KEPT}")
     return Place(name, Path(path), sha)
+
+
+def _commit_of_model(name, revision, run_dir):
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+        raise Unavailable(f"model {str(name)!r} is neither a folder here nor a name on the hub, which looks like "
+                          "Qwen/Qwen2.5-0.5B-Instruct")
+    return commit(name, revision, run_dir=run_dir)
+
+
+def config(name, revision="", *, run_dir=None):
+    """The folder of a model's config.json: a local model's own, or a few kB from the hub, before its weights are asked for.
+
+    errors  Unavailable as in `explained`
+    """
+    import huggingface_hub
+
+    if Path(name).is_dir():
+        return Path(name)
+    sha = _commit_of_model(name, revision, run_dir)
+    with explained(name):
+        return Path(huggingface_hub.hf_hub_download(name, "config.json", revision=sha)).parent
 
 
 def complete(folder):
@@ -148,7 +166,10 @@ def check_room(needed_mb, what, *, folder=None):
 
 @contextlib.contextmanager
 def explained(what, *, kind="model"):
-    """Turns what can go wrong with the hub, the disk or the card into one Unavailable that says what to do."""
+    """Turns what can go wrong with the hub, the disk or the card into one Unavailable that says what to do.
+
+    kind   "model" or "dataset": `what` is fetched from the hub; else the work at hand, a key of `SMALLER`
+    """
     try:
         yield
     except Unavailable:
@@ -160,6 +181,16 @@ def explained(what, *, kind="model"):
         raise Unavailable(f"{message} {KEPT}") from error
 
 
+# Which parameters make a step of the work smaller.
+SMALLER = {"training": "lower micro_batch or max_length, keep checkpointing on, set lora_rank 16, or take a smaller model",
+           "sampling": "lower sample_batch or max_new_tokens, or take a smaller model",
+           "scoring": "lower score_batch, or take a smaller model",
+           "judging": "lower score_batch, or take a smaller judge"}
+# What torch, safetensors and datasets write where they do not pass the system's error on.
+FULL = re.compile(r"No space left on device|Disk quota exceeded|Not enough disk space|PytorchStreamWriter failed|"
+                  r"inline_container\.cc.*unexpected pos")
+
+
 def advice(error, what, kind="model"):
     """The way out of an error that is known, None for any other. Causes are searched as well as the error itself."""
     chain, names = [error], set()
@@ -168,23 +199,28 @@ def advice(error, what, kind="model"):
     for e in chain:
         names |= {c.__name__ for c in type(e).__mro__}
     page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{what}"
-    if any(isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT) for e in chain):
+    if any(isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT) or FULL.search(str(e)) for e in chain):
         return f"{what}: the disk is full; make room, or set HF_HOME (downloads) or run_dir (results) to a larger disk."
     if names & {"GatedRepoError"}:
         return (f"{what} is gated: accept its terms at {page}, then give a token (`hf auth login`, or the environment "
                 "variable HF_TOKEN); or take an open model, such as Qwen/Qwen2.5-1.5B-Instruct.")
     if names & {"OutOfMemoryError"}:
-        return (f"{what}: out of memory on the accelerator; lower micro_batch or max_length, keep checkpointing on, set "
-                "lora_rank to 16, or take a smaller model.")
+        return f"{what}: out of memory on the accelerator; {SMALLER.get(kind, 'take a smaller model')}."
     if names & {"RevisionNotFoundError"}:
         return f"{what} has no such commit; leave the revision out, or copy the full hash from {page}/commits/main."
     if names & {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectError", "ConnectionError", "ConnectTimeout"}:
-        why = "HF_HUB_OFFLINE is set" if data.offline() else "the hub cannot be reached"
-        return (f"{what} is not on this machine and {why}; download it where there is a network "
-                f"(`hf download {what}{' --repo-type dataset' if kind == 'dataset' else ''}`), or give a local folder.")
+        return _offline(what, kind, error)
     if names & {"RepositoryNotFoundError", "DatasetNotFoundError"}:
         return f"{what} is not on the hub, or is private: check the spelling at {page}, or give a token (`hf auth login`)."
     if names & {"TransportError", "ChunkedEncodingError", "IncompleteRead", "IncompleteSnapshotError", "XetDownloadError",
                 "NonMatchingChecksumError", "NonMatchingSplitsSizesError", "ExpectedMoreDownloadedFilesError"}:
         return f"{what}: the download broke off; what has arrived is kept and the rest is fetched the next time."
     return None
+
+
+def _offline(what, kind, error):
+    why = "HF_HUB_OFFLINE is set" if data.offline() else "the hub cannot be reached"
+    if kind in SMALLER:  # the work needs a file whose name only the error knows
+        return f"{what} needs something from the hub that is not on this machine, and {why}: {error}"
+    return (f"{what} is not on this machine and {why}; download it where there is a network "
+            f"(`hf download {what}{' --repo-type dataset' if kind == 'dataset' else ''}`), or give a local folder.")

@@ -1,4 +1,4 @@
-"""Sampling from large models: continuous batching of transformers where it is there and faster, else `mipo.sampling`.
+"""Sampling from large models: transformers' continuous batching where that is faster, else `mipo.sampling`.
 
 Continuous batching starts a new prompt as soon as a reply ends, instead of waiting for the longest of a batch. It does not
 keep one stream of random numbers per prompt, so replies to the same seed are alike in law, not in letters.
@@ -12,45 +12,52 @@ import torch
 from mipo import sampling
 
 LOG = logging.getLogger(__name__)
-ENGINES = ("auto", "batched", "continuous")
+ENGINES = ("batched", "continuous")
 
 
-def generate(model, tokenizer, prompts, *, engine="auto", max_new_tokens=64, temperature=1.0, top_p=1.0, seed=0,
+def known(engine):
+    if engine not in ENGINES:
+        raise ValueError(f"engine={engine!r}: choose one of auto, {', '.join(ENGINES)}")
+    return engine
+
+
+def generate(model, tokenizer, prompts, *, engine="batched", max_new_tokens=64, temperature=1.0, top_p=1.0, seed=0,
              batch_size=64, names=None, progress=False):
-    """(replies, engine that was used); see `sampling.generate` for the keywords.
+    """One reply per rendered prompt; see `sampling.generate` for the keywords.
 
-    engine   "batched": `sampling.generate`; "continuous": transformers' generate_batch; "auto": on a GPU whichever was
-             faster on the first prompts (see `faster`), elsewhere "batched"
+    engine   "batched": `sampling.generate`; "continuous": transformers' generate_batch; `choose` says which is faster
     errors   ValueError for an unknown engine, or "continuous" where the model has none
     """
-    if engine not in ENGINES:
-        raise ValueError(f"engine={engine!r}: choose one of {', '.join(ENGINES)}")
-    if engine == "continuous" and not hasattr(model, "generate_batch"):
-        raise ValueError(f"{type(model).__name__} has no continuous batching; use engine=\"batched\"")
     settings = dict(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    ways = {"batched": lambda part: sampling.generate(model, tokenizer, part, batch_size=batch_size, progress=progress,
-                                                      names=names, **settings),
-            "continuous": lambda part: continuous(model, tokenizer, part, **settings)}
-    if engine == "auto":
-        engine = "batched"
-        if next(model.parameters()).is_cuda and hasattr(model, "generate_batch") and len(prompts) > 2 * batch_size:
-            engine = faster({k: (lambda k=k: ways[k](prompts[:2 * batch_size])) for k in ways})
-    return ways[engine](list(prompts)), engine
+    if known(engine) == "batched":
+        return sampling.generate(model, tokenizer, prompts, batch_size=batch_size, names=names, progress=progress,
+                                 **settings)
+    if not hasattr(model, "generate_batch"):
+        raise ValueError(f"{type(model).__name__} has no continuous batching; use engine=\"batched\"")
+    return continuous(model, tokenizer, prompts, **settings)
 
 
-def faster(ways):
-    """The name of the quickest of {name: function}; each runs twice and the second run counts; one that raises loses."""
+def choose(model, tokenizer, prompts, *, batch_size=64, names=None, max_new_tokens=64, **settings):
+    """The faster engine on the first two batches, each after a few tokens of warming up; "batched" where there is no GPU.
+
+    "batched" is what the other is measured against, so its errors are errors of the run; an error of "continuous" says
+    only that this model or version cannot do it.
+    """
+    count = 2 * batch_size
+    if not (next(model.parameters()).is_cuda and hasattr(model, "generate_batch") and len(prompts) > count):
+        return "batched"
+    part, settings = list(prompts[:count]), {"batch_size": batch_size, "names": names and list(names[:count]), **settings}
     times = {}
-    for name, run in ways.items():
+    for engine in ENGINES:
         try:
-            run()
+            generate(model, tokenizer, part, engine=engine, max_new_tokens=min(8, max_new_tokens), **settings)
             start = time.perf_counter()
-            run()
-            times[name] = time.perf_counter() - start
-        except Exception as error:  # an engine that this model or version cannot do is no way, but no reason to stop
-            LOG.warning("sampling engine %s does not work here: %s", name, error)
-    if not times:
-        raise RuntimeError(f"none of {', '.join(ways)} can sample from this model")
+            generate(model, tokenizer, part, engine=engine, max_new_tokens=max_new_tokens, **settings)
+            times[engine] = time.perf_counter() - start
+        except Exception as error:
+            if engine == "batched":
+                raise
+            LOG.warning("continuous batching does not work here: %s", error)
     return min(times, key=times.get)
 
 

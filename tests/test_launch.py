@@ -1,0 +1,166 @@
+"""Several processes: how a batch is cut, what is started, and that errors and interrupts arrive as what they are."""
+
+import json
+import os
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mipo import fit, hub, launch, real, store
+from mipo.hub import Place
+
+TWO = "configs/accelerate/two-cpus.yaml"
+
+
+@pytest.mark.parametrize("batch, micro, cards, want", [
+    (4, 2, 1, (1, 2, 2)), (4, 2, 8, (4, 1, 1)), (128, 2, 8, (8, 2, 8)), (3, 2, 1, (1, 1, 3)), (6, 4, 4, (3, 2, 1)),
+    (5, 8, 2, (1, 5, 1))])
+def test_a_batch_is_cut_evenly_and_stays_what_it_is(batch, micro, cards, want):
+    found = fit.pieces(batch, micro, cards)
+    assert found == want and found[0] * found[1] * found[2] == batch
+
+
+def test_nothing_cannot_be_cut():
+    with pytest.raises(ValueError, match="micro_batch=0.*at least 1"):
+        fit.pieces(4, 0)
+
+
+def test_the_shipped_files_work_on_a_box_with_eight_cards(monkeypatch):
+    """At the notebook's defaults, 4 pairs a step and 2 at once: four cards take one pair each."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    assert launch.spread("", 4, 2) == (1, 1)
+    assert launch.spread("configs/accelerate/ddp.yaml", 4, 2) == (4, 1)
+    assert launch.spread("configs/accelerate/fsdp.yaml", 4, 2) == (4, 4)
+    assert launch.spread(TWO, 4, 2) == (2, 1)  # what a file says is the most
+    started = launch.command("configs/accelerate/ddp.yaml", 4)
+    assert "accelerate.commands.launch" in started and started[-2:] == ["--num_processes", "4"]
+    with pytest.raises(ValueError, match="no such file.*ddp.yaml"):
+        launch.spread("configs/accelerate/dpp.yaml", 4, 2)
+
+
+# ---- what comes back ----
+
+def failed(folder, error, monkeypatch, rank=0):
+    """The started process's own main, with a run that raises."""
+    def run(spec):
+        raise error
+
+    monkeypatch.setattr(fit, "run", run)
+    spec = store.write_whole(folder / "spec.json", json.dumps({"folder": str(folder)}))
+    monkeypatch.setattr(sys, "argv", ["fit", str(spec)])
+    monkeypatch.setenv("RANK", str(rank))
+    with pytest.raises(type(error)):
+        fit.main()
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), FloatingPointError("the loss is nan"),
+                                   ValueError("no keyword betta")])
+def test_an_error_in_a_process_comes_back_as_what_it_is(error, tmp_path, monkeypatch):
+    assert launch.found(tmp_path) is None
+    failed(tmp_path, error, monkeypatch, rank=1)
+    back = launch.found(tmp_path)
+    assert type(back) is type(error) and str(back) == str(error)
+
+
+def test_the_first_error_is_the_cause(tmp_path, monkeypatch):
+    failed(tmp_path, KeyError("x"), monkeypatch, rank=1)
+    failed(tmp_path, FloatingPointError("follows"), monkeypatch, rank=0)
+    os.utime(tmp_path / "error-1.json", (1, 1))
+    assert str(launch.found(tmp_path)) == "KeyError: 'x'" and type(launch.found(tmp_path)) is RuntimeError
+
+
+def test_out_of_memory_in_a_process_has_the_same_way_out(tmp_path, monkeypatch):
+    failed(tmp_path, torch.OutOfMemoryError("CUDA out of memory"), monkeypatch)
+    monkeypatch.setattr(launch, "watched", lambda *args, **kwargs: (1, ""))
+    spec = {"batch_size": 4, "micro_batch": 2, "folder": str(tmp_path), "progress": False}
+    with pytest.raises(hub.Unavailable, match="micro_batch.*lora_rank"), hub.explained("training dpo", kind="training"):
+        launch.run(spec, TWO)
+
+
+def test_a_process_that_says_nothing_leaves_its_last_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "command", lambda *_: [sys.executable, "-c", "import os; print('was here', flush=True); "
+                                                                             "os._exit(9)"])
+    spec = {"batch_size": 4, "micro_batch": 2, "folder": str(tmp_path), "progress": False}
+    with pytest.raises(RuntimeError, match=r"(?s)two-cpus.yaml ended without a word \(code 9.*was here"):
+        launch.run(spec, TWO)
+
+
+def test_progress_is_passed_on_as_it_is_written(capfd):
+    say = [sys.executable, "-c", "import sys; sys.stderr.write('1 of 2\\r2 of 2\\n')"]
+    assert launch.watched(say, env=dict(os.environ), show=True) == (0, "1 of 2\r2 of 2\n")
+    assert capfd.readouterr().err == "1 of 2\r2 of 2\n"
+    launch.watched(say, env=dict(os.environ), show=False)
+    assert capfd.readouterr().err == ""
+
+
+def test_an_interrupt_ends_the_processes_too(monkeypatch):
+    """A process and its child, as accelerate and its workers; both are gone after an interrupt here."""
+    pids = []
+
+    def interrupt(text):
+        pids.extend(map(int, text.split()))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(write=interrupt, flush=lambda: None))
+    both = ("import os, subprocess, time; child = subprocess.Popen(['sleep', '60'])\n"
+            "print(os.getpid(), child.pid, flush=True); time.sleep(60)")
+    with pytest.raises(KeyboardInterrupt):
+        launch.watched([sys.executable, "-c", both], env=dict(os.environ), show=True)
+    end = time.monotonic() + 10
+    while any(map(running, pids)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert len(pids) == 2 and not any(map(running, pids))
+
+
+def running(pid):
+    try:
+        return open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+# ---- a run that diverges, in two processes and in one of many ----
+
+SETTINGS = dict(lr=1e38, epochs=1, batch_size=4, micro_batch=2, max_length=200, lora_rank=0, seed=0, save_every=100,
+                progress=False)
+
+
+@pytest.fixture
+def made(tmp_path):
+    rows = [{"prompt": [{"role": "user", "content": f"Bring bread {i}?"}],
+             "chosen": [{"role": "assistant", "content": "Yes, I will."}],
+             "rejected": [{"role": "assistant", "content": "No."}]} for i in range(8)]
+    return real.labelled(tmp_path / "run", rows, seed=0)
+
+
+def test_divergence_in_two_processes_is_a_result(tiny_llama, made, tmp_path):
+    base = Place(str(tiny_llama), tiny_llama)
+    gone = real.train(tmp_path, real.PREFERENCES["dpo"], base, made, **SETTINGS, launch=TWO)
+    assert "learning rate" in gone.metrics["failed"]
+
+
+def test_every_process_checks_its_part_of_the_weights(tiny_llama, made, tmp_path, monkeypatch):
+    """One that is not the main one: with FSDP the check is a sum over all, and would wait for it for ever."""
+    checked = []
+    monkeypatch.setattr(fit, "require_finite", lambda model, *_: checked.append(model))
+    monkeypatch.setattr(fit, "PartialState", lambda **_: SimpleNamespace(
+        device=torch.device("cpu"), num_processes=1, is_main_process=False, wait_for_everyone=lambda: None))
+    spec = {**SETTINGS, "lr": 1e-4, "loss": "dpo", "loss_kwargs": {"beta": 0.1}, "recipe": "mipo", "base": str(tiny_llama),
+            "pairs": str(made.path / "pairs" / "train.jsonl"), "folder": str(tmp_path / "f"), "checkpointing": False,
+            "checkpoints": str(tmp_path / "c")}
+    with pytest.raises(FileNotFoundError, match="metrics.json"):  # which the main process writes
+        fit.run(spec)
+    assert len(checked) == 1
+
+
+def test_only_the_main_process_reads_the_base_again(tiny_llama, monkeypatch):
+    read = []
+    model, _ = fit.load_model(tiny_llama, device="cpu")
+    original = fit.load_model
+    monkeypatch.setattr(fit, "load_model", lambda *args, **kwargs: read.append(args) or original(*args, **kwargs))
+    assert fit.rounded(model, tiny_llama, main=False) is None and not read
+    assert next(model.parameters()).dtype == torch.bfloat16
+    assert fit.rounded(model, tiny_llama, main=True) is not None and len(read) == 1
