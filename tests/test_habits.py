@@ -111,10 +111,27 @@ def test_rewarded_by_hand_and_the_mode():
 
 
 def test_the_base_is_right_about_half_the_time():
-    shares = habits.mean_shares(arithmetic.problems(80, seed=0))
+    laws = habits.listed(80, seed=0)
+    shares = habits.mean_shares(laws)
     assert 0.4 < habits.accuracy(shares) < 0.6
     for name in ("elsewhere", "operation", "slip"):
         assert shares[TYPES.index(name)] > 0.05
+    parts = [habits.mean_shares(laws, sort=sort) * sum(law.asked.sort == sort for law in laws) for sort in arithmetic.SORTS]
+    np.testing.assert_allclose(sum(parts) / 80, shares)
+    with pytest.raises(ValueError, match="none of 80 listed problems fits {'kind': 'sums'}"):
+        habits.mean_shares(laws, kind="sums")
+
+
+def test_odds_and_what_went_by_hand():
+    before, after = np.zeros(8), np.zeros(8)
+    for name, was, now in (("right", 0.4, 0.6), ("lucky", 0.1, 0.0), ("elsewhere", 0.2, 0.05), ("slip", 0.2, 0.15),
+                           ("letter", 0.1, 0.2)):
+        before[TYPES.index(name)], after[TYPES.index(name)] = was, now
+    assert habits.odds(before, "slip") == pytest.approx(np.log(2))
+    assert habits.odds(after, "letter") == pytest.approx(np.log(3))
+    went = habits.fallen(before, after)  # 0.15 and 0.05; luck is no error, and letters grew
+    assert went[TYPES.index("elsewhere")] == pytest.approx(0.75) and went[TYPES.index("slip")] == pytest.approx(0.25)
+    assert went.sum() == pytest.approx(1) and habits.fallen(before, before).sum() == 0
 
 
 def test_sums_right_by_hand():

@@ -69,6 +69,13 @@ def test_pretrain_is_maximum_likelihood_on_reply_tokens_only(tokenizer):
     assert found[0] == pytest.approx(expected, rel=1e-5)
 
 
+def test_pretraining_that_diverges_is_an_error(tokenizer):
+    model = models.small_model(tokenizer, hidden=16, layers=1, heads=2)
+    with pytest.raises(FloatingPointError, match="pretraining: .* lower"):
+        models.pretrain(model, tokenizer, lambda rng, n: [("Ask", "Sam")] * n, steps=3, batch_size=2, lr=1e30,
+                        progress=False)
+
+
 def test_save_and_load_give_the_same_logits(tokenizer, tmp_path):
     model = small(tokenizer)
     for part in (model, tokenizer):

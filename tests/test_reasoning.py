@@ -76,7 +76,7 @@ def test_examine_grades_every_reply(base, how):
     assert marks.types.shape == (5, 3) and marks.shares().sum() == pytest.approx(1)
     assert made.metrics["accuracy"] == pytest.approx(marks.accuracy())
     lettered = np.array([bool(p.options) for p in marks.problems])
-    assert (marks.where(choice=True) == lettered).all() and marks.where(kind="sum", choice=True).sum() <= lettered.sum()
+    assert (marks.where(sort="choice") == lettered).all() and (marks.where(sort="open") == ~lettered).all()
     if "temperature" in how:  # greedy: all replies to a problem are the same
         assert (marks.types == marks.types[:, :1]).all()
 
@@ -92,7 +92,12 @@ def test_marked_by_hand(base, tmp_path, monkeypatch):
     marks = reasoning.Marked(made, split="test", n_problems=2, seed=2)
     right, empty, wrong = (TYPES.index(t) for t in ("right", "empty", "format"))
     assert marks.types.tolist() == [[right, empty, right], [right, wrong, empty]]
-    assert marks.accuracy() == 0.5 and marks.voted().tolist() == [True, True]
+    assert marks.accuracy() == 0.5 and marks.vote() == 1.0
+    assert marks.odds("empty") == pytest.approx(np.log(3.5 / 2.5))  # three right, two empty, half an item added to each
+    only = {"kind": asked[0].kind, "manner": asked[0].manner, "sort": asked[0].sort}
+    assert not asked[1].fits(**only) and marks.accuracy(**only) == pytest.approx(2 / 3)
+    marks.answers[0] = ["no", "no", asked[0].gold]
+    assert marks.vote() == 0.5 and marks.vote(**only) == 0.0
 
 
 def test_sums_are_weighed_under_the_right_work(base, tmp_path):

@@ -43,28 +43,6 @@ def test_the_rule_is_chapter_4_at_a_million_and_scales_as_stated():
     assert [scaling.steps_of(w, 1700) for w in (1, 4, 16)] == [1700, 3400, 6800]
 
 
-def test_pretraining_equals_that_of_the_other_base_models():
-    def train(how, **more):
-        model, tokenizer = scaling.build("0.1M", 1, seed=1)
-        examples, lessons = (lives.training_examples(World(), tokenizer, 1, sharp=s, replies=4) for s in (None, 0.25))
-        losses = how(model, tokenizer, examples, lessons=lessons, steps=8, batch_size=8, lr=1e-3, embedding_rate=7.0, seed=2,
-                     progress=False, **more)
-        return losses, model
-
-    mine, theirs = train(scaling.pretrain), train(models.pretrain, lesson_share=scaling.LESSONS)
-    assert mine[0] == pytest.approx(theirs[0], abs=1e-6) and mine[0][-1] < mine[0][0]
-    for a, b in zip(mine[1].parameters(), theirs[1].parameters(), strict=True):
-        assert torch.allclose(a, b, atol=1e-6)
-
-
-def test_pretraining_that_diverges_is_an_error():
-    model, tokenizer = scaling.build("0.1M", 1)
-    examples = lives.training_examples(World(), tokenizer, 1)
-    with pytest.raises(FloatingPointError, match="lower"):
-        scaling.pretrain(model, tokenizer, examples, lessons=examples, steps=2, batch_size=2, lr=1e30, embedding_rate=1.0,
-                         progress=False)
-
-
 def test_a_base_model_is_found_again_and_says_what_it_is(made):
     folder, record = made
     again = scaling.base_model(folder, **SMALL, steps=3, progress=False)
@@ -136,6 +114,25 @@ def test_prospect_of_the_exact_law_is_its_information_and_optimum(made, monkeypa
     assert found["information"] == pytest.approx(np.mean(exact), abs=0.05)
 
 
+def test_the_excess_of_information_against_one_stranger_by_closed_form():
+    """One stranger c' in place of the marginal: E log p(y|c)/p(y|c') - E log p(y|c)/p(y) = KL(p_c ‖ p_c') - KL(p_c ‖ p)."""
+    world, seed = World(), 3
+    other = checker.as_person(scaling.asked(1, 1, split="test", seed=8000 + seed)[0])
+    expected = []
+    for r in scaling.asked(10, 1, split="test", seed=7000 + seed, wordings="unseen"):
+        law = world.law(r["task"], checker.as_person(r))
+        expected.append(law.kl(world.law(r["task"], other)) - law.kl(world.marginal(r["task"])))
+    found = scaling.excess_of_prospect(split="test", n_people=10, seed=seed, beta=1.0, draws=200, contexts=1)
+    assert found["information"] == pytest.approx(np.mean(expected), abs=0.05) and np.mean(expected) > 0.2
+
+
+def test_more_strangers_and_more_draws_come_nearer_to_the_truth():
+    excess = [scaling.excess_of_prospect(split="test", n_people=10, seed=0, beta=1.0, draws=d, contexts=c)
+              for d, c in ((16, 2), (16, 32), (2, 32))]
+    assert excess[0]["information"] > 4 * abs(excess[1]["information"])
+    assert excess[2]["own_optimum"] < excess[1]["own_optimum"] - 0.02 < 0
+
+
 def settings(record, method, **more):
     return {"base": str(record.path / "model"), "method": method, "split": "test", "n_asked": 2, "n_people": 2,
             "per_task": 1, "batch_size": 6, **SMALL, **more, "progress": False}
@@ -178,3 +175,12 @@ def test_the_placebo_turns_mipo_s_pairs(made):
 def test_an_unknown_method_is_named(made):
     with pytest.raises(ValueError, match="no method 'simpo'; choose from mipo, dpo, rmipo"):
         scaling.attempt(made[0], **settings(made[1], "simpo"))
+
+
+def test_the_grid_is_sorted_and_checked():
+    grid = [["1M", 2], ["1M", 1], ["0.3M", 1], ["0.3M", 2]]
+    assert scaling.checked(grid, ["mipo"]) == [("0.3M", 1), ("1M", 1), ("0.3M", 2), ("1M", 2)]
+    for wrong, message in (((grid, ["dpo"]), "mipo must be among them"), ((grid, ["mipo", "simpo"]), "no method 'simpo'"),
+                           (([["2M", 1]], ["mipo"]), "no size '2M'"), (([["1M", 33]], ["mipo"]), "1 to 32 places")):
+        with pytest.raises(ValueError, match=message):
+            scaling.checked(*wrong)

@@ -19,6 +19,7 @@ DONE = "done"       # the mark of an answer that is no letter
 SHRUG = "I am not sure"
 # Exhaustive and mutually exclusive. lucky: the answer is right though the work is not.
 TYPES = ("right", "lucky", "elsewhere", "operation", "slip", "letter", "format", "empty")
+SORTS = {"open": "open problems", "choice": "multiple choice"}
 NAMES = {"base": ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gina", "Hugo", "Ida", "Jon", "Kim", "Leo"),
          "mipo": ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn"), "select": ("Gina", "Hugo", "Ida"),
          "test": ("Jon", "Kim", "Leo")}
@@ -73,6 +74,7 @@ TEXTS = {
                             "The dog, unseen, took {c} of them.", "What did {name} tell the guests?"),
 }
 MANNERS = {"plain": 0.70, "tricky": 0.15, "long": 0.15}  # shares of the problems
+LEVELS = {kind: {"kind": kind} for kind in KINDS} | {f"told {manner}": {"manner": manner} for manner in MANNERS}
 STEP = r"(\d+) ([+x-]) (\d+) = (\d+)"
 REPLY = re.compile(rf"So {STEP}(?:, {STEP})?(?: \((?:(done)|([A-D]): (\d+))\))?")
 
@@ -105,6 +107,15 @@ class Problem:
         """The right answer, as `answer_of` reads it: a number as text, or a letter."""
         value = self.results()[-1]
         return LETTERS[self.options.index(value)] if self.options else str(value)
+
+    @property
+    def sort(self):
+        """One of SORTS."""
+        return "choice" if self.options else "open"
+
+    def fits(self, *, sort=None, kind=None, manner=None):
+        """Whether it is of this sort, kind and manner; None is any."""
+        return sort in (None, self.sort) and kind in (None, self.kind) and manner in (None, self.manner)
 
 
 def option(letter, value):

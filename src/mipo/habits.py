@@ -160,13 +160,14 @@ def _set_ups(kind):
 
 @dataclass(frozen=True)
 class Replies:
-    """All replies that the base law gives to one problem, one row each.
+    """All replies that the base law gives to one problem, `asked`, one row each.
 
     log_p   log p(y | x), nats        kind      index into TYPES
     log_q   log of the law of rejected replies: {"random_prompt": p(y) over all problems, "partial": one operand hidden}
     answer  what is answered: the number, the letter's index, or -1        correct   answered right
     """
 
+    asked: arithmetic.Problem
     log_p: np.ndarray
     log_q: dict
     kind: np.ndarray
@@ -232,7 +233,7 @@ def replies(asked):
         full = np.log(forms["full"]) + log[name][:, None] + answered[name]
         return np.concatenate([full.ravel(), np.log(forms["cut"]) + log[name], [np.log(forms["empty"])]])
 
-    return Replies(table("p"), {name: table(name) for name in ("random_prompt", "partial")},
+    return Replies(asked, table("p"), {name: table(name) for name in ("random_prompt", "partial")},
                    np.concatenate([typed.ravel(), np.full(n, TYPES.index("format")), [TYPES.index("empty")]]),
                    np.concatenate([chosen.ravel(), np.full(n + 1, -1)]),
                    np.concatenate([right.ravel(), np.zeros(n + 1, bool)]))
@@ -260,9 +261,29 @@ def sums_right(asked):
     return float(p)
 
 
-def mean_shares(problems, policy=None):
-    """Mean share of each type over problems, (8,); policy: a function of Replies, e.g. lambda r: r.optimum(1.0)."""
-    return np.mean([r.shares(policy(r) if policy else None) for r in map(replies, problems)], 0)
+def listed(n, *, split="test", seed=0):
+    """`replies` to each of n problems of a split."""
+    return [replies(p) for p in arithmetic.problems(n, split=split, seed=seed)]
+
+
+def mean_shares(laws, policy=None, **which):
+    """Mean share of each type over the listed problems that fit `which`, (8,); policy: e.g. lambda law: law.optimum(1.0)."""
+    kept = [law.shares(policy(law) if policy else None) for law in laws if law.asked.fits(**which)]
+    if not kept:
+        raise ValueError(f"none of {len(laws)} listed problems fits {which}: list more of them")
+    return np.mean(kept, 0)
+
+
+def odds(shares, name):
+    """Log-odds of a right reply against one of type `name`, nats."""
+    return float(np.log(shares[TYPES.index("right")] / shares[TYPES.index(name)]))
+
+
+def fallen(before, after):
+    """Of what became rarer between two tables of shares (8,), the part of each type of error: (8,), sums to 1 or is 0."""
+    fall = np.clip(np.subtract(before, after), 0, None)
+    fall[:TYPES.index("lucky") + 1] = 0
+    return fall / (fall.sum() or 1)
 
 
 def accuracy(shares):

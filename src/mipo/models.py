@@ -1,6 +1,5 @@
 """Models and tokenizers: small ones built and trained here from scratch, or any causal model in hub format."""
 
-import itertools
 import math
 import re
 from pathlib import Path
@@ -19,7 +18,7 @@ from transformers import (
 )
 
 from mipo import data, logprobs, tokens
-from mipo.shared_prompt import collate_shared
+from mipo.shared_prompt import collate_shared, groups_of
 
 # One token is a word with the space before it and the mark after it, or a line break; joining tokens gives the text back.
 WORD = r" ?[\w'+-]+[.,:?]?|\n+| ?[^\w\s]"
@@ -36,10 +35,11 @@ def build_tokenizer(texts, phrases=()):
     Each of `phrases` is one token wherever it stands (the longest that fits); all other text is cut into words.
     """
     split = Regex("|".join([*map(_literally, sorted(set(phrases), key=lambda p: (-len(p), p))), WORD]))
-    words = sorted({w for text in texts for w, _ in pre_tokenizers.Split(split, "isolated").pre_tokenize_str(text)})
+    cut = pre_tokenizers.Split(split, "isolated")  # made once: with hundreds of phrases the pattern is slow to compile
+    words = sorted({w for text in texts for w, _ in cut.pre_tokenize_str(text)})
     vocab = {token: i for i, token in enumerate((*SPECIAL, *words))}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<|unk|>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(split, "isolated")
+    tokenizer.pre_tokenizer = cut
     tokenizer.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<|pad|>", unk_token="<|unk|>", eos_token="<|end|>",
@@ -67,7 +67,7 @@ def small_model(tokenizer, *, hidden=128, layers=4, heads=4, inner=None, max_len
 
 
 def pretrain(model, tokenizer, examples, *, steps, batch_size=64, lr=3e-3, embedding_rate=1.0, lessons=None,
-             lesson_share=0.25, seed=0, progress=True):
+             lesson_share=0.25, seed=0, device="cpu", progress=True):
     """Maximum likelihood on replies, -mean_t log p(y_t | prompt, y_<t); returns the loss of each step (nats per token).
 
     `examples(rng, n)` gives n pairs (prompt, reply), rng a numpy Generator; fresh ones at each step, so there is nothing
@@ -75,18 +75,14 @@ def pretrain(model, tokenizer, examples, *, steps, batch_size=64, lr=3e-3, embed
     `lessons` are easier examples for the first `lesson_share` of the steps. AdamW, linear warm-up over 5 % of the steps,
     then cosine decay to zero; embeddings learn `embedding_rate` times as fast.
     """
-    rng = np.random.default_rng((seed, 4))
-    embeddings = list(model.get_input_embeddings().parameters())
-    others = [p for p in model.parameters() if all(p is not e for e in embeddings)]
-    rates = (1.0, embedding_rate)
-    optimiser = torch.optim.AdamW([{"params": others}, {"params": embeddings}], lr=lr, betas=(0.9, 0.98), weight_decay=0)
-    warm = max(1, steps // 20)
-    model.train()
-    losses, bar = [], tqdm(range(steps), desc="pretraining", unit="step", disable=not progress)
+    model.to(device).train()
+    optimiser, rates, rng = *_adam(model, lr, embedding_rate), np.random.default_rng((seed, 4))
+    look = 1 if torch.device(device).type == "cpu" else 50  # reading the loss at each step would keep a GPU waiting
+    warm, losses, bar = max(1, steps // 20), [], tqdm(range(steps), desc="pretraining", unit="step", disable=not progress)
     for step in bar:
         scale = min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
-            group["lr"] = lr * rate * scale
+            group["lr"] = rate * scale
         draw = lessons if lessons and step < lesson_share * steps else examples
         rows = tokens.encode_many(tokenizer, *zip(*draw(rng, batch_size), strict=True))
         loss = shared_loss(model, rows)
@@ -94,13 +90,23 @@ def pretrain(model, tokenizer, examples, *, steps, batch_size=64, lr=3e-3, embed
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
-            raise FloatingPointError(f"pretraining: the loss is {losses[-1]} at step {step + 1}; lower lr (now {lr:g})")
-        bar.set_postfix(nats_per_token=f"{losses[-1]:.3f}", refresh=False)
+        losses.append(loss.detach())
+        if step % look == look - 1:
+            now = losses[-1].item()
+            if not math.isfinite(now):
+                raise FloatingPointError(f"pretraining: the loss is {now} at step {step + 1}; lower lr (now {lr:g})")
+            bar.set_postfix(nats_per_token=f"{now:.3f}", refresh=False)
     require_finite(model, "pretraining", lr)
     model.eval()
-    return losses
+    return torch.stack(losses).tolist()
+
+
+def _adam(model, lr, embedding_rate):
+    """(AdamW, the learning rates of its two groups): embeddings learn `embedding_rate` times as fast as the rest."""
+    embeddings = list(model.get_input_embeddings().parameters())
+    others = [p for p in model.parameters() if all(p is not e for e in embeddings)]
+    groups = [{"params": others}, {"params": embeddings}]
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), weight_decay=0), (lr, lr * embedding_rate)
 
 
 def require_finite(model, what, lr):
@@ -111,9 +117,8 @@ def require_finite(model, what, lr):
 
 def shared_loss(model, rows):
     """Mean -log p per reply token, nats, over rows (prompt ids, reply ids); neighbours with equal prompts share its cost."""
-    numbered = itertools.groupby(enumerate(rows), key=lambda row: row[1][0])
-    groups = [(head, [(i, tail) for i, (_, tail) in same]) for head, same in numbered]
-    return -logprobs.token_logps(model, collate_shared(groups))[0].mean()
+    batch = {k: v.to(model.device) if torch.is_tensor(v) else v for k, v in collate_shared(groups_of([rows])).items()}
+    return -logprobs.token_logps(model, batch)[0].mean()
 
 
 def load_model(name_or_path, *, dtype="float32", device=None):

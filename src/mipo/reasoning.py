@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 
 from mipo import arithmetic, habits, logprobs, models, sampling, store
-from mipo.answers import majority
+from mipo.answers import log_odds, majority
 from mipo.arithmetic import KINDS, TYPES
 from mipo.data import render
 from mipo.pairs import flip_by_coin, synthesise_pairs
@@ -19,6 +19,7 @@ from mipo.verifier import train_verifier
 PARTIAL_SHARE = 0.2      # of training examples lack the sentence of one operand
 UNPROMPTED_SHARE = 0.06  # are replies alone, so that the model knows how likely a reply is whatever was asked
 MAX_NEW_TOKENS = 16
+NEGATIVES = {"sft": "random_prompt", "mipo": "random_prompt", "mipo-partial": "partial"}  # of each arm
 
 
 def training_examples(tokenizer, *, replies=4):
@@ -154,7 +155,6 @@ def reinforce(run_dir, base, problems, *, lr, beta, epochs=1.0, batch_size=8, k=
         try:
             log = train_verifier(model, tokenizer, problems, beta=beta, lr=lr, batch_size=batch_size, k=k, seed=seed,
                                  steps=round(epochs * len(problems) / batch_size), progress=progress)
-            models.require_finite(model, "verifier", lr)
         except FloatingPointError as error:
             return {"failed": str(error)}
         _keep(model, tokenizer, folder)
@@ -227,7 +227,10 @@ def result_rows(tokenizer, asked):
 
 
 class Marked:
-    """What `examine` found, problem by problem: types (n, k) as indices into TYPES, answers, and the problems themselves."""
+    """What `examine` found, problem by problem: types (n, k) as indices into TYPES, answers, and the problems themselves.
+
+    which  sort, kind and manner of the problems that count, as in `arithmetic.Problem.fits`; none: all
+    """
 
     def __init__(self, record, *, split, n_problems, seed):
         kept = store.read_json(record.path / "graded.json")
@@ -239,19 +242,28 @@ class Marked:
         """(n, k) of booleans."""
         return self.types <= TYPES.index("lucky")
 
-    def where(self, *, choice=None, kind=None, manner=None):
-        """(n,) of booleans: the problems that are (not) multiple choice, of a kind, told in a manner."""
-        return np.array([(choice is None or bool(p.options) == choice) and (kind in (None, p.kind))
-                         and (manner in (None, p.manner)) for p in self.problems])
+    def where(self, **which):
+        """(n,) of booleans."""
+        return np.array([p.fits(**which) for p in self.problems])
 
-    def shares(self, keep=slice(None)):
-        """Share of each type among the kept problems: (8,)."""
-        kept = self.types[keep]
-        return np.bincount(kept.ravel(), minlength=len(TYPES)) / max(1, kept.size)
+    def counts(self, **which):
+        """How many replies are of each type: (8,)."""
+        return np.bincount(self.types[self.where(**which)].ravel(), minlength=len(TYPES))
 
-    def accuracy(self, keep=slice(None)):
-        return float(self.correct[keep].mean())
+    def shares(self, **which):
+        """Share of each type: (8,)."""
+        counts = self.counts(**which)
+        return counts / max(1, counts.sum())
 
-    def voted(self):
-        """(n,): whether the majority's answer is right."""
-        return np.array([a == p.gold for a, p in zip(majority(self.answers), self.problems, strict=True)])
+    def accuracy(self, **which):
+        return float(habits.accuracy(self.shares(**which)))
+
+    def odds(self, name, **which):
+        """Log-odds of a right reply against one of type `name`, nats."""
+        counts = self.counts(**which)
+        return log_odds(counts[TYPES.index("right")], counts[TYPES.index(name)], counts.sum())
+
+    def vote(self, **which):
+        """Share of the problems whose majority answers right."""
+        return float(np.mean([a == p.gold for a, p in zip(majority(self.answers), self.problems, strict=True)
+                              if p.fits(**which)]))

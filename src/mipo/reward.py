@@ -73,21 +73,40 @@ def train_mi_reward(
     _check(records, beta, lr, marginal, steps=(steps, 1), batch_size=(batch_size, 1), k=(k, 2),
            contexts_per_marginal=(contexts_per_marginal, 1), max_new_tokens=(max_new_tokens, 1))  # fmt: skip
     rng = np.random.default_rng((seed, 6))
-    order = np.concatenate([rng.permutation(len(records)) for _ in range(-(-steps * batch_size // len(records)))])
+    order = shuffled(rng, len(records), steps * batch_size)
     pool = [r.get("context") or "" for r in records]
-    was_training = model.training
+
+    def score(reference, batch, rows):
+        drawn = rng.integers(len(pool), size=(batch_size, contexts_per_marginal))
+        contexts = [[""] if marginal == "missing" else [pool[i] for i in row] for row in drawn]
+        return _score(reference, tokenizer, batch, rows, contexts)
+
+    return reinforce(model, tokenizer, [records[i] for i in order], score, beta=beta, lr=lr, steps=steps, k=k,
+                     max_new_tokens=max_new_tokens, seed=seed, progress=progress, name="mi_reward")
+
+
+def shuffled(rng, n, wanted):
+    """`wanted` numbers below n, round after round of all of them, each round in another order."""
+    return np.concatenate([rng.permutation(n) for _ in range(-(-wanted // n))])[:wanted]
+
+
+def reinforce(model, tokenizer, records, score, *, beta, lr, steps, k, max_new_tokens, seed, progress, name):
+    """The loop of every reward: sample k replies to each prompt, reward them, step down `surrogate`; one dict per step.
+
+    records  as they are asked, an equal part of them at each step
+    score    (π_ref, records of the step, rows) -> log π_ref(y|x,c) and reward of each row, without gradient: (B·k,) both
+    """
+    size, was_training = len(records) // steps, model.training
     model.eval()  # no dropout: replies are scored by the policy that sampled them
     reference = copy.deepcopy(model).requires_grad_(False)
     optimiser, schedule = _optimiser(model, lr, steps)
-    log, bar = [], tqdm(range(steps), desc="training (mi_reward)", unit="step", disable=not progress)
+    log, bar = [], tqdm(range(steps), desc=f"training ({name})", unit="step", disable=not progress)
     for step in bar:
-        batch = [records[i] for i in order[step * batch_size : (step + 1) * batch_size]]
-        drawn = rng.integers(len(pool), size=(batch_size, contexts_per_marginal))
-        contexts = [[""] if marginal == "missing" else [pool[i] for i in row] for row in drawn]
+        batch = records[step * size : (step + 1) * size]
         rows = _sample(model, tokenizer, batch, k, max_new_tokens, seed=seed * 1_000_003 + step)
-        own, rewards = _score(reference, tokenizer, batch, rows, contexts)
+        own, rewards = score(reference, batch, rows)
         logps = _policy_logps(model, tokenizer, rows)
-        logps, own, rewards = (t.reshape(batch_size, k) for t in (logps, own, rewards))  # nats
+        logps, own, rewards = (t.reshape(size, k) for t in (logps, own, rewards))  # nats
         surrogate(logps, own, rewards, beta=beta).mean().backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         reward, kl = rewards.mean().item(), (logps.detach() - own).mean().item()

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from mipo import checker, labelled, lives, models, population, runs, store, tokens
+from mipo import checker, labelled, lives, models, population, runs, store
 from mipo.base import sample_replies
 from mipo.data import render
 from mipo.gains import tilted_mean
-from mipo.logprobs import conditional_pmi, response_logps, token_logps
+from mipo.logprobs import conditional_pmi, pmi_over_contexts, response_logps
 from mipo.models import load_model
-from mipo.shared_prompt import collate_shared, groups_of
 from mipo.world import World
 
 LESSONS, LESSON_BETA, WIDE = 0.25, 0.25, 256  # chapter 4's share of lessons, their β, and the width of its model
@@ -59,6 +57,25 @@ def size_of(name):
     return SIZES[name]
 
 
+def method_of(name):
+    """The Method of that name; ValueError names the known ones."""
+    if name not in METHODS:
+        raise ValueError(f"there is no method {name!r}; choose from {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def checked(grid, methods):
+    """[(size, width), …] from small to large, narrow worlds first; ValueError for what does not exist, or without mipo."""
+    for size, width in grid:
+        size_of(size)
+        lives.check_width(width)
+    for name in methods:
+        method_of(name)
+    if "mipo" not in methods:
+        raise ValueError(f"methods={methods}: mipo must be among them, the question is about its gain")
+    return sorted(map(tuple, grid), key=lambda cell: (cell[1], size_of(cell[0]).hidden))
+
+
 def rule(name, *, lr=1.2e-3, embedding_lr=0.048, init=0.06):
     """{lr, embedding_rate, init} of a size: chapter 4's values carried to other widths h as μP does (hidden layers, Adam).
 
@@ -88,41 +105,6 @@ def build(name, width, *, seed=0):
     return model, tokenizer
 
 
-def pretrain(model, tokenizer, examples, *, steps, batch_size, lr, embedding_rate, lessons, seed=0, device="cpu",
-             progress=True):
-    """models.pretrain on any device: the same draws, schedule and numbers. Returns the loss of each step, nats per token."""
-    model.to(device).train()
-    rng = np.random.default_rng((seed, 4))
-    embeddings = list(model.get_input_embeddings().parameters())
-    others = [p for p in model.parameters() if all(p is not e for e in embeddings)]
-    optimiser = torch.optim.AdamW([{"params": others, "rate": lr}, {"params": embeddings, "rate": lr * embedding_rate}],
-                                  lr=lr, betas=(0.9, 0.98), weight_decay=0)
-    warm, losses = max(1, steps // 20), []
-    for step in tqdm(range(steps), desc="pretraining", unit="step", disable=not progress):
-        scale = min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
-        for group in optimiser.param_groups:
-            group["lr"] = group["rate"] * scale
-        rows = tokens.encode_many(tokenizer, *zip(*(lessons if step < LESSONS * steps else examples)(rng, batch_size),
-                                                  strict=True))
-        loss = -token_logps(model, _batch(rows, device))[0].mean()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        losses.append(loss.detach())
-        if step % 50 == 49 and not torch.isfinite(losses[-1]):  # asking at each step would keep a GPU waiting
-            raise FloatingPointError(f"pretraining: the loss is {losses[-1].item()} at step {step + 1}; lower lr ({lr:g})")
-    models.require_finite(model, "pretraining", lr)
-    model.eval()
-    return torch.stack(losses).tolist()
-
-
-def _batch(rows, device):
-    """Neighbours with equal prompts share one, as in models.shared_loss."""
-    groups = groups_of([rows])
-    return {k: v.to(device) if torch.is_tensor(v) else v for k, v in collate_shared(groups).items()}
-
-
 # ---- records ----
 
 
@@ -149,8 +131,9 @@ def base_model(run_dir, *, size, width, seed, steps, batch_size=32, progress=Tru
         model, tokenizer = build(size, width, seed=seed)
         examples, lessons = (lives.training_examples(World(), tokenizer, width, seed=1000 + seed, sharp=s, replies=4)
                              for s in (None, LESSON_BETA))
-        losses = pretrain(model, tokenizer, examples, lessons=lessons, steps=total, batch_size=batch_size, lr=found["lr"],
-                          embedding_rate=found["embedding_rate"], seed=seed, device=device, progress=progress)
+        losses = models.pretrain(model, tokenizer, examples, lessons=lessons, lesson_share=LESSONS, steps=total,
+                                 batch_size=batch_size, lr=found["lr"], embedding_rate=found["embedding_rate"], seed=seed,
+                                 device=device, progress=progress)
         for part in (model, tokenizer):
             part.save_pretrained(folder / "model")
         return {"losses": losses, "parameters": model.num_parameters(), "device": device_name(device)}
@@ -197,8 +180,8 @@ def prospect(run_dir, base, *, width, split, n_people, seed, beta, draws=16, con
     """Record of what a base model could become: its information, and adherence at the optimum of its *own* law.
 
     Each of the people asks each task once; `draws` replies are sampled to each prompt and weighted by exp(PMI/β), PMI under
-    the base model against `contexts` strangers' profiles. Metrics: information (nats per reply), adherence (as sampled),
-    own_optimum (`tilted_mean`).
+    the base model against `contexts` strangers' profiles. Metrics: information (nats per reply, too high by what
+    `excess_of_prospect` finds), adherence (as sampled), own_optimum (`tilted_mean`).
     """
     config = {"width": width, "split": split, "n_people": n_people, "seed": seed, "beta": beta, "draws": draws,
               "contexts": contexts}
@@ -206,8 +189,7 @@ def prospect(run_dir, base, *, width, split, n_people, seed, beta, draws=16, con
     def make(folder):
         model, tokenizer = load_model(base)
         records = asked(n_people, width, split=split, seed=7000 + seed, wordings="unseen")
-        others = asked(contexts, width, split=split, seed=8000 + seed)
-        strangers = [r["context"] for r in {r["person"]: r for r in others}.values()]
+        strangers = [r["context"] for r in _strangers(contexts, width, split=split, seed=seed)]
         rows = [r for r in records for _ in range(draws)]  # (P·K,)
         replies = sample_replies(model, tokenizer, rows, seed=1000 + seed, progress=progress)
         worth = checker.score(replies, rows)["adherence"].reshape(-1, draws)
@@ -216,6 +198,35 @@ def prospect(run_dir, base, *, width, split, n_people, seed, beta, draws=16, con
                 "own_optimum": tilted_mean(worth, pmi.reshape(-1, draws), beta)}
 
     return store.run_or_load(run_dir, f"examine-own-{split}", config, make, code=["mipo.scaling"], inputs={"policy": base})
+
+
+def _strangers(n, width, *, split, seed):
+    """One record of each of n people whom `prospect` does not ask."""
+    others = asked(n, width, split=split, seed=8000 + seed)
+    return list({r["person"]: r for r in others}.values())
+
+
+def excess_of_prospect(*, split, n_people, seed, beta, draws=16, contexts=24):
+    """By how much `prospect` misses the truth of a model that knows the exact law: {information, own_optimum}.
+
+    The mean over a few strangers is an unbiased estimate of p(y|x), but its logarithm is too small on average (Jensen), so
+    information comes out too high; few draws pull the optimum towards the plain mean. Both are as large at every width.
+    """
+    world, rng, found = World(), np.random.default_rng((seed, 9)), []
+    strangers = [checker.as_person(r) for r in _strangers(contexts, 1, split=split, seed=seed)]
+    for r in asked(n_people, 1, split=split, seed=7000 + seed, wordings="unseen"):
+        task, who = r["task"], checker.as_person(r)
+        law, marginal = world.law(task, who), world.marginal(task)
+        said = [law.sample(rng) for _ in range(draws)]
+        own = torch.tensor([law.log_prob(y) for y in said])
+        under = torch.tensor([[world.law(task, other).log_prob(y) for other in strangers] for y in said])
+        pmi = pmi_over_contexts(own, under).numpy()  # (K,), as a model's is measured
+        true = own.numpy() - [marginal.log_prob(y) for y in said]
+        slots = [(i, slot.attribute) for i, slot in enumerate(law.task.slots) if slot.relevant]
+        worth = [np.mean([y[i] == who[attribute] for i, attribute in slots]) for y in said]
+        goal = world.optimum(task, who, beta).adherence(who)
+        found.append((np.mean(pmi - true), tilted_mean([worth], [pmi], beta) - goal))
+    return dict(zip(("information", "own_optimum"), np.mean(found, 0).tolist(), strict=True))
 
 
 def pairs_of(run_dir, base, method, *, width, seed, n_people, per_task, placebo=False, progress=True):
@@ -237,13 +248,11 @@ def attempt(run_dir, base, *, method, size, width, seed, split, n_asked, n_peopl
 
     A run that diverged answers nothing: adherence and valid 0, law_distance None, and `failed` says why.
     """
-    if method not in METHODS:
-        raise ValueError(f"there is no method {method!r}; choose from {', '.join(METHODS)}")
+    how = method_of(method)
     pairs = pairs_of(run_dir, base, method, width=width, seed=seed, n_people=n_people, per_task=per_task, placebo=placebo,
                      progress=progress)
-    made, failed = _train(run_dir, METHODS[method], base, str(pairs.path / "pairs" / "train.jsonl"), seed=seed,
-                          lr=carried(factor * METHODS[method].lr, size), epochs=epochs, batch_size=batch_size,
-                          progress=progress)
+    made, failed = _train(run_dir, how, base, str(pairs.path / "pairs" / "train.jsonl"), seed=seed, epochs=epochs,
+                          lr=carried(factor * how.lr, size), batch_size=batch_size, progress=progress)
     if failed:
         return {"adherence": 0.0, "valid": 0.0, "law_distance": None, "failed": failed}
     return examine(run_dir, str(made.path / "model"), width=width, split=split, n_people=n_asked, seed=seed,

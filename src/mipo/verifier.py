@@ -5,12 +5,10 @@ A sampled reply earns 1 if its answer is right, else 0. The objective E_π[r] - 
 Estimator and optimiser are those of `mipo.reward` (leave-one-out, KL in the reward).
 """
 
-import copy
 import math
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from mipo import arithmetic, logprobs, reward
 
@@ -25,7 +23,7 @@ def train_verifier(model, tokenizer, problems, *, beta, lr, steps, batch_size=8,
     """Train `model` in place by REINFORCE with a leave-one-out baseline on `is_right`; one dict per step.
 
     problems    each step takes the next batch_size of them, reshuffled every round
-    beta, k, lr as in `mipo.reward.train_mi_reward`, which has the same optimiser and schedule
+    beta, k, lr as in `mipo.reward.train_mi_reward`, which has the same loop
     returns     step, reward and kl (means over the batch, before the update), loss = beta·kl - reward
     errors      ValueError for settings; FloatingPointError for values that are not finite
     """
@@ -35,32 +33,14 @@ def train_verifier(model, tokenizer, problems, *, beta, lr, steps, batch_size=8,
     if k < 2 or steps < 1 or batch_size < 1 or not len(problems):
         raise ValueError(f"need k >= 2, and steps, batch_size and problems >= 1; got k={k}, steps={steps}, "
                          f"batch_size={batch_size}, {len(problems)} problems")
-    rng = np.random.default_rng((seed, 7))
-    order = np.concatenate([rng.permutation(len(problems)) for _ in range(-(-steps * batch_size // len(problems)))])
-    was_training = model.training
-    model.eval()
-    reference = copy.deepcopy(model).requires_grad_(False)
-    optimiser, schedule = reward._optimiser(model, lr, steps)  # private there: the one optimiser of both rewards
-    log, bar = [], tqdm(range(steps), desc="training (verifier)", unit="step", disable=not progress)
-    for step in bar:
-        batch = [problems[i] for i in order[step * batch_size:(step + 1) * batch_size]]
-        rows = reward._sample(model, tokenizer, [arithmetic.record_of(p) for p in batch], k, max_new_tokens,
-                              seed=seed * 1_000_003 + step)
-        rewards = torch.tensor([is_right(tokenizer.decode(tail, skip_special_tokens=True), batch[i // k])
-                                for i, (_, tail) in enumerate(rows)])
+    order = reward.shuffled(np.random.default_rng((seed, 7)), len(problems), steps * batch_size)
+    records = [arithmetic.record_of(problems[i]) | {"asked": problems[i]} for i in order]
+
+    def score(reference, batch, rows):
+        said = [tokenizer.decode(tail, skip_special_tokens=True) for _, tail in rows]
+        right = [is_right(y, batch[i // k]["asked"]) for i, y in enumerate(said)]
         own = logprobs.score_rows(reference, rows, pad_id=tokenizer.pad_token_id).summed
-        logps = reward._policy_logps(model, tokenizer, rows)
-        logps, own, rewards = (t.reshape(len(batch), k) for t in (logps, own.to(logps), rewards.to(logps)))
-        reward.surrogate(logps, own, rewards, beta=beta).mean().backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        found, kl = rewards.mean().item(), (logps.detach() - own).mean().item()
-        if not all(map(math.isfinite, (kl, norm.item()))):
-            raise FloatingPointError(f"step {step + 1} is not finite: kl {kl}, gradient norm {norm.item()}; lower the "
-                                     "learning rate or raise beta")
-        log.append({"step": step + 1, "reward": found, "kl": kl, "loss": beta * kl - found})
-        optimiser.step()
-        schedule.step()
-        optimiser.zero_grad(set_to_none=True)
-        bar.set_postfix(reward=f"{found:.3f}", kl=f"{kl:.3f}", refresh=False)
-    model.train(was_training)
-    return log
+        return own, torch.tensor(right).to(own)
+
+    return reward.reinforce(model, tokenizer, records, score, beta=beta, lr=lr, steps=steps, k=k, seed=seed,
+                            max_new_tokens=max_new_tokens, progress=progress, name="verifier")

@@ -2,6 +2,7 @@
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from mipo.arithmetic import TYPES
 from mipo.figures.style import (
@@ -155,16 +156,40 @@ def odds_change(exact: dict, measured: dict) -> Figure:
     """Change of the log-odds of a right reply against each error, nats: above 0 the error goes, at 0 it stays.
 
     exact  {panel: {type: change at the exact optimum}}        measured  {panel: {type: one per seed}}
+    A type that only some panels have keeps its row in all of them.
     """
+    names = sorted({name for row in exact.values() for name in row}, key=TYPES.index)
     fig, axes = subplots(1, len(exact), (6.5, 3.0), squeeze=False, sharey=True)
     for ax, (title, row) in zip(axes[0], exact.items(), strict=True):
-        for y, (name, value) in enumerate(row.items()):
-            ax.plot([value, value], [y - 0.3, y + 0.3], color=BLACK, lw=1.6, label="exact optimum" if y == 0 else None)
+        for name, value in row.items():
+            y = names.index(name)
+            ax.plot([value, value], [y - 0.3, y + 0.3], color=BLACK, lw=1.6)
             strip_points(ax, y, measured[title][name], colour=FAULTS[name] if name != "empty" else GREY, horizontal=True)
         ax.axvline(0, color=GREY, ls="--", lw=1.2, zorder=1)
-        ax.set_yticks(range(len(row)), [MEANING[name] for name in row])
+        ax.set_yticks(range(len(names)), [MEANING[name] for name in names])
         ax.set(title=title, xlabel="right against this error:\nchange of log-odds (nats)")
         ax.grid(axis="y", visible=False)
     axes[0, 0].invert_yaxis()
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right")
+    fig.legend(handles=[Line2D([], [], color=BLACK, lw=1.6, label="exact optimum")], loc="outside upper right")
     return fig
+
+
+# ---- in words ----
+
+
+def changes(before, after, types=TYPES) -> str:
+    """Shares of replies before and after, (8,) each, for some types: "slip of the sum 0.150 → 0.160, …"."""
+    return ", ".join(f"{MEANING[t]} {before[TYPES.index(t)]:.3f} → {after[TYPES.index(t)]:.3f}" for t in types)
+
+
+def verdicts(went: dict, goal: dict) -> str:
+    """Which errors became rarer against right replies, which commoner, and of which neither can be told.
+
+    went  {type: Number, change of log-odds}, judged by its interval        goal  {type: change at the exact optimum}
+    """
+    said = {"rarer": [], "commoner": [], "no change that this run could tell": []}
+    for t, number in sorted(went.items(), key=lambda item: -item[1].mean):
+        low, high = number.interval
+        word = "rarer" if (low or 0) > 0 else "commoner" if (high or 0) < 0 else "no change that this run could tell"
+        said[word].append(f"{MEANING[t]} {number} (optimum {goal[t]:.2f})")
+    return "; ".join(f"{word}: {', '.join(found)}" for word, found in said.items() if found)
