@@ -75,3 +75,21 @@ def ultrafeedback(folder, n=10):
     rows = {"train.jsonl": [row(i, same=i == 0) for i in range(n)], "test.jsonl": [row(i + 100) for i in range(5)]}
     return write(folder, rows,
                  [("default", "train_prefs", "train.jsonl"), ("default", "test_prefs", "test.jsonl")])
+
+
+def svamp(folder, n=8):
+    def row(i):
+        return {"ID": f"chal-{i}", "Body": f"Tom has {i} cups and buys {i + 1}.", "Question": "How many are there?",
+                "Answer": f"{2 * i + 1}.0", "Equation": f"( {i}.0 + {i + 1}.0 )"}
+
+    return write(folder, {"train.jsonl": [row(i) for i in range(n)], "test.jsonl": [row(i) for i in range(n, n + 4)]},
+                 [("default", "train", "train.jsonl"), ("default", "test", "test.jsonl")])
+
+
+def mmlu(folder, n=8):
+    def row(i):
+        return {"question": f"What is {i}?", "choices": [f"t{i}{k}" for k in range(4)], "answer": i % 4,
+                "subject": ("anatomy", "virology")[i % 2]}
+
+    return write(folder, {"val.jsonl": [row(i) for i in range(n)], "test.jsonl": [row(i) for i in range(n, n + 4)]},
+                 [("all", "validation", "val.jsonl"), ("all", "test", "test.jsonl")])

@@ -14,7 +14,8 @@ from packaging.requirements import Requirement
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 WANTED = [Requirement(line) for line in PROJECT["dependencies"]]
-EXTRAS = {name: [Requirement(line) for line in lines] for name, lines in PROJECT["optional-dependencies"].items()}
+EXTRAS = {name: [Requirement(line) for line in lines if not line.startswith("mipo[")]  # dev holds all of gpu
+          for name, lines in PROJECT["optional-dependencies"].items()}
 PINS = [Requirement(line) for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
         if line and not line.startswith("#")]
 
@@ -46,7 +47,7 @@ def test_every_wanted_package_has_a_tested_version_that_fits():
 
 def test_the_installed_versions_are_the_tested_ones():
     pins = {plain(pin.name): next(iter(pin.specifier)).version for pin in PINS}
-    for want in WANTED + EXTRAS["book"] + EXTRAS["dev"]:
+    for want in WANTED + EXTRAS["book"] + EXTRAS["dev"] + EXTRAS["gpu"]:
         installed = importlib.metadata.version(want.name).split("+")[0]   # torch's CPU build is 2.13.0+cpu
         assert installed == pins[plain(want.name)], f"{want.name}: run make setup"
 

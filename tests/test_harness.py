@@ -1,24 +1,24 @@
-"""The layer over lm-evaluation-harness: its logs are paired by item; where it is installed, tasks run on a tiny model."""
+"""The layer over lm-evaluation-harness: its logs are paired by item; its tasks run on a tiny model and our items."""
 
 import json
-from pathlib import Path
 
+import hub_fixtures
 import pytest
-import yaml
 from test_real import roomy
 
-from mipo import fit, harness, hub_data, reasoning_data
+from mipo import harness, hub_data, real_scores, reasoning_data, store
+from mipo.hub import Place
 
-LOG = [{"doc_id": 0, "metrics": ["exact_match"], "filter": "strict-match", "exact_match": 1.0},
-       {"doc_id": 0, "metrics": ["exact_match"], "filter": "flexible-extract", "exact_match": 1.0},
-       {"doc_id": 1, "metrics": ["exact_match"], "filter": "strict-match", "exact_match": 0}]
+LOG = [{"doc": {"id": "a"}, "metrics": ["exact_match"], "filter": "strict-match", "exact_match": 1.0},
+       {"doc": {"id": "a"}, "metrics": ["exact_match"], "filter": "flexible-extract", "exact_match": 1.0},
+       {"doc": {"id": "b"}, "metrics": ["exact_match"], "filter": "strict-match", "exact_match": 0}]
 
 
 def test_scores_per_item():
     found = {"gsm8k_cot": harness.per_item(LOG)}
-    assert harness.scores(found, "gsm8k") == {"gsm8k_cot/0": 1.0, "gsm8k_cot/1": 0.0}
-    groups = {"mmlu_law": {"0": {"acc,none": 1.0}}, "mmlu_art": {"0": {"acc,none": 0.0}}}
-    assert harness.scores(groups, "mmlu") == {"mmlu_law/0": 1.0, "mmlu_art/0": 0.0}
+    assert harness.scores(found, "gsm8k") == {"a": 1.0, "b": 0.0}
+    groups = {"mmlu_law": {"x": {"acc,none": 1.0}}, "mmlu_art": {"y": {"acc,none": 0.0}}}
+    assert harness.scores(groups, "mmlu") == {"x": 1.0, "y": 0.0}
     with pytest.raises(ValueError, match="no score 'acc,none' of task 'arc_challenge' among gsm8k_cot"):
         harness.scores(found, "arc-challenge")
 
@@ -35,35 +35,68 @@ def test_compare_pairs_items_and_refuses_other_ones():
         harness.compare(before, after[:1])
 
 
-def test_the_local_task_is_complete():
-    config = harness.svamp_task("items.jsonl")
-    assert config["task"] == harness.TASKS["svamp"][0] and config["dataset_kwargs"]["data_files"]["test"] == "items.jsonl"
-    assert yaml.safe_load((harness.LOCAL / "svamp_cot.yaml").read_text())["test_split"] == "test"
-
-
 def test_without_it_the_message_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(harness, "available", lambda: False)
     with pytest.raises(ValueError, match=r"pip install.*\[gpu\]"):
         harness.run(None, None, ["gsm8k_cot"])
 
 
-@pytest.mark.skipif(not harness.available(), reason="lm-evaluation-harness is not installed (the extra gpu)")
-def test_tasks_run_on_a_tiny_model_and_the_real_files(tiny_qwen2, mipo_data, tmp_path):
-    """SVAMP by our task and GSM8K by the harness's own, read from local files; a random model is right nowhere."""
-    model, tokenizer = fit.load(roomy(tiny_qwen2, tmp_path / "m"), dtype="float32", device="cpu")
-    items = hub_data.load("svamp", folder=mipo_data, n_test=3).test
-    svamp = harness.svamp_task(harness.write_items(items, tmp_path / "items.jsonl"))
-    svamp["generation_kwargs"]["max_gen_toks"] = 4
-    import lm_eval
+def test_rows_are_our_items_in_the_columns_that_the_tasks_read():
+    (row,) = harness.rows_of("arc-challenge", [{"id": "i", "query": "q", "gold": "B", "options": ["x", "y"]}])
+    assert row == {"id": "i", "question": "q", "answerKey": "B", "choices": {"text": ["x", "y"], "label": ["A", "B"]}}
+    sums = [{"id": "i", "query": "q?", "gold": "1005", "options": []}]
+    assert harness.rows_of("gsm8k", sums) == [{"id": "i", "question": "q?", "answer": "#### 1005"}]
+    assert harness.rows_of("svamp", sums, shots=2)[0]["prompt"] == reasoning_data.prompt(sums[0], 2)  # not 8
 
-    theirs = yaml.safe_load((Path(lm_eval.__file__).parent / "tasks" / "gsm8k" / "gsm8k-cot.yaml").read_text())
-    gsm = theirs | {"dataset_path": "json", "dataset_name": None, "num_fewshot": 1,
-                    "dataset_kwargs": {"data_files": {"test": str(mipo_data / "gsm8k" / "test.jsonl")}},
-                    "generation_kwargs": {"max_gen_toks": 4, "until": ["Q:"], "do_sample": False}}
-    found = harness.run(model, tokenizer, [svamp, gsm], limit=3)
-    assert set(found) == {"svamp_cot", "gsm8k_cot"}
-    for name in ("svamp", "gsm8k"):
-        scores = harness.scores(found, name)
-        assert len(scores) == 3 and set(scores.values()) <= {0.0, 1.0}
-    kept = [json.loads(line) for line in (tmp_path / "items.jsonl").read_text().splitlines()]
-    assert [row["prompt"] for row in kept] == [reasoning_data.prompt(item) for item in items]
+
+def items_of(name, mipo_data, tmp_path):
+    """Three test items: from the real files where there are some; MMLU's of two subjects."""
+    if name == "arc-challenge":
+        return hub_data.load(name, folder=hub_fixtures.arc(tmp_path / "a"), n_test=3).test
+    rows = hub_data.load(name, folder=mipo_data, n_test=0).test
+    return rows[:2] + rows[-1:]
+
+
+@pytest.mark.parametrize("name", sorted(harness.TASKS))
+def test_every_task_reads_our_items_and_nothing_else(name, tiny_qwen2, mipo_data, tmp_path, monkeypatch):
+    """Offline: nothing is fetched. Prompts hold our questions; a random model is right nowhere in sums."""
+    whole = harness.configuration
+
+    def brief(*args):  # few tokens and one worked example, for speed
+        config = whole(*args)
+        config.setdefault("generation_kwargs", {})["max_gen_toks"] = 4
+        return config | ({"num_fewshot": 1} if name == "gsm8k" else {})
+
+    monkeypatch.setattr(harness, "configuration", brief)
+    items, base = items_of(name, mipo_data, tmp_path), Place("m", roomy(tiny_qwen2, tmp_path / "m"))
+    found = real_scores.by_harness(tmp_path / "run", base, name, items, shots=1)
+    scores = store.read_json(found.path / "scores.json")
+    assert set(scores) == {i["id"] for i in items} and set(scores.values()) <= {0.0, 1.0}
+    written = "".join(f.read_text() for f in sorted(found.path.glob("items*.jsonl")))
+    assert all(json.dumps(i["query"])[1:-1] in written for i in items)
+    assert not real_scores.by_harness(tmp_path / "run", base, name, items, shots=1).fresh
+    assert real_scores.by_harness(tmp_path / "run", base, name, items[:2], shots=1).fresh  # the items are in the key
+
+
+def test_the_harness_sees_a_right_answer(mipo_data, tmp_path, monkeypatch):
+    """A model that always gives the gold answer is right everywhere: ids, golds and filters fit together."""
+    from lm_eval.api.model import LM
+
+    class Oracle(LM):
+        def __init__(self, golds):
+            super().__init__()
+            self.golds = golds
+
+        def generate_until(self, requests):
+            return [f"The answer is {self.golds[r.doc['id']]}.\n#### {self.golds[r.doc['id']]}" for r in requests]
+
+        def loglikelihood(self, requests):
+            return [(0.0 if r.idx == "ABCDE".index(self.golds[r.doc["id"]]) else -9.0, False) for r in requests]
+
+        loglikelihood_rolling = None
+
+    for name in harness.TASKS:
+        items = items_of(name, mipo_data, tmp_path)
+        tasks = harness.tasks(name, harness.rows_of(name, items, 1), tmp_path / name)
+        found = harness.evaluated(Oracle({i["id"]: i["gold"] for i in items}), tasks)
+        assert harness.scores(found, name) == {i["id"]: 1.0 for i in items}, name

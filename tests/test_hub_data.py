@@ -20,6 +20,7 @@ def test_prism(tmp_path):
     assert one["wishes"][1:] == [f"It matters to me that a reply {hub_data.TRAITS[t]}." for t in
                                  ("personalisation", "safety", "diversity")]
     assert one["context"].startswith("What this person has asked for:\n- Talk like") and "Later" not in one["query"]
+    assert one["message"] == hub_data.wording(one) == "Question 2 of 1?" and one["query"] != one["message"]
     silent = next(r for r in found.train + found.test if r["person"] == "u0")  # wrote nothing of their own
     assert len(silent["wishes"]) == 3
 
@@ -67,6 +68,24 @@ def test_a_readers_own_file(records_jsonl):
 def test_unknown_names(name, message):
     with pytest.raises(ValueError, match=message):
         hub_data.load(name)
+
+
+def test_people_need_a_test_part(records_jsonl):
+    with pytest.raises(ValueError, match="n_test=0: people have no test part"):
+        hub_data.load(str(records_jsonl), n_test=0)
+
+
+def test_a_folder_may_hold_several_data_sets(tmp_path):
+    hub_fixtures.prism(tmp_path / "prism"), hub_fixtures.arc(tmp_path / "arc-challenge")
+    assert hub_data.load("prism", folder=tmp_path, n_test=4).kind == "people"
+    assert len(hub_data.load("arc-challenge", folder=tmp_path, n_test=0).test) == 6
+    with pytest.raises(ValueError, match="no such folder"):
+        hub_data.files_of("prism", tmp_path / "gone")
+
+
+def test_what_is_drawn_whole():
+    talk = {"prompt": [{"role": "user", "content": "Hi"}]}
+    assert [hub_data.unit(r) for r in ({"person": "p", "query": "q"}, {"id": "i", "query": "q"}, talk)] == ["p", "i", "Hi"]
 
 
 def test_a_missing_column_is_named(tmp_path):

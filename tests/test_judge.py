@@ -75,6 +75,7 @@ def test_ratings_are_means_over_wishes_and_ties_win_as_released(tmp_path):
     asker = Said(lambda t: "5" if "be kind" in t else "2", tmp_path)
     ours = judge.rate(asker, RECORDS, OURS)
     assert ours.tolist() == [3.5] * 4 and judge.released_win_rate(ours, [3.5, 4, 3, np.nan]) == pytest.approx(2 / 3)
+    np.testing.assert_array_equal(judge.released_wins(ours, [3.5, 4, 3, np.nan]), [1, 0, 1, np.nan])
     with pytest.raises(ValueError, match="no item has a rating"):
         judge.released_win_rate([np.nan], [1])
 

@@ -31,7 +31,8 @@ def test_answers_to_sums(reply, strict, loose):
 
 @pytest.mark.parametrize("reply, strict, loose", [
     ("The answer is: B", "B", "B"), ("the answer is (b).", "B", "B"), ("The answer is: **C**", "C", "C"),
-    ("The answer is: D", None, None), ("I take B", None, "B"), ("The answer is: A. No, the answer is: B", "B", "B")])
+    ("The answer is: D", None, None), ("The answer is a mammal", None, None), ("the answer is **(b)**", "B", "B"),
+    ("I take B", None, "B"), ("The answer is: A. No, the answer is: B", "B", "B")])
 def test_answers_to_choices(reply, strict, loose):
     assert (rd.strict_answer(reply, PICK), rd.loose_answer(reply, PICK)) == (strict, loose)
 
@@ -53,11 +54,19 @@ def test_steps_follow_the_order_of_operations():
         ("14", "14"), ("3", "8"), ("6", "6")]
 
 
-def test_the_released_pattern_reads_1_234_as_1():
-    item = {**SUM, "gold": "1334"}
-    assert rd.released_right("#### 1,999", item) and not rd.released_right("#### 1334", item)
+def test_the_released_pattern_ends_at_a_comma_on_either_side():
+    with_comma, without = ({**SUM, "gold": "1334", "released_gold": text} for text in ("1,334", "1334"))
+    assert rd.released_right("#### 1,999", with_comma) and not rd.released_right("#### 1334", with_comma)
+    assert rd.released_right("#### 1334", without) and not rd.released_right("#### 1,334", without)
+    assert rd.error("#### 1,334", without) == rd.error("#### 1334", with_comma) == "right"
     assert not rd.released_right("The answer is: B", PICK)  # its gold key is 2
     assert rd.released_right("The answer is: B", {k: v for k, v in PICK.items() if k != "released_gold"})
+
+
+def test_grades_tell_form_from_what_is_said():
+    found = rd.grades(["4 - 2 = 2. 2 + 3 = 5.\n#### 5", "It is 5.", "It is 6."], [SUM] * 3)
+    assert found == {"error": ["right", "format", "format"], "right": [1, 0, 0], "any form": [1, 1, 0],
+                     "released": [1, 1, 0]}  # without ####, the released pattern takes the first number
 
 
 def test_prompts_ask_for_the_form_that_is_read():
@@ -111,4 +120,10 @@ def test_golds_with_thousands(mipo_data):
     both = rd.items("gsm8k", rows["train"] + rows["test"], "all")
     marked = [i for i, r in enumerate(rows["train"] + rows["test"]) if "," in r["answer"].rsplit("####", 1)[1]]
     assert len(marked) > 50 and all(float(both[i]["gold"]) >= 1000 for i in marked)
+    test = rd.items("gsm8k", rows["test"], "test")
+    assert sum("," in i["released_gold"] for i in test) == 14 and sum(float(i["gold"]) >= 1000 for i in test) == 131
+    assert sum(rd.released_right(f"#### {i['gold']}", i) for i in test) == len(test) - 14  # right, and counted as wrong
+    assert sum("." not in i["query"] for i in test) == 15  # which the released script skips
+    svamp = rd.items("svamp", rd.read_raw("svamp", mipo_data)["test"], "test")
+    assert all(rd.released_right(f"#### {i['gold']}", i) for i in svamp)
     assert not {r["question"] for r in rows["train"]} & {r["question"] for r in rows["test"]}

@@ -288,12 +288,14 @@ def test_real_models_have_their_published_results_in_gpu(tmp_path, monkeypatch, 
     (tmp_path / "book" / "claims.yml").write_text(json.dumps(rows))
     table = pages.real_models_table({}, "", {})
     assert "c06 MIPO personalises. | MIPO | open: not run yet | –" in table and "c07" not in table
+    assert pages.real_models_said({}, "", {}) == "Nothing has been run on real weights yet."
     gpu = record.Notebook("13-real-models", run_dir="runs/gpu", scale="gpu", published="gpu")
     gpu.claim("c06-personalises", values=[0.19, 0.2, 0.21], region=(0, None), unit="share")
     gpu.number("gain", 0.2, "share")
     gpu.close()
     shutil.copytree(tmp_path / "runs" / "gpu" / "results", tmp_path / "results" / "gpu")
     assert "| holds | 0.2 [" in pages.real_models_table({}, "", {})
+    assert pages.real_models_said({}, "", {}).startswith("A run of 2")
     assert notebook("runs/laptop").published("gain") is None
     nb = record.Notebook("13-real-models", run_dir="runs/laptop", scale="laptop", published="gpu")
     assert nb.published("gain").mean == 0.2 and pages.best_results("laptop")["13-real-models"]["scale"] == "gpu"

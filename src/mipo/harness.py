@@ -1,6 +1,7 @@
 """A thin layer over lm-evaluation-harness (the extra `gpu`): its tasks and scores per item, our paired statistics.
 
-Its own comparison of two models treats paired items as independent; ours pairs them by item and by seed.
+Its tasks read the very items that we test on, from a file: so they come from the pinned commit, or the reader's folder, and
+nothing is fetched besides. Its own comparison of two models treats paired items as independent; ours pairs them.
 """
 
 import importlib.util
@@ -14,6 +15,7 @@ from mipo import evaluate, reasoning_data, store
 TASKS = {"gsm8k": ("gsm8k_cot", "exact_match,strict-match"), "arc-challenge": ("arc_challenge", "acc,none"),
          "mmlu": ("mmlu", "acc,none"), "svamp": ("svamp_cot", "exact_match,strict-match")}
 LOCAL = Path(__file__).parent / "tasks"  # tasks that the harness does not have
+FILES = {"gsm8k": "gsm8k/gsm8k-cot.yaml", "arc-challenge": "arc/arc_challenge.yaml", "mmlu": "mmlu/default/mmlu_{}.yaml"}
 
 
 def available():
@@ -26,49 +28,84 @@ def require():
         raise ValueError("lm-evaluation-harness is not installed; get it with: pip install -c constraints.txt -e \".[gpu]\"")
 
 
-def svamp_task(path):
-    """The task svamp_cot as a configuration of the harness, reading items from `path` (see `write_items`)."""
+def rows_of(dataset, items, shots=8):
+    """Items in the columns that the tasks read, each with its id; `shots` examples for SVAMP, whose prompts are ours."""
+    make = {"svamp": lambda item: {"prompt": reasoning_data.prompt(item, shots), "gold": item["gold"]},
+            "gsm8k": lambda item: {"question": item["query"], "answer": f"#### {item['gold']}"},
+            "arc-challenge": lambda item: {"question": item["query"], "answerKey": item["gold"], "choices": {
+                "text": item["options"], "label": list(reasoning_data.LETTERS[:len(item["options"])])}},
+            "mmlu": lambda item: {"question": item["query"], "choices": item["options"], "subject": item["subject"],
+                                  "answer": reasoning_data.LETTERS.index(item["gold"])}}[dataset]
+    return [{"id": item["id"], **make(item)} for item in items]
+
+
+def tasks(dataset, rows, folder):
+    """Configurations of the harness's tasks on `rows` (see `rows_of`), written to `folder`; MMLU is one for each subject."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(row.get("subject", ""), []).append(row)
+    found = []
+    for subject, part in groups.items():
+        file = store.write_whole(Path(folder) / f"items{subject and '-' + subject}.jsonl",
+                                 "".join(json.dumps(row) + "\n" for row in part))
+        found.append(configuration(dataset, subject) | {"dataset_path": "json", "dataset_name": None, "test_split": "test",
+                                                        "dataset_kwargs": {"data_files": {"test": str(file)}}})
+    return found
+
+
+def configuration(dataset, subject=""):
+    """A task of the harness as it stands in its file, without the parts that are not for the test."""
+    if dataset == "svamp":
+        return _read(LOCAL / "svamp_cot.yaml")
+    require()
+    import lm_eval
+
+    found = _read(Path(lm_eval.__file__).parent / "tasks" / FILES[dataset].format(subject))
+    return {k: v for k, v in found.items() if k not in ("training_split", "validation_split") and
+            not (k in ("fewshot_split", "fewshot_config") and dataset == "mmlu")}  # without examples, as is its default
+
+
+def _read(file):
+    """A task's YAML, with what it includes."""
     import yaml
 
-    config = yaml.safe_load((LOCAL / "svamp_cot.yaml").read_text(encoding="utf-8"))
-    return config | {"dataset_kwargs": {"data_files": {"test": str(path)}}}
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return (_read(file.parent / config.pop("include")) | config) if "include" in config else config
 
 
-def write_items(items, path):
-    """Items as the JSONL that svamp_cot reads, with our worked examples in the prompt."""
-    rows = [{"prompt": reasoning_data.prompt(item), "gold": item["gold"], "id": item["id"]} for item in items]
-    return store.write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def run(model, tokenizer, tasks, *, limit=None, batch_size=8, chat=True, seed=0):
-    """{task: {item: {metric: score}}} of a model that is in memory; tasks are names or configurations (dicts).
-
-    limit   items per task, None for all      chat   wrap prompts in the model's chat template
-    """
+def run(model, tokenizer, tasks, *, batch_size=8, seed=0):
+    """{task: {item: {metric: score}}} of a model that is in memory; tasks are configurations (dicts)."""
     require()
-    from lm_eval import evaluator
     from lm_eval.models.huggingface import HFLM
 
-    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
-    found = evaluator.simple_evaluate(lm, tasks=list(tasks), limit=limit, log_samples=True, apply_chat_template=chat,
-                                      bootstrap_iters=0, random_seed=seed, numpy_random_seed=seed,
-                                      torch_random_seed=seed, fewshot_random_seed=seed)
+    return evaluated(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size), tasks, chat=True, seed=seed)
+
+
+def evaluated(lm, tasks, *, chat=False, seed=0):
+    """As `run`, of a model as the harness has it; chat: prompts are wrapped in the model's chat template."""
+    from lm_eval import evaluator
+    from lm_eval.tasks import TaskManager
+
+    found = evaluator.simple_evaluate(lm, tasks=list(tasks), log_samples=True, apply_chat_template=chat, bootstrap_iters=0,
+                                      random_seed=seed, numpy_random_seed=seed, torch_random_seed=seed,
+                                      fewshot_random_seed=seed,  # ours are whole: it need not list its thousands of tasks
+                                      task_manager=TaskManager(include_defaults=False))
     return {task: per_item(rows) for task, rows in found["samples"].items()}
 
 
 def per_item(rows):
-    """{item: {"metric,filter": score}} of the harness's per-sample log of one task."""
+    """{item's id: {"metric,filter": score}} of the harness's per-sample log of one task."""
     found = {}
     for row in rows:
         scores = {f"{m},{row.get('filter', 'none')}": float(row[m]) for m in row["metrics"]}
-        found.setdefault(str(row["doc_id"]), {}).update(scores)
+        found.setdefault(row["doc"]["id"], {}).update(scores)
     return found
 
 
 def scores(found, name):
-    """{"task/item": score} of one data set's metric; groups such as mmlu are their subtasks together."""
+    """{item: score} of one data set's metric; MMLU's subjects are one data set together."""
     task, metric = TASKS[name]
-    mine = {f"{t}/{i}": row[metric] for t, rows in found.items() if t == task or t.startswith(f"{task}_")
+    mine = {i: row[metric] for t, rows in found.items() if t == task or t.startswith(f"{task}_")
             for i, row in rows.items() if metric in row}
     if not mine:
         raise ValueError(f"no score {metric!r} of task {task!r} among {', '.join(found) or 'nothing'}")

@@ -29,14 +29,13 @@ SOURCES = {
     "prism": Source("HannahRoseKirk/prism-alignment", {"survey": ("survey", "train"),
                     "conversations": ("conversations", "train")}, "people", 65, "CC BY 4.0; model replies CC BY-NC 4.0"),
     "community-alignment": Source("facebook/community-alignment-dataset", {"conversations": (None, "train")}, "people",
-                                  1500, "see its page on the hub"),
+                                  1500, "CC BY 4.0"),
     "multifaceted-bench": Source("kaist-ai/Multifaceted-Bench", {"rows": (None, "train")}, "people", 10, "CC BY 4.0"),
     "gsm8k": Source("openai/gsm8k", {"train": ("main", "train"), "test": ("main", "test")}, "reasoning", 5, "MIT"),
     "svamp": Source("ChilleD/SVAMP", {"train": (None, "train"), "test": (None, "test")}, "reasoning", 1, "MIT"),
     "arc-challenge": Source("allenai/ai2_arc", {"train": ("ARC-Challenge", "train"), "test": ("ARC-Challenge", "test")},
                             "reasoning", 1, "CC BY-SA 4.0"),
-    "mmlu": Source("cais/mmlu", {"dev": ("all", "dev"), "train": ("all", "validation"), "test": ("all", "test")},
-                   "reasoning", 55, "MIT"),
+    "mmlu": Source("cais/mmlu", {"train": ("all", "validation"), "test": ("all", "test")}, "reasoning", 55, "MIT"),
     "ultrafeedback": Source("HuggingFaceH4/ultrafeedback_binarized", {"train": (None, "train_prefs"),
                             "test": (None, "test_prefs")}, "preferences", 650, "MIT"),
 }
@@ -67,7 +66,7 @@ def load(name, *, folder="", revision="", n_train=0, n_test=200, seed=0, run_dir
     kind "people"       records with query, context, gold (the reply that the person chose, or None), person, wishes
     kind "reasoning"    items of `reasoning_data`
     kind "preferences"  rows with prompt (messages), chosen, rejected
-    folder              read the files there instead of the hub's: the hub's layout, or those of MIPO_DATA
+    folder              read the files there instead of the hub's (see `files_of`)
     People are split, not their records: nobody is in both parts. Other data sets keep their own split, and training items
     that are also test items are dropped and counted.
     errors  ValueError for an unknown name or a missing column; hub.Unavailable where the files cannot be had
@@ -94,19 +93,26 @@ def load(name, *, folder="", revision="", n_train=0, n_test=200, seed=0, run_dir
     return Data(source.kind, picked["train"], picked["test"], about)
 
 
+def files_of(name, folder):
+    """Where a data set lies in a folder: in a subfolder of its name (as in MIPO_DATA, or in the hub's layout), or itself."""
+    if not Path(folder).is_dir():
+        raise ValueError(f"data folder {folder}: there is no such folder")
+    own = Path(folder) / name
+    return own if own.is_dir() else Path(folder)
+
+
 def fetch(name, *, folder="", revision="", run_dir=None):
     """({part: rows}, commit) as the data set has them; commit "" for a local folder."""
     from datasets import load_dataset
 
     source = SOURCES[name]
-    if folder and not Path(folder).is_dir():
-        raise ValueError(f"data folder {folder}: there is no such folder")
+    place = files_of(name, folder) if folder else None
     if folder and reasoning_data.is_raw(name, folder):
         return reasoning_data.read_raw(name, folder), ""
     sha = "" if folder else hub.commit(source.repo, revision, kind="dataset", run_dir=run_dir)
     found = {}
     with tempfile.TemporaryDirectory() as fresh:  # datasets caches a folder by its name, and would miss that it changed
-        where = {"path": str(folder), "cache_dir": fresh} if folder else {"path": source.repo, "revision": sha}
+        where = {"path": str(place), "cache_dir": fresh} if folder else {"path": source.repo, "revision": sha}
         for part, (config, split) in source.parts.items():
             with hub.explained(where["path"], kind="dataset"):
                 found[part] = [dict(row) for row in load_dataset(name=config, split=split, **where)]
@@ -118,6 +124,8 @@ def _people(records, n_train, n_test, seed, about):
     by_person = defaultdict(list)
     for r in records:
         by_person[r["person"]].append(r)
+    if not n_test:
+        raise ValueError("n_test=0: people have no test part of their own, so say how many records to test on")
     if len(by_person) < 2:
         raise ValueError(f"{len(records)} records of {len(by_person)} person(s): at least two people are needed, one to "
                          "train on and one to test on")
@@ -130,10 +138,19 @@ def _people(records, n_train, n_test, seed, about):
     return Data("people", train[:n_train or None], test[:n_test], {**about, "people": len(people)})
 
 
+def wording(row):
+    """What a person or an item asks, without the words that a prompt puts around it."""
+    return row.get("message") or row.get("query") or row["prompt"][-1]["content"]
+
+
+def unit(row):
+    """What is drawn whole when an interval is computed: a person, or an item where nobody asks."""
+    return str(row.get("person") or row.get("id") or wording(row))
+
+
 def _same(row):
     """What makes two rows the same question: its words, in lower case."""
-    text = row["query"] if "query" in row else row["prompt"][-1]["content"]
-    return " ".join([*text.lower().split(), *(str(o).lower() for o in row.get("options", ()))])
+    return " ".join([*wording(row).lower().split(), *(str(o).lower() for o in row.get("options", ()))])
 
 
 def need(row, names, where):
@@ -179,7 +196,8 @@ def prism(survey, conversations, top=3):
         mine = wishes.get(row["user_id"])
         if asked and asked.strip() and mine:
             records.append({"query": f"Reply to this message in two or three sentences.\n\n{asked.strip()}",
-                            "context": wishes_as_context(mine), "gold": gold, "person": row["user_id"], "wishes": mine})
+                            "message": asked.strip(), "context": wishes_as_context(mine), "gold": gold,
+                            "person": row["user_id"], "wishes": mine})
     return records
 
 

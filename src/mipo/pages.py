@@ -158,10 +158,19 @@ def real_models_table(results: dict[str, dict], page: str, staged: Mapping[str, 
     return "\n".join(rows)
 
 
+def real_models_said(results: dict[str, dict], page: str, staged: Mapping[str, Collection[str]]) -> str:
+    """One sentence: which run of real models is committed, or that there is none."""
+    file = project_root() / "results" / "gpu" / f"{REAL}.json"
+    if not file.exists():
+        return "Nothing has been run on real weights yet."
+    kept = read_json(file)
+    return f"A run of {kept['date']} on {kept['machine']} is committed."
+
+
 TABLES: dict[str, Callable[[dict, str, Mapping], str]] = {
     "claims": claims_table, "claims-summary": claims_summary, "times": times_table, "versions": versions_table,
     "work": work_table, "bench": bench_table,
-    "real-models": real_models_table}
+    "real-models": real_models_table, "real-models-said": real_models_said}
 
 
 # ---- substitution ----

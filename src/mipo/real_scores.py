@@ -4,11 +4,46 @@ import hashlib
 
 import numpy as np
 
-from mipo import fit, harness, hub, judge, own, store
+from mipo import evaluate, fit, harness, hub, hub_data, judge, own, store
 from mipo.logprobs import pmi_over_contexts, response_logps
 from mipo.preference_file import as_text
 from mipo.real import asked_of, key_of, path_of, release, said
 
+# ---- numbers ----
+
+def paired(after, before, rows):
+    """((value, low, high), mean of before): the mean of after - before with its interval; None with fewer than two rows.
+
+    after, before, rows   {seed: values}, {seed: values}, {seed: test rows}; a seed that one side lacks, or a row where a
+                          value is NaN, is left out. Seeds are drawn whole, and so are people (items, where nobody asks).
+    """
+    found = [(seed, x, y, hub_data.unit(row), f"{seed} {i}") for seed in after if seed in before
+             for i, (x, y, row) in enumerate(zip(after[seed], before[seed], rows[seed], strict=True))
+             if not np.isnan(x) and not np.isnan(y)]
+    if len(found) < 2:
+        return None
+    seed, x, y, unit, place = map(np.array, zip(*found, strict=True))
+    levels = [seed, unit] if len(set(unit)) > 1 else [seed, place]  # of one person alone, the replies
+    return evaluate.paired_bootstrap(x, y, levels), float(y.mean())
+
+
+def relative(found):
+    """(value, low, high) of `paired` as a share of the mean before; None where that is 0."""
+    return None if found is None or not found[1] else tuple(end / found[1] for end in found[0])
+
+
+def own_reward(after, before):
+    """Share of pairs in the order of DPO's own reward log π(y|x)/π_ref(y|x), from two records of `rank`, tuned and base."""
+    gap = [np.subtract(*np.array(store.read_json(r.path / "scores.json")["summed"]).T) for r in (after, before)]
+    return float(np.mean(gap[0] > gap[1]))
+
+
+def verdicts_of(record, key="score"):
+    """Per item of a record of `judged`: its strict score, or with "released", "released_base" the papers' win; NaN: none."""
+    return np.array(store.read_json(record.path / "verdicts.json")[key], dtype=float)
+
+
+# ---- records ----
 
 def measure(run_dir, policy, base, records, answered, *, contexts=8, seed=0, batch_size=16, progress=True):
     """Record of what people's replies show without a judge; lists per record in scores.json, metrics their means.
@@ -21,7 +56,7 @@ def measure(run_dir, policy, base, records, answered, *, contexts=8, seed=0, bat
     def make(folder):
         crowd, texts, found = own.groups(records, contexts, seed=seed), said(answered), {}
         for end, place in (("", path_of(policy)), ("_base", base.path)):
-            with hub.explained("scoring"):
+            with hub.explained("scoring", kind="scoring"):
                 model, tokenizer = fit.load(place, dtype=fit.best_dtype())
                 logps = own.under_contexts(model, tokenizer, records, texts, crowd, batch_size=batch_size, progress=progress)
             found |= {f"pmi{end}": pmi_over_contexts(logps[:, 0], logps).tolist(),
@@ -37,65 +72,82 @@ def measure(run_dir, policy, base, records, answered, *, contexts=8, seed=0, bat
                              inputs={"policy": key_of(policy), "base": base.key, "replies": answered})
 
 
-def rank(run_dir, policy, rows, *, limit=400, batch_size=8, progress=True):
-    """Record of a policy on labelled pairs it has not seen: accuracy (mean log-prob of the chosen above the rejected)."""
-    rows = rows[:limit]
+def rank(run_dir, policy, rows, *, batch_size=16, progress=True):
+    """Record of a policy on labelled pairs it has not seen: accuracy (mean log-prob of the chosen above the rejected).
+
+    scores.json   mean, summed: [chosen, rejected] per pair, nats per token and per reply (see `own_reward`)
+    """
     key = hashlib.sha256(store.dumps([[r["prompt"], r["chosen"], r["rejected"]] for r in rows]).encode()).hexdigest()
 
     def make(folder):
-        with hub.explained("scoring"):
+        with hub.explained("scoring", kind="scoring"):
             model, tokenizer = fit.load(path_of(policy), dtype=fit.best_dtype())
             texts = as_text([r | {"read_from": f"row {i}"} for i, r in enumerate(rows)], tokenizer)
             scored = response_logps(model, tokenizer, [t["prompt"] for t in texts],
                                     [[t["chosen"], t["rejected"]] for t in texts], batch_size=batch_size, progress=progress)
-        gap = (scored.mean[:, 0] - scored.mean[:, 1]).double().tolist()
-        store.write_whole(folder / "scores.json", store.dumps({"gap": gap}))
-        return {"accuracy": float(np.mean([g > 0 for g in gap]))}
+        store.write_whole(folder / "scores.json", store.dumps({"mean": scored.mean.tolist(),
+                                                               "summed": scored.summed.tolist()}))
+        return {"accuracy": float((scored.mean[:, 0] > scored.mean[:, 1]).double().mean())}
 
-    return store.run_or_load(run_dir, "weigh-real", {"rows": key}, make, code=["mipo.real_scores"],
+    made = store.run_or_load(run_dir, "weigh-real", {"rows": key}, make, code=["mipo.real_scores"],
                              inputs={"policy": key_of(policy)})
-
-
-def judged(run_dir, place, records, ours, theirs, *, scale=False, progress=True):
-    """Record of a judge's verdicts on two records of replies, both orders (verdicts.json), and with `scale` its ratings.
-
-    metrics   judge.report, and with `scale` released: share rated at least as high as the records' gold reply. What the
-              judge has said is kept in run_dir/verdicts, whatever happens later.
-    """
-    def make(folder):
-        cache = store.resolve(run_dir) / "verdicts" / f"{hashlib.sha256(str(place.key).encode()).hexdigest()[:16]}.jsonl"
-        asker = judge.Judge(lambda: fit.load(place.path, dtype=fit.best_dtype()), place.key, cache, progress=progress)
-        with hub.explained(place.name):
-            found = judge.compare(asker, records, said(ours), said(theirs))
-            metrics = judge.report(found, said(ours), said(theirs))
-            if scale:
-                known = [i for i, r in enumerate(records) if r.get("gold")]
-                rows = [records[i] for i in known]
-                mine = judge.rate(asker, rows, [said(ours)[i] for i in known])
-                metrics["released"] = judge.released_win_rate(mine, judge.rate(asker, rows, [r["gold"] for r in rows]))
-        store.write_whole(folder / "verdicts.json", store.dumps({**found, "score": found["score"].tolist()}))
-        return metrics
-
-    made = store.run_or_load(run_dir, "judge-real", {"scale": scale, "asked": asked_of(records)}, make,
-                             code=["mipo.real_scores"], inputs={"judge": place.key, "ours": ours, "theirs": theirs})
     release()
     return made
 
 
-def by_harness(run_dir, policy, dataset, items, *, limit, seed=0, batch_size=8):
-    """Record of lm-evaluation-harness on a policy, its score of every item in scores.json; metrics: accuracy, items."""
-    def make(folder):
-        tasks = [harness.TASKS[dataset][0]]
-        if dataset == "svamp":
-            tasks = [harness.svamp_task(harness.write_items(items, folder / "items.jsonl"))]
-        with hub.explained("lm-evaluation-harness"):
-            model, tokenizer = fit.load(path_of(policy), dtype=fit.best_dtype())
-            found = harness.run(model, tokenizer, tasks, limit=limit or None, batch_size=batch_size, seed=seed)
-        store.write_whole(folder / "scores.json", store.dumps(found))
-        values = list(harness.scores(found, dataset).values())
-        return {"accuracy": float(np.mean(values)), "items": len(values)}
+def judged(run_dir, place, records, ours, theirs, *, rated=False, missing=None, batch_size=32, progress=True):
+    """Record of a judge's verdicts on two records of replies, both orders, per item in verdicts.json.
 
-    config = {"dataset": dataset, "limit": limit, "seed": seed}
+    metrics   judge.report, and with `rated` (where a record has a gold reply to be held against) released,
+              released_base: share of our and of their replies rated at least as high as it
+    missing   what a rating out of form counts as, see judge.OUT_OF_FORM
+    What the judge has said is kept in run_dir/verdicts, whatever happens later. A judge in a folder is known by its content.
+    """
+    mine, other = said(ours), said(theirs)
+    known = [i for i, r in enumerate(records) if r.get("gold")] if rated else []
+
+    def make(folder):
+        name = place.key if place.revision else store.content_hash(place.path)
+        cache = store.resolve(run_dir) / "verdicts" / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.jsonl"
+        asker = judge.Judge(lambda: fit.load(place.path, dtype=fit.best_dtype()), name, cache, called=place.name,
+                            batch_size=batch_size, progress=progress)
+        with hub.explained(f"the judge {place.name}", kind="judging"):
+            found = judge.compare(asker, records, mine, other)
+            metrics, found = judge.report(found, mine, other), {**found, "score": found["score"].tolist()}
+            if known:
+                rows, gold = [records[i] for i in known], [records[i]["gold"] for i in known]
+                reference = judge.rate(asker, rows, gold, missing=missing)
+                for key, texts in (("released", mine), ("released_base", other)):
+                    marks = judge.rate(asker, rows, [texts[i] for i in known], missing=missing)
+                    metrics[key] = judge.released_win_rate(marks, reference)
+                    wins = dict(zip(known, judge.released_wins(marks, reference).tolist(), strict=True))
+                    found[key] = [None if np.isnan(wins.get(i, np.nan)) else wins[i] for i in range(len(records))]
+        store.write_whole(folder / "verdicts.json", store.dumps(found))
+        return metrics
+
+    config = {"rated": bool(known), "missing": missing, "asked": asked_of(records, ("query", "context"))}
+    made = store.run_or_load(run_dir, "judge-real", config, make, code=["mipo.real_scores"],
+                             inputs={"judge": place.key, "ours": ours, "theirs": theirs})
+    release()
+    return made
+
+
+def by_harness(run_dir, policy, dataset, items, *, shots=8, seed=0, batch_size=16):
+    """Record of lm-evaluation-harness on a policy and our items, its score of each by the item's id in scores.json.
+
+    shots   worked examples in the prompts of svamp_cot, which are ours; the harness's own tasks keep theirs
+    """
+    rows = harness.rows_of(dataset, items, shots)
+
+    def make(folder):
+        tasks = harness.tasks(dataset, rows, folder)
+        with hub.explained("lm-evaluation-harness", kind="scoring"):
+            model, tokenizer = fit.load(path_of(policy), dtype=fit.best_dtype())
+            found = harness.scores(harness.run(model, tokenizer, tasks, batch_size=batch_size, seed=seed), dataset)
+        store.write_whole(folder / "scores.json", store.dumps(found))
+        return {"accuracy": float(np.mean(list(found.values()))), "items": len(found)}
+
+    config = {"dataset": dataset, "seed": seed, "items": hashlib.sha256(store.dumps(rows).encode()).hexdigest()}
     made = store.run_or_load(run_dir, "harness", config, make, code=["mipo.real_scores"],
                              inputs={"policy": key_of(policy)})
     release()

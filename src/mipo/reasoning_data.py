@@ -1,6 +1,7 @@
 """Maths and multiple choice: items whose gold answers parse, prompts with worked examples, and the errors of replies.
 
 An item is a dict: id, task, query, gold (text), options (list, empty for numbers), and for multiple choice gold is a letter.
+released_gold is the gold answer as its file has it, which is what the released scripts compare with.
 """
 
 import csv
@@ -50,15 +51,15 @@ def items(name, rows, split):
 
 
 def _gsm8k(row):
-    gold = canonical(row["answer"].rsplit("####", 1)[1])
-    return {"query": row["question"].strip(), "gold": _known(gold, row["answer"])}
+    written = row["answer"].rsplit("####", 1)[1].strip()
+    return {"query": row["question"].strip(), "gold": _known(canonical(written), row["answer"]), "released_gold": written}
 
 
 def _svamp(row):
     body = row["Body"].strip()
     gold = canonical(str(row["Answer"]))
     return {"query": f"{body}{'' if body[-1] in '.?!' else '.'} {row['Question'].strip()}", "source_id": row["ID"],
-            "gold": _known(gold, row["Answer"])}
+            "gold": _known(gold, row["Answer"]), "released_gold": str(row["Answer"])}
 
 
 def _arc(row):
@@ -98,7 +99,7 @@ def read_raw(name, folder):
         return {"train": rows[:700], "test": rows[700:]}
     return {part: [{"question": q, "choices": o, "answer": LETTERS.index(a), "subject": file.stem.rsplit("_", 1)[0]}
                    for file in sorted((folder / place).glob("*.csv")) for q, *o, a in _csv(file)]
-            for part, place in (("dev", "dev"), ("train", "val"), ("test", "test"))}
+            for part, place in (("train", "val"), ("test", "test"))}
 
 
 def _csv(file):
@@ -135,10 +136,13 @@ def prompt(item, shots=8):
 # ---- what a reply says ----
 
 def strict_answer(reply, item):
-    """The answer in the form that was asked for, or None: the number after ####, the letter after "the answer is"."""
+    """The answer in the form that was asked for, or None: the number after ####, the letter after "the answer is".
+
+    A small letter counts in brackets only: "the answer is a mammal" names no option.
+    """
     if item["options"]:
-        found = re.findall(r"the answer is:?\s*\(?\**([A-J])\b", reply, re.I)
-        letter = found[-1].upper() if found else None
+        found = re.findall(r"(?i:the answer is):?\s*(?:[(*]*([A-J])\b|\**\(([a-j])\))", reply)
+        letter = "".join(found[-1]).upper() if found else None
         return letter if letter and LETTERS.index(letter) < len(item["options"]) else None
     tail = reply.rsplit("####", 1)
     found = numbers(tail[1].strip().splitlines()[0]) if len(tail) == 2 and tail[1].strip() else []
@@ -158,18 +162,17 @@ def loose_answer(reply, item):
 
 
 def released_right(reply, item):
-    r"""Right as the released scripts see it: digits of \d+\.?\d* on both sides, so that "1,234" is 1; ARC's own key."""
+    r"""Right as the released scripts see it: \d+\.?\d* of the reply and of the gold answer as written, ARC's own key.
+
+    So "1,234" is 1 wherever it has its comma. Where #### is missing they ask the model again for the number; here the
+    reply's first number is taken.
+    """
     if item["options"]:
         found = re.findall(r"the answer is:?\s*([A-D])", reply, re.I)
         return bool(found) and found[0].upper() == item.get("released_gold", item["gold"])
     side = reply.rsplit("####", 1)[1] if "####" in reply else reply
-    found, gold = re.findall(r"\d+\.?\d*", side), re.findall(r"\d+\.?\d*", _with_commas(item["gold"]))
+    found, gold = (re.findall(r"\d+\.?\d*", text) for text in (side, item.get("released_gold", item["gold"])))
     return bool(found) and float(found[0]) == float(gold[0])
-
-
-def _with_commas(gold):
-    whole, dot, rest = gold.partition(".")
-    return f"{int(whole):,}{dot}{rest}"
 
 
 STEP = re.compile(r"([-\u2212]?[\d.,$]+(?:\s*[-+*/x\u00d7\u00f7\u2212]\s*[\d.,$]+)+)\s*=\s*\$?([-\u2212]?[\d.,]+)")
@@ -222,6 +225,15 @@ def error(reply, item):
     if total and strange > total / 2:
         return "off topic"
     return "arithmetic" if wrong else "reasoning"
+
+
+def grades(replies, items):
+    """{"error": kinds, "right", "any form", "released": 0 or 1 each} of replies to items; "any form" reads any answer."""
+    pairs = list(zip(replies, items, strict=True))
+    errors = [error(y, item) for y, item in pairs]
+    return {"error": errors, "right": [float(e == "right") for e in errors],
+            "any form": [float(loose_answer(y, item) == item["gold"]) for y, item in pairs],
+            "released": [float(released_right(y, item)) for y, item in pairs]}
 
 
 # ---- do training prompts contain test items? ----
