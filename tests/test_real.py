@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
-from mipo import fit, hub, real, real_scores, store
+from mipo import fit, hub, real, real_scores, serving, store
 from mipo.hub import Place
 
 TALK = {"chosen": "Yes, I will bring bread.", "rejected": "No."}
@@ -26,15 +26,17 @@ def roomy(folder, target, positions=8192):
     return target
 
 
-def parrot(folder, target):
-    """A judge that says "A 1" to everything: it takes what it reads first, and rates it 1.
+def parrot(folder, target, says=("A", " ", "1"), *, firmly=1.0):
+    """A judge that says "A 1" to everything: it takes what it reads first, and rates it 1. Or who mostly says `says`.
 
     Its layers add nothing, so that the last token alone decides the next one: line break, A, space, 1, end.
     """
     model, tokenizer = fit.load(roomy(folder, target), dtype="float32", device="cpu")
+    tokenizer.add_tokens([text for text in says if len(text) > 1])  # one token each
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.tie_word_embeddings = False
     model.lm_head = torch.nn.Linear(32, len(tokenizer), bias=False)
-    chain = [tokenizer("user\n")["input_ids"][-1], *(tokenizer(t)["input_ids"][0] for t in ("A", " ", "1"))]
+    chain = [tokenizer("user\n")["input_ids"][-1], *(tokenizer(t)["input_ids"][0] for t in says)]
     words = model.get_input_embeddings().weight
     with torch.no_grad():
         for layer in model.model.layers:
@@ -42,7 +44,7 @@ def parrot(folder, target):
             layer.mlp.down_proj.weight.zero_()
         model.lm_head.weight.zero_()
         for last, following in zip(chain, [*chain[1:], tokenizer.eos_token_id], strict=True):
-            model.lm_head.weight[following] = words[last] / words[last].norm()
+            model.lm_head.weight[following] = firmly * words[last] / words[last].norm()
     for part in (model, tokenizer):
         part.save_pretrained(target)
     return target
@@ -72,7 +74,7 @@ def losses(record):
 def test_training_starts_at_log_2_and_is_found_again(base, made, tmp_path):
     first = real.train(tmp_path / "run", real.PREFERENCES["dpo"], base, made, **SETTINGS)
     assert first.fresh and first.metrics["steps"] == 6 and first.metrics["first_loss"] == pytest.approx(0.6931, abs=1e-4)
-    assert losses(first)[-1] < losses(first)[0] and not (tmp_path / "run" / "checkpoints").glob("*/checkpoint-*") == []
+    assert losses(first)[-1] < losses(first)[0] and not list((tmp_path / "run" / "checkpoints").glob("*/checkpoint-*"))
     smaller = {**SETTINGS, "micro_batch": 1, "checkpointing": False}  # how it is computed is not part of the key
     assert not real.train(tmp_path / "run", real.PREFERENCES["dpo"], base, made, **smaller).fresh
     assert real.train(tmp_path / "run", real.PREFERENCES["dpo"], base, made, **{**SETTINGS, "seed": 1}).fresh
@@ -124,12 +126,6 @@ def test_two_processes_do_as_one(tiny_llama, made, tmp_path):
     assert losses(two) == pytest.approx(losses(one), abs=1e-4)
     for name, value in weights(one).items():
         torch.testing.assert_close(weights(two)[name], value, atol=1e-4, rtol=0)
-
-
-def test_a_launch_that_fails_says_why(tiny_llama, made, tmp_path):
-    base, odd = Place(str(tiny_llama), tiny_llama), {**SETTINGS, "batch_size": 3, "micro_batch": 1}
-    with pytest.raises(RuntimeError, match=r"batch_size=3 is no multiple of micro_batch=1 times 2 process"):
-        real.train(tmp_path, real.PREFERENCES["dpo"], base, made, **odd, launch="configs/accelerate/two-cpus.yaml")
 
 
 def test_adapters_are_saved_alone_and_put_on_again(tiny_qwen2, made, tmp_path):
@@ -190,7 +186,7 @@ def test_pairs_replies_and_measures(tiny_qwen2, records_list, tmp_path):
         records[0]["query"])
     tuned = real.train(tmp_path, real.PEOPLE["mipo-random"], base, made, **SETTINGS)
     answered = real.replies(tmp_path, tuned, records, sampling=sampling, **common)
-    assert answered.metrics["engine"] == "batched" and len(real.said(answered)) == 20
+    assert len(real.said(answered)) == 20
     found = real_scores.measure(tmp_path, tuned, base, records, answered, contexts=3, **common)
     assert found.metrics["chance"] == pytest.approx(1 / 3) and max(found.metrics["pmi"], found.metrics["pmi_base"]) <= 1.0987
     assert not real_scores.measure(tmp_path, tuned, base, records, answered, contexts=3, **common).fresh
@@ -202,8 +198,23 @@ def test_rank_is_the_share_of_pairs_in_order(tiny_qwen2, tmp_path):
     rows = [{"prompt": [{"role": "user", "content": "Hi"}], "chosen": [{"role": "assistant", "content": a}],
              "rejected": [{"role": "assistant", "content": b}]} for a, b in (("Yes.", "No, never."), ("No, never.", "Yes."))]
     found = real_scores.rank(tmp_path, base, rows, progress=False)
-    gap = store.read_json(found.path / "scores.json")["gap"]
-    assert gap[0] == pytest.approx(-gap[1], abs=1e-5) and found.metrics["accuracy"] == 0.5
+    mean = store.read_json(found.path / "scores.json")["mean"]
+    assert mean[0] == pytest.approx(mean[1][::-1], abs=1e-5) and found.metrics["accuracy"] == 0.5
+    assert not real_scores.rank(tmp_path, base, rows, progress=False).fresh
+    many = real_scores.rank(tmp_path, base, rows * 250, progress=False)
+    assert len(store.read_json(many.path / "scores.json")["mean"]) == 500  # none is left out
+
+
+def test_a_talk_is_asked_and_judged_whole(tiny_qwen2):
+    talk = [{"role": "user", "content": "Hi, I am Ann."}, {"role": "assistant", "content": "Hello."},
+            {"role": "user", "content": "Who am I?"}]
+    (asked,) = real.as_records([{"prompt": talk, "read_from": "row 0"}], "preferences")
+    _, tokenizer = fit.load(tiny_qwen2, dtype="float32", device="cpu")
+    text = real.rendered(tokenizer, asked)
+    assert [m["content"] in text for m in talk] == [True] * 3 and text.count("assistant") == 2
+    assert "I am Ann" in asked["query"] and "Who am I" in asked["query"]  # what the judge reads
+    one = {"query": "Hi", "context": "c"}
+    assert real.as_records([one], "people") == [one] and "c\n\nHi" in real.rendered(tokenizer, one)
 
 
 def test_a_judge_out_of_form_says_so_and_what_it_said_is_kept(tiny_qwen2, records_list, tmp_path):
@@ -222,8 +233,33 @@ def test_out_of_memory_is_one_message(base, records_list, tmp_path, monkeypatch)
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
     monkeypatch.setattr(fit, "load", full)
-    with pytest.raises(hub.Unavailable, match="out of memory.*micro_batch.*lora_rank.*Finished work is kept"):
+    with pytest.raises(hub.Unavailable, match="out of memory.*sample_batch.*Finished work is kept"):
         real.replies(tmp_path, base, records_list, seed=0, sampling=GREEDY, progress=False)
+
+
+def test_the_engine_is_chosen_once_and_is_part_of_what_a_reply_is(base, records_list, tmp_path, monkeypatch):
+    timed, used = [], []
+    monkeypatch.setattr(serving, "choose", lambda *_, **how: timed.append(how["names"][0]) or "continuous")
+    monkeypatch.setattr(serving, "generate", lambda model, tokenizer, prompts, *, engine, **_: used.append(engine) or
+                        [engine] * len(prompts))
+    common = dict(sampling=GREEDY, batch_size=2)
+    assert [real.engine_of(tmp_path, base, records_list, **common) for _ in range(2)] == ["continuous"] * 2
+    assert timed == ["record 0"] and real.engine_of(tmp_path, base, records_list, engine="batched", **common) == "batched"
+    ways = [real.replies(tmp_path, base, records_list, seed=0, progress=False, sampling=GREEDY | {"engine": engine})
+            for engine in ("batched", "continuous", "batched")]
+    assert used == ["batched", "continuous"] and ways[0].key == ways[2].key != ways[1].key
+    with pytest.raises(ValueError, match="choose one of auto, batched, continuous"):
+        real.engine_of(tmp_path, base, records_list, engine="fast", **common)
+
+
+def test_methods_by_name():
+    assert real.arms("people") == ["mipo-random"] and real.arms("reasoning", ["all"]) == ["mipo", "sft"]
+    both = ["mipo-missing", "rmipo"]  # for sets of two kinds
+    assert real.arms("people", both) == ["mipo-missing"] and real.arms("preferences", both) == ["rmipo"]
+    with pytest.raises(ValueError, match=r"\['mipo-randon'\]: people data take mipo-random, mipo-missing, sft"):
+        real.arms("people", ["mipo-randon", "sft"])
+    with pytest.raises(ValueError, match="reasoning data take mipo, sft"):
+        real.arms("reasoning", ["dpo"])
 
 
 def test_data_is_a_record(records_jsonl, tmp_path):
@@ -238,7 +274,20 @@ def test_a_judge_that_takes_the_first_and_rates_all_alike(tiny_qwen2, records_li
     records = [{**r, "wishes": ["short", "kind"], "person": "p"} for r in records_list[:4]]
     sides = [real.replies(tmp_path, base, records, seed=s, progress=False,
                           sampling={"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 4}) for s in (0, 1)]
-    found = real_scores.judged(tmp_path, place, records, *sides, scale=True, progress=False)
+    found = real_scores.judged(tmp_path, place, records, *sides, rated=True, progress=False)
     assert (found.metrics["tie"], found.metrics["position"], found.metrics["agreement"]) == (1, 1, 0)
-    assert found.metrics["released"] == 1 and found.metrics["unformed"] == 0  # all rated 1: ties, which win as released
-    assert not real_scores.judged(tmp_path, place, records, *sides, scale=True, progress=False).fresh
+    assert found.metrics["released"] == found.metrics["released_base"] == 1  # all rated 1: ties, which win as released
+    assert found.metrics["unformed"] == 0
+    assert not real_scores.judged(tmp_path, place, records, *sides, rated=True, progress=False).fresh
+
+
+def test_a_judge_in_a_folder_is_known_by_its_content(tiny_qwen2, records_list, tmp_path):
+    """The same folder with other weights is another judge: what the first one said does not count for it."""
+    place, base = Place("parrot", parrot(tiny_qwen2, tmp_path / "judge")), Place(str(tiny_qwen2), tiny_qwen2)
+    records = [{**r, "wishes": ["short"], "person": "p"} for r in records_list[:2]]
+    sides = [real.replies(tmp_path, base, records, seed=s, progress=False,
+                          sampling={"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 4}) for s in (0, 1)]
+    real_scores.judged(tmp_path, place, records, *sides, progress=False)
+    (place.path / "notes.txt").write_text("another version")
+    assert real_scores.judged(tmp_path, place, records, *sides, progress=False).fresh
+    assert len(list((tmp_path / "verdicts").iterdir())) == 2

@@ -7,10 +7,6 @@ A policy is a `hub.Place` (the model as it was) or the Record of a training run.
 import gc
 import hashlib
 import json
-import os
-import re
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,8 +14,10 @@ import numpy as np
 import torch
 
 from mipo import fit, hub, hub_data, reasoning_data, serving, store
+from mipo import launch as launcher
 from mipo.data import render
 from mipo.diversity import token_lengths
+from mipo.preference_file import as_text
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,27 @@ PREFERENCES = {"rmipo": Method("rmipo", "", {"beta": 2.0}, "rmipo", 1e-6),
                "simpo": Method("simpo", "", {"beta": 2.0, "gamma": 0.5}, "rmipo", 1e-6)}
 METHODS = {"people": PEOPLE, "reasoning": REASONING, "preferences": PREFERENCES}
 
+
+def arms(kind, methods=()):
+    """Names of the methods to train on a kind of data: the first without `methods`, every one for ["all"].
+
+    What is meant for another kind is passed over.   errors   ValueError for a name that no kind has, or where none is left
+    """
+    known = METHODS[kind]
+    if not methods or list(methods) == ["all"]:
+        return list(known) if methods else list(known)[:1]
+    strange = [m for m in methods if not any(m in table for table in METHODS.values())]
+    chosen = [m for m in known if m in methods]
+    if strange or not chosen:
+        raise ValueError(f"methods {strange or list(methods)}: {kind} data take {', '.join(known)}; or [\"all\"]")
+    return chosen
+
+
+def batch_of(kind, batch_size=0):
+    """Pairs per step: as published without batch_size, 4 for MIPO and 128 for RMiPO and its rivals."""
+    return batch_size or (128 if kind == "preferences" else 4)
+
+
 # How the released scripts sample: temperature, top-p, longest reply. MMLU has no script: as ARC, its nearest kin.
 SAMPLING = {"prism": (0.1, 0.9, 512), "community-alignment": (0.1, 0.9, 512), "multifaceted-bench": (0.1, 0.9, 1024),
             "gsm8k": (0.1, 0.9, 1024), "svamp": (0.1, 0.9, 1024), "arc-challenge": (1.0, 0.9, 1024),
@@ -65,7 +84,7 @@ def data(run_dir, name, *, folder="", revision="", n_train, n_test, seed=0):
         sha = hub.commit(hub_data.SOURCES[name].repo, revision, kind="dataset", run_dir=run_dir)
     inputs = {"file": store.resolve(name)} if name not in hub_data.SOURCES else {}
     if folder:
-        inputs["folder"] = Path(folder) / name if reasoning_data.is_raw(name, folder) else Path(folder)
+        inputs["folder"] = hub_data.files_of(name, folder)
     config = {"name": name if name in hub_data.SOURCES else "own", "commit": sha, "n_train": n_train,
               "n_test": n_test, "seed": seed}
 
@@ -86,12 +105,21 @@ def _lines(path):
 
 
 def as_records(rows, kind, shots=8):
-    """What is asked, {query, context}: people's records as they are, items as prompts, preferences by their last message."""
+    """What is asked, {query, context}: people's records as they are, items as prompts; for preferences also `messages`."""
     if kind == "reasoning":
         return [{"query": reasoning_data.prompt(item, shots), "context": ""} for item in rows]
     if kind == "preferences":
-        return [{"query": r["prompt"][-1]["content"], "context": ""} for r in rows]
+        return [{"query": "\n\n".join(m["content"] for m in r["prompt"]), "context": "", "messages": r["prompt"],
+                 "read_from": r["read_from"]} for r in rows]
     return rows
+
+
+def rendered(tokenizer, record):
+    """The prompt of a record as text: its query and context, or all messages of its talk."""
+    if "messages" in record:
+        row = {"prompt": record["messages"], "chosen": "", "rejected": "", "read_from": record["read_from"]}
+        return as_text([row], tokenizer)[0]["prompt"]
+    return render(tokenizer, record["query"], record["context"])
 
 
 # ---- replies and pairs ----
@@ -115,20 +143,47 @@ def asked_of(records, fields=("query", "context")):
     return hashlib.sha256(store.dumps([[r[f] for f in fields] for r in records]).encode()).hexdigest()
 
 
-def replies(run_dir, policy, records, *, seed, sampling, engine="auto", batch_size=64, dtype="", progress=True):
-    """Record of a policy's replies to records, in replies.json; metrics: engine, tokens (mean length), empty (share)."""
-    dtype = dtype or fit.best_dtype()
-    config = {**sampling, "seed": seed, "engine": engine, "dtype": dtype, "asked": asked_of(records)}
+def asking(tokenizer, records):
+    """Rendered prompts of records, and what errors call each, as keywords of `serving`."""
+    return {"prompts": [rendered(tokenizer, r) for r in records],
+            "names": [r.get("read_from") or f"record {i}" for i, r in enumerate(records)]}
+
+
+def engine_of(run_dir, base, records, *, sampling, engine="auto", batch_size=64):
+    """`engine`, or for "auto" the faster one, timed once on the base model and kept.
+
+    It belongs into `sampling`, and so into the key of every reply: a base and its policies must be sampled alike.
+    """
+    if engine != "auto":
+        return serving.known(engine)
 
     def make(folder):
-        with hub.explained("sampling"):
+        with hub.explained("sampling", kind="sampling"):
+            model, tokenizer = fit.load(base.path, dtype=fit.best_dtype())
+            asked = asking(tokenizer, records)
+            return {"engine": serving.choose(model, tokenizer, batch_size=batch_size, **asked, **sampling)}
+
+    config = {**sampling, "batch_size": batch_size, "dtype": fit.best_dtype(), "asked": asked_of(records)}
+    made = store.run_or_load(run_dir, "engine-real", config, make, code=["mipo.real"], inputs={"base": base.key})
+    release()
+    return made.metrics["engine"]
+
+
+def replies(run_dir, policy, records, *, seed, sampling, batch_size=64, dtype="", progress=True):
+    """Record of a policy's replies to records, in replies.json; metrics: tokens (mean length), empty (share).
+
+    sampling   keywords of `serving.generate`: temperature, top_p, max_new_tokens, engine
+    """
+    dtype = dtype or fit.best_dtype()
+    config = {**sampling, "seed": seed, "dtype": dtype, "asked": asked_of(records)}
+
+    def make(folder):
+        with hub.explained("sampling", kind="sampling"):
             model, tokenizer = fit.load(path_of(policy), dtype=dtype)
-            prompts = [render(tokenizer, r["query"], r["context"]) for r in records]
-            said, used = serving.generate(model, tokenizer, prompts, engine=engine, seed=seed, batch_size=batch_size,
-                                          names=[r.get("read_from") or f"record {i}" for i, r in enumerate(records)],
-                                          progress=progress, **sampling)
+            said = serving.generate(model, tokenizer, **asking(tokenizer, records), seed=seed, batch_size=batch_size,
+                                    progress=progress, **sampling)
             store.write_whole(folder / "replies.json", store.dumps(said))
-            return {"engine": used, "tokens": float(token_lengths(said, tokenizer).mean()),
+            return {"tokens": float(token_lengths(said, tokenizer).mean()),
                     "empty": float(np.mean([not y.strip() for y in said]))}
 
     made = store.run_or_load(run_dir, "answers-real", config, make, code=["mipo.real"], inputs={"policy": key_of(policy)})
@@ -160,9 +215,9 @@ def negatives_of(records, kind, seed):
     return other.tolist()
 
 
-def pairs(run_dir, base, records, kind, *, seed, sampling, engine="auto", batch_size=64, progress=True):
+def pairs(run_dir, base, records, kind, *, seed, sampling, batch_size=64, progress=True):
     """Record of the base model's own preference pairs, pairs/train.jsonl; identical ones are left out and counted."""
-    common = dict(sampling=sampling, engine=engine, batch_size=batch_size, progress=progress)
+    common = dict(sampling=sampling, batch_size=batch_size, progress=progress)
     chosen = replies(run_dir, base, records, seed=seed, **common)
     drawn = negatives_of(records, kind, seed)
     other = None if kind == "random_prompt" else replies(run_dir, base, drawn, seed=seed + 1_000_003, **common)
@@ -215,8 +270,8 @@ def train(run_dir, method, base, made, *, lr, epochs, batch_size, micro_batch, m
                          "checkpoints": str(checkpoints), "micro_batch": micro_batch, "checkpointing": checkpointing,
                          "save_every": save_every, "progress": progress}
         try:
-            with hub.explained(f"training {method.loss}"):
-                return launched(spec, launch) if launch else fit.run(spec)
+            with hub.explained(f"training {method.loss}", kind="training"):
+                return launcher.run(spec, launch)
         except FloatingPointError as error:
             return {"failed": str(error)}
 
@@ -227,61 +282,18 @@ def train(run_dir, method, base, made, *, lr, epochs, batch_size, micro_batch, m
     return found
 
 
-def tune(run_dir, base, found, name, *, seed, sampling, shots=8, lr=0.0, beta=0.0, batch_size=0, engine="auto",
+def tune(run_dir, base, found, name, *, seed, sampling, shots=8, lr=0.0, beta=0.0, batch_size=0,
          sample_batch=64, **how):
     """Record of a method's training run on a Data, its pairs made first; lr, beta, batch_size 0: as published.
 
-    how   keywords of `train`. Published are batches of 4 for MIPO, of 128 for RMiPO and its rivals; adapters take ten
-          times the learning rate, as TRL advises.
+    how   keywords of `train`. Adapters take ten times the learning rate, as TRL advises.
     """
     method = METHODS[found.kind][name]
     if method.negatives:
         made = pairs(run_dir, base, as_records(found.train, found.kind, shots), method.negatives, seed=seed,
-                     sampling=sampling, engine=engine, batch_size=sample_batch, progress=how["progress"])
+                     sampling=sampling, batch_size=sample_batch, progress=how["progress"])
     else:
         made = labelled(run_dir, found.train, seed)
     return train(run_dir, method, base, made, seed=seed, lr=lr or method.lr * (10 if how["lora_rank"] else 1),
-                 batch_size=batch_size or (128 if method.recipe == "rmipo" else 4),
+                 batch_size=batch_of(found.kind, batch_size),
                  loss_kwargs={"beta": beta} if beta and "beta" in method.loss_kwargs else None, **how)
-
-
-def launched(spec, launch):
-    """`fit.run` in several processes, started by accelerate; the error names what went wrong in them.
-
-    Without GPUs (distributed_type MULTI_CPU) accelerate would need MPI, so torch's own launcher starts them.
-    """
-    import yaml
-
-    config = store.resolve(launch)
-    if not config.is_file():
-        raise ValueError(f"launch={launch!r}: there is no such file; configs/accelerate holds ddp.yaml and fsdp.yaml")
-    file = store.write_whole(Path(spec["folder"]) / "spec.json", store.dumps(spec))
-    how = yaml.safe_load(config.read_text(encoding="utf-8"))
-    start = ["accelerate.commands.launch", "--config_file", str(config)]
-    if how["distributed_type"] == "MULTI_CPU":
-        start = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(how["num_processes"])]
-    command = [sys.executable, "-m", *start, "-m", "mipo.fit", str(file)]
-    paths = os.pathsep.join(p for p in (str(store.PACKAGE.parent), os.environ.get("PYTHONPATH", "")) if p)
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = [x for x in done.stderr.splitlines() if x.strip()]
-        known = [x for x in lines if re.search(r"\w+(Error|Unavailable|TooSmall): ", x) and "ChildFailedError" not in x]
-        raise RuntimeError(f"the processes of {launch} failed: {(known or lines or ['no message'])[-1]}\n"
-                           + "\n".join(lines[-15:]))
-    return store.read_json(Path(spec["folder"]) / "metrics.json")
-
-
-class Meter:
-    """Says after each of `total` runs what they have taken so far and what the rest will take at that rate."""
-
-    def __init__(self, total):
-        self.total, self.seconds = total, []
-
-    def add(self, record):
-        self.seconds.append(record.seconds)
-        return record
-
-    def __str__(self):
-        done, spent = len(self.seconds), sum(self.seconds) / 60
-        left = (self.total - done) * spent / done if done else 0.0
-        return f"{done} of {self.total} runs, {spent:.1f} minutes so far, about {left:.1f} to go"
