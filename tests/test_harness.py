@@ -9,6 +9,13 @@ from test_real import roomy
 from mipo import harness, hub_data, real_scores, reasoning_data, store
 from mipo.hub import Place
 
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch):
+    """Without the harness's report on the machine, which starts a dozen processes."""
+    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)
+
+
 LOG = [{"doc": {"id": "a"}, "metrics": ["exact_match"], "filter": "strict-match", "exact_match": 1.0},
        {"doc": {"id": "a"}, "metrics": ["exact_match"], "filter": "flexible-extract", "exact_match": 1.0},
        {"doc": {"id": "b"}, "metrics": ["exact_match"], "filter": "strict-match", "exact_match": 0}]
@@ -62,12 +69,12 @@ def test_every_task_reads_our_items_and_nothing_else(name, tiny_qwen2, mipo_data
     """Offline: nothing is fetched. Prompts hold our questions; a random model is right nowhere in sums."""
     whole = harness.configuration
 
-    def brief(*args):  # few tokens and one worked example, for speed
+    def small(*args):  # few tokens and one worked example, for speed
         config = whole(*args)
         config.setdefault("generation_kwargs", {})["max_gen_toks"] = 4
         return config | ({"num_fewshot": 1} if name == "gsm8k" else {})
 
-    monkeypatch.setattr(harness, "configuration", brief)
+    monkeypatch.setattr(harness, "configuration", small)
     items, base = items_of(name, mipo_data, tmp_path), Place("m", roomy(tiny_qwen2, tmp_path / "m"))
     found = real_scores.by_harness(tmp_path / "run", base, name, items, shots=1)
     scores = store.read_json(found.path / "scores.json")
