@@ -313,6 +313,16 @@ def test_where_the_time_goes_by_hand():
     assert pages.work_table({"07-y": {}}, "", {}) == pages.MISSING
 
 
+def test_where_the_time_goes_is_asked_of_this_build(tmp_path, monkeypatch):
+    monkeypatch.setenv("MIPO_ROOT", str(tmp_path))
+    (tmp_path / "runs" / "smoke" / "results").mkdir(parents=True)
+    mine = {"work": {"train": 60.0}, "seconds_outside": 30.0, "seconds_cold": 90.0}
+    (tmp_path / "runs" / "smoke" / "results" / "06-x.json").write_text(json.dumps(mine))
+    published = {"06-x": {**mine, "work": {"train": 6000.0}}}
+    text = pages.fill("{{ work }}", published, page="book/status.md", scale="smoke", staged={})
+    assert text.splitlines()[-1] == "| 06-x | – | – | 1.0 | – | – | 0.5 | 1.5 |"
+
+
 def test_every_kind_of_record_has_its_column():
     """A new kind of record would be missing from the table of times."""
     sources = [*(ROOT / "src").rglob("*.py"), *(ROOT / "notebooks").glob("*.ipynb")]

@@ -209,8 +209,9 @@ def fill(text: str, results: dict[str, dict], *, page: str, scale: str, staged: 
     """
     def replace(match: re.Match) -> str:
         word, *rest = match.group(1).split()
-        if word in TABLES and not rest:
-            return TABLES[word](results, page, staged)
+        if word in TABLES and not rest:  # where the time goes is asked of this build, not of the published run
+            own = results_in(project_root() / "runs" / scale / "results") if word == "work" else results
+            return TABLES[word](own, page, staged)
         if word == "number" and len(rest) in (2, 3):
             return number_text(results, *rest)
         if word == "figure" and len(rest) == 2:
