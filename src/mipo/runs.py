@@ -3,6 +3,7 @@
 import hashlib
 import json
 import multiprocessing
+import sys
 from concurrent.futures import ProcessPoolExecutor
 
 from mipo import checker, population, store
@@ -94,10 +95,13 @@ def side_by_side(function, calls, *, workers=2):
     """Make the records of `function(**call)` for each call in `workers` processes of one thread each.
 
     As fast as one process of two threads on two cores; it pays where there are more cores than a small model can use.
-    Nothing is returned: what was made is a record, which `function` finds when it is called again.
+    Nothing is returned: what was made is a record, which `function` finds when it is called again. On Linux one server
+    imports everything, once, and the processes are forked from it: importing takes as long as a short run.
     """
     if workers > 1 and len(calls) > 1:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+        if sys.platform == "linux":
+            context.set_forkserver_preload([function.__module__, "mipo.runs", "mipo.trainer"])  # heeded the first time
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
             for future in [pool.submit(_make, function, call) for call in calls]:
                 future.result()
