@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -109,10 +110,11 @@ def side_by_side(function, calls, *, workers=2):
 
 def _one_thread():
     import torch
-    from transformers.utils import logging
+    from transformers.utils import logging as their_logging
 
     torch.set_num_threads(1)
-    logging.disable_progress_bar()
+    their_logging.disable_progress_bar()
+    logging.getLogger("mipo").setLevel(logging.ERROR)  # nobody reads a worker's warnings; chapters count what they are about
 
 
 def _make(function, call):
