@@ -11,6 +11,7 @@ import nbformat
 import pytest
 from building import ROOT, chain, notebook, small_project, smoke_book
 
+from mipo import chain as chain_module
 from mipo import plan
 
 
@@ -195,3 +196,14 @@ def test_the_book_builds_at_smoke_scale_and_then_has_nothing_to_do():
 def test_every_config_fits_its_notebooks(scale, monkeypatch):
     monkeypatch.setenv("MIPO_ROOT", str(ROOT))
     plan.check(plan.steps(scale))
+
+
+@pytest.mark.parametrize("cores, workers", [(1, 1), (2, 2), (16, 2)])
+def test_no_more_processes_than_cores_and_one_thread_each(monkeypatch, cores, workers):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(chain_module, "cores", lambda: cores)
+    steps = plan.steps("laptop")
+    assert chain_module.settle(steps["06-mipo-training"])["workers"] == workers
+    assert os.environ["OPENBLAS_NUM_THREADS"] == os.environ["RAYON_NUM_THREADS"] == "1"
+    chain_module.settle(steps["04-small-world"])
+    assert os.environ["OMP_NUM_THREADS"] == "2"  # it trains one model, with both

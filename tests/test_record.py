@@ -311,15 +311,37 @@ def test_cold_seconds_count_what_was_loaded(tmp_path):
     run(tmp_path)                                  # a record that is read twice took its time once
     result = json.loads(nb.close().read_text())
     assert result["seconds"] < 50 and result["seconds_cold"] == pytest.approx(100 + result["seconds"], abs=0.2)
+    assert result["seconds_outside"] == pytest.approx(result["seconds"], abs=0.2)  # made before the notebook began
     assert list(result["work"].values()) == [100.0] and list(result["work"]) == [folder.name.split("-")[0]]
     assert json.loads(notebook(tmp_path).close().read_text())["work"] == {}  # the next notebook's own
 
 
+def test_what_is_made_while_the_notebook_runs_is_not_the_notebooks_own_time(tmp_path, monkeypatch):
+    """The chain started the kernel 30 s ago; a record of 0.3 s is made."""
+    monkeypatch.setenv(store.STARTED, str(time.time() - 30))
+    nb = notebook(tmp_path)
+    store.run_or_load(tmp_path, "slow", {}, lambda folder: time.sleep(0.3) or {}, code=[])
+    result = json.loads(nb.close().read_text())
+    assert result["seconds"] == pytest.approx(30.3, abs=0.2) == result["seconds_cold"]
+    assert result["seconds_cold"] - result["seconds_outside"] == pytest.approx(0.3, abs=0.11)
+
+
 def test_where_the_time_goes_by_hand():
-    done = {"06-x": {"work": {"train": 90.0, "polis": 30.0, "examine": 6.0}, "seconds": 60.0, "seconds_cold": 150.0},
+    done = {"06-x": {"work": {"train": 90.0, "polis": 30.0, "examine": 6.0}, "seconds_outside": 60.0,
+                     "seconds_cold": 150.0},
             "07-y": {}}
     assert pages.work_table(done, "", {}).splitlines()[-1] == "| 06-x | – | – | 2.0 | 0.1 | – | 1.0 | 2.5 |"
     assert pages.work_table({"07-y": {}}, "", {}) == pages.MISSING
+
+
+def test_where_the_time_goes_is_asked_of_this_build(tmp_path, monkeypatch):
+    monkeypatch.setenv("MIPO_ROOT", str(tmp_path))
+    (tmp_path / "runs" / "smoke" / "results").mkdir(parents=True)
+    mine = {"work": {"train": 60.0}, "seconds_outside": 30.0, "seconds_cold": 90.0}
+    (tmp_path / "runs" / "smoke" / "results" / "06-x.json").write_text(json.dumps(mine))
+    published = {"06-x": {**mine, "work": {"train": 6000.0}}}
+    text = pages.fill("{{ work }}", published, page="book/status.md", scale="smoke", staged={})
+    assert text.splitlines()[-1] == "| 06-x | – | – | 1.0 | – | – | 0.5 | 1.5 |"
 
 
 def test_every_kind_of_record_has_its_column():

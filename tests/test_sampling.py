@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from mipo import models, sampling
 
@@ -37,11 +38,31 @@ def test_pick_samples_the_softmax_at_a_temperature():
     assert stats.chisquare(counts, 20000 * torch.softmax(logits[0] / 0.7, 0).numpy()).pvalue > 1e-3
 
 
-def test_same_reply_whatever_the_batch(tiny):
-    alone = sampling.generate(*tiny, prompts(12), max_new_tokens=8, seed=5, batch_size=1)
-    together = sampling.generate(*tiny, prompts(12), max_new_tokens=8, seed=5, batch_size=12)
-    assert alone == together and len(set(alone)) > 6
-    assert sampling.generate(*tiny, prompts(12), max_new_tokens=8, seed=6) != together
+def family(kind, config, tokenizer, **more):
+    torch.manual_seed(0)
+    return kind(config(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+                       num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=48, initializer_range=0.3,
+                       pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, **more))  # fmt: skip
+
+
+@pytest.fixture(params=["llama", "qwen2", "qwen3"])
+def model_of(request, tiny):
+    model, tokenizer = tiny
+    kinds = {"qwen2": (Qwen2ForCausalLM, Qwen2Config, {}), "qwen3": (Qwen3ForCausalLM, Qwen3Config, {"head_dim": 8})}
+    if request.param in kinds:
+        kind, config, more = kinds[request.param]
+        model = family(kind, config, tokenizer, **more)
+    return model, tokenizer
+
+
+@pytest.mark.parametrize("how", [{}, {"top_p": 0.8}, {"temperature": 0.5}, {"alpha": 1.0}], ids=str)
+def test_same_reply_whatever_the_batch(model_of, how):
+    if how.get("alpha"):
+        how = how | {"contrast_prompts": ["<|user|>say<|end|><|assistant|>"] * 12}
+    said = [sampling.generate(*model_of, prompts(12), max_new_tokens=8, seed=5, batch_size=size, **how)
+            for size in (1, 3, 7, 12)]
+    assert said[0] == said[1] == said[2] == said[3] and len(set(said[0])) > 4
+    assert sampling.generate(*model_of, prompts(12), max_new_tokens=8, seed=6, **how) != said[0]
 
 
 def test_greedy_equals_transformers_generate(tiny):

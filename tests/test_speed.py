@@ -1,12 +1,14 @@
 """`make bench`: every contestant trains, on the same losses; ratios, tokens and utilisation by hand."""
 
+import dataclasses
 import json
+import statistics
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from mipo import pages, speed
+from mipo import pages, speed, speed_sampling
 from mipo.speed import Case
 
 CPU = torch.device("cpu")
@@ -26,26 +28,58 @@ def test_every_contestant_is_timed_in_every_repetition_and_the_file_holds_it(fou
     for case in found["cases"]:
         assert all(len(times) == 2 and min(times) > 0 for times in case["seconds"].values())
         assert min(case["peak"].values()) > 0 and case["longest"] == 12
-    assert json.loads(json.dumps(found)) == found and found["device"].startswith("cpu-")
+    kept = json.loads(json.dumps(found))
+    assert kept["cases"] == found["cases"] and found["device"].startswith("cpu-")
     assert set(pairs["ratios"]) == set(speed.RATIOS) - {"K negatives: separate / shared prompts"}
 
 
 @pytest.mark.parametrize("case", [PAIR, SETS], ids=["K=1", "K=3"])
-def test_contestants_have_the_same_loss(case, tmp_path):
-    """TRL and the plain trainer compute what ours computes: a faster wrong answer would win unnoticed."""
+def test_contestants_have_the_same_loss_step_by_step(case, tmp_path, monkeypatch):
+    """TRL and the plain trainer compute what ours computes: a faster wrong answer would win unnoticed.
+
+    Three steps at a rate that moves the weights: the second loss depends on the first gradient.
+    """
+    case = dataclasses.replace(case, steps=3)
+    monkeypatch.setattr(speed, "RATE", 1e-2)
     model, tokenizer, data = speed.build(case, CPU, TINY)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
 
-    def first_loss(name):
-        trainer = speed.contestant(name, case, model, tokenizer, data, str(tmp_path), CPU)
+    def losses_of(name):
+        trainer = speed.contestant(name, case, model, tokenizer, data, str(tmp_path / name), CPU)
         trainer.train()
-        return torch.tensor([row["loss"] for row in trainer.state.log_history if "loss" in row][0])
+        return torch.tensor([row["loss"] for row in trainer.state.log_history if "loss" in row])
 
     groups = [("dpo", "trl-dpo", "plain-dpo", "dpo-separate"), ("simpo", "trl-simpo")]
     for same in groups if case.negatives == 1 else [("infonca", "infonca-separate")]:
-        assert_close(torch.stack([first_loss(n) for n in same]), first_loss(same[0]).expand(len(same)), rtol=0, atol=2e-4)
+        found = torch.stack([losses_of(name) for name in same])  # (contestants, steps)
+        assert_close(found, found[:1].expand_as(found), rtol=0, atol=1e-3)
+        assert found.shape[1] == 3 and found[0].std() > 0.02, "the steps must change the loss"
+
+
+def test_a_contestant_that_needs_too_much_memory_leaves_the_others_their_numbers(monkeypatch):
+    honest = speed.contestant
+
+    def contestant(name, *rest):
+        if name == "plain-dpo":
+            raise torch.OutOfMemoryError("too much")
+        return honest(name, *rest)
+
+    monkeypatch.setattr(speed, "contestant", contestant)
+    kept = []
+    found = speed.run([PAIR], 1, CPU, shapes=TINY, progress=False, keep=kept.append)
+    case = found["cases"][0]
+    assert case["failed"] == ["plain-dpo"] and set(case["seconds"]) == set(speed.PEERS) - {"plain-dpo"}
+    assert "DPO: plain / ours" not in case["ratios"] and "DPO: TRL / ours" in case["ratios"]
+    assert kept == [found]  # what was measured is handed over after each case
+
+
+def test_sampling_counts_replies_that_the_batch_changed(monkeypatch):
+    said = {4: ["a", "b", "x"], 1: ["a", "b", "c"]}
+    monkeypatch.setattr(speed_sampling, "replies_by_batch", lambda *a: (said, {4: 1.0, 1: 2.0}))
+    found = speed_sampling.measure(CPU, 3, dtypes=("float32",))["float32"]
+    assert found == {"prompts": 3, "seconds": {"4": 1.0, "1": 2.0}, "differ": {"4": 1, "1": 0}}
 
 
 def test_ratios_by_hand():
@@ -84,8 +118,13 @@ def test_wrong_settings_stop_at_once():
 def test_the_table_shows_every_device(found, tmp_path, monkeypatch):
     monkeypatch.setenv("MIPO_ROOT", str(tmp_path))
     assert pages.bench_table({}, "book/speed.md", {}) == pages.MISSING
+    sampling = {"float32": {"prompts": 512, "seconds": {"16": 2.0}, "differ": {"16": 3}}}
     (tmp_path / "results" / "bench").mkdir(parents=True)
-    (tmp_path / "results" / "bench" / "some-device.json").write_text(json.dumps(found))
+    (tmp_path / "results" / "bench" / "some-device.json").write_text(json.dumps(found | {"sampling": sampling}))
     text = pages.bench_table({}, "book/speed.md", {})
-    pairs = found["cases"][0]
+    pairs, sets, _ = found["cases"]
+    assert "| float32 | 16 | 256 | 3 of 512 |" in text  # 512 prompts in two seconds
+    speed_of = PAIR.batch / statistics.median(pairs["seconds"]["simpo"])
+    assert f"{speed_of:.1f}, {pairs['peak']['simpo'] / 1e6:.0f}" in text
+    assert f"of the token ratio {4 * 18 / (12 + 4 * 6):.2f}" in text and "2.00" in text  # K = 3, 12 / 6
     assert pairs["name"] in text and f"{pairs['ratios']['RMiPO / SimPO'][0]:.2f}" in text and found["device"] in text

@@ -155,6 +155,21 @@ def test_cache_notices_other_weights_and_other_data(make, rows, base):
     assert all(p.suffix == ".safetensors" for p in folder.iterdir())  # nothing half-written is left
 
 
+def test_cache_notices_another_template_and_another_precision(make, records_list, tokenizer):
+    talk = [{"prompt": [{"role": "user", "content": r["query"]}], "chosen": [{"role": "assistant", "content": "Yes."}],
+             "rejected": [{"role": "assistant", "content": "No."}]} for r in records_list]  # fmt: skip
+    folder = make(talk)._reference.folder
+    make(talk, bf16=True)
+    assert len(list(folder.iterdir())) == 2
+    before = tokenizer.chat_template
+    try:
+        tokenizer.chat_template = before.replace("<|eot_id|>", "!<|eot_id|>", 1)
+        make(talk)
+    finally:
+        tokenizer.chat_template = before
+    assert len(list(folder.iterdir())) == 3
+
+
 def test_a_broken_cache_file_is_made_anew(make, rows):
     first = make(rows)
     (path,) = first._reference.folder.iterdir()
@@ -374,6 +389,14 @@ def test_token_batches_hold_every_row_once_and_keep_the_budget():
     assert padded < 1.1 * sum(lengths)  # little is padding
 
 
+@pytest.mark.parametrize("share", [True, False])
+def test_the_budget_counts_what_is_computed(make, rows, share):
+    """Shared: each prompt once. Separate: every reply with its own, padded to the batch's longest."""
+    trainer = make(k_negatives(rows, 3), "infonca", batch_tokens=300, share_prompts=share)
+    sizes = [batch["input_ids"].numel() for batch in trainer.get_train_dataloader() if len(batch["tokens"]) > 4]
+    assert sizes and max(sizes) <= 300
+
+
 def test_training_by_tokens(make, rows):
     trainer = make(rows, batch_tokens=120, max_steps=-1, num_train_epochs=2)
     trainer.train()
@@ -386,9 +409,11 @@ def test_training_by_tokens(make, rows):
 
 @pytest.mark.parametrize("faster", [True, False])
 def test_comparing_both_ways_leaves_no_trace_but_the_faster_way(make, rows, monkeypatch, faster):
-    """As on a GPU; a loss with running moments, so that a trace would show."""
+    """As on a GPU; a loss with running moments and an adapter with dropout, so that a trace would show."""
+    lora = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", lora_dropout=0.3)
+
     def trained(**settings):
-        trainer = make(rows, "alphadpo", **settings)
+        trainer = make(rows, "alphadpo", peft_config=lora, disable_dropout=False, **settings)
         trainer.train()
         return trainer, torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
 
@@ -402,8 +427,68 @@ def test_comparing_both_ways_leaves_no_trace_but_the_faster_way(make, rows, monk
     tried, got = trained(compare_sharing=True)
     assert plain._shares is tried._shares is faster
     assert_close(got, want, rtol=0, atol=0)
-    losses_of = [[row["loss"] for row in t.state.log_history if "loss" in row] for t in (plain, tried)]
-    assert losses_of[0] == losses_of[1]
+    assert log(plain) == log(tried)
+
+
+def test_what_is_timed_is_what_trains(make, rows, caplog):
+    """With the model's own precision and checkpointing, and with nothing replaced."""
+    trainer, seen = make(rows, compare_sharing=True, bf16=True, activation_checkpointing=True), []
+    model = trainer.model
+    layer = model.model.layers[0].mlp.up_proj
+    layer.register_forward_hook(lambda module, args, out: seen.append((out.dtype, model.is_activation_checkpointing)))
+    trainer.train()
+    assert set(seen) == {(torch.bfloat16, True)}
+    assert "s with shared prompts and" in caplog.text
+
+
+def test_a_comparison_that_runs_out_of_memory_leaves_no_trace(make, rows, monkeypatch):
+    def pays(step, sync):
+        step(True)
+        raise torch.OutOfMemoryError("too much")
+
+    monkeypatch.setattr(shared_prompt, "pays", pays)
+    trainer = make(rows, "alphadpo", compare_sharing=True)
+    with pytest.raises(torch.OutOfMemoryError):
+        trainer.train()
+    assert trainer._moments.values is None and not trainer._metrics["train"]
+    assert all(p.grad is None for p in trainer.model.parameters())
+
+
+@pytest.mark.parametrize("settings", [{}, {"activation_checkpointing": True}], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize("loss", ["rmipo", "infonca", "dpo-lora"])
+def test_shared_prompts_train_as_separate_rows_do(make, rows, loss, settings):
+    lora = LoraConfig(r=4, target_modules=["q_proj", "o_proj"], task_type="CAUSAL_LM") if "lora" in loss else None
+    data, name = (k_negatives(rows, 4) if loss == "infonca" else rows), loss.removesuffix("-lora")
+    shared, apart = (make(data, name, peft_config=lora, share_prompts=share, **settings) for share in (True, False))
+    for trainer in (shared, apart):
+        trainer.train()
+    assert shared._shares and not apart._shares
+    assert_close(torch.tensor(log(shared)), torch.tensor(log(apart)), atol=1e-4, rtol=1e-4)
+    for (name, a), b in zip(shared.model.named_parameters(), apart.model.parameters(), strict=True):
+        assert_close(a, b, atol=2e-4, rtol=0, msg=name)  # six steps of at most 2e-3 each
+
+
+def test_a_model_that_cannot_share_trains_with_separate_rows_and_says_so(make, rows, base, caplog):
+    eager = copy.deepcopy(base)
+    eager.set_attn_implementation("eager")
+    trainer = make(rows, model=eager)
+    assert "every reply is computed with its own prompt" in caplog.text and "'eager'" in caplog.text
+    trainer.train()
+    assert log(trainer)[0] == pytest.approx(0.693147, abs=1e-5) and log(trainer)[-1] < 0.69
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_half_precision_starts_at_log_2(make, rows, monkeypatch, large):
+    """Policy and reference round alike, the LM head too, whether in one piece or in chunks: off by less than 1e-3."""
+    if large:
+        monkeypatch.setattr(logprobs, "LARGE", 10)
+        monkeypatch.setattr(logprobs, "CHUNK", 4 * 400)
+    dtypes = []
+    trainer = make(rows, bf16=True, max_steps=1)
+    trainer.model.get_output_embeddings().register_forward_hook(lambda module, args, out: dtypes.append(out.dtype))
+    trainer.train()
+    assert set(dtypes) == {torch.bfloat16}
+    assert log(trainer)[0] == pytest.approx(0.693147, abs=1e-3)
 
 
 # ---- several GPUs ----------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from typing import IO
 
 from mipo import plan as planning
 from mipo.plan import Step, minutes_text
-from mipo.store import project_root, read_json, write_whole
+from mipo.store import STARTED, project_root, read_json, write_whole
 
 
 def say(text: str) -> None:
@@ -109,6 +109,23 @@ class Ticker(threading.Thread):
             print("\r\033[K", end="", flush=True)
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def settle(step: Step) -> dict:
+    """The step's parameters, with no more workers than this machine's cores hold; and an environment in which the libraries
+    below numpy and the tokenizers keep to as many threads as torch."""
+    threads = int(step.parameters.get("threads", 1))
+    for library in ("OMP", "OPENBLAS", "MKL", "RAYON"):
+        os.environ[f"{library}_NUM_THREADS"] = str(threads)
+    os.environ |= {"TOKENIZERS_PARALLELISM": "false", STARTED: str(time.time())}
+    if "workers" not in step.parameters:
+        return step.parameters
+    return step.parameters | {"workers": max(1, min(int(step.parameters["workers"]), cores() // threads))}
+
+
 def execute(step: Step, head: str) -> None:
     """Papermill writes NAME.partial.ipynb from the project's root; renamed only when all of it ran."""
     import papermill
@@ -132,7 +149,7 @@ def execute(step: Step, head: str) -> None:
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"    # this environment's kernel, not one of the user's
     try:
         papermill.execute_notebook(
-            step.notebook, str(partial), {**step.parameters, "run_dir": step.run_dir, "scale": step.scale},
+            step.notebook, str(partial), {**settle(step), "run_dir": step.run_dir, "scale": step.scale},
             engine_name="watched", kernel_name="python3", progress_bar=False, cwd=".", autosave_cell_every=0,
             extra_arguments=["--log-level=50"])
     except papermill.PapermillExecutionError as error:
@@ -229,7 +246,7 @@ def main(arguments: list[str] | None = None) -> None:
         sub.add_argument("--scale", default="laptop")
         if command == "book":
             sub.add_argument("--dry", action="store_true", help="list what would run")
-            sub.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1),
+            sub.add_argument("--jobs", type=int, default=min(2, cores()),
                              help="cores to fill: notebooks of one thread run side by side")
     given = parser.parse_args(arguments)
     os.chdir(project_root())

@@ -159,7 +159,7 @@ def _batches(rows, size: int) -> list[list[int]]:
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def _same_prompts(rows, index: list[int], most: int = 8) -> list[tuple]:
+def _same_prompts(rows, index: list[int], most: int = 16) -> list[tuple]:
     """The batch's rows as groups (prompt ids, [(place in the batch, reply ids), …]) of at most `most` replies."""
     groups = []
     for place, i in enumerate(index):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import statistics
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -110,7 +111,7 @@ def work_table(results: dict[str, dict], page: str, staged: Mapping[str, Collect
     for name, result in results.items():
         if "work" in result:
             minutes = [sum(result["work"].get(kind, 0) for kind in kinds) / 60 for kinds in WORK.values()]
-            minutes += [result["seconds"] / 60, result["seconds_cold"] / 60]
+            minutes += [result["seconds_outside"] / 60, result["seconds_cold"] / 60]
             rows.append(f"| {name} | " + " | ".join(f"{m:.1f}" if m else "–" for m in minutes) + " |")
     return "\n".join(rows) if len(rows) > 2 else MISSING
 
@@ -126,7 +127,7 @@ def versions_table(results: dict[str, dict], page: str, staged: Mapping[str, Col
 
 
 def bench_table(results: dict[str, dict], page: str, staged: Mapping[str, Collection[str]]) -> str:
-    """A table per device of results/bench: ratios of times, median with lowest and highest, and of peak memory."""
+    """Tables per device of results/bench: ratios of times and of peak memory, then sampling."""
     text = []
     for file in sorted((project_root() / "results" / "bench").glob("*.json")):
         found = read_json(file)
@@ -134,11 +135,13 @@ def bench_table(results: dict[str, dict], page: str, staged: Mapping[str, Collec
         text += [f"### {found['device']}", f"{found['machine']}, {found['threads']} threads, {found['repetitions']} "
                  f"repetitions, {found['date'][:10]}, commit {found['commit']}.", ""]
         for name in names:
-            text += [f"**{name}**", "", "| case | time, median (lowest to highest) | peak memory |", "|---|---|---|"]
-            for case in [c for c in found["cases"] if name in c["ratios"]]:
-                (middle, low, high), memory = case["ratios"][name], case["memory_ratios"][name]
-                text.append(f"| {case['name']} | {middle:.2f} ({low:.2f} to {high:.2f}) | {memory:.2f} |")
+            text += [f"**{name}**", "", "| case | time, median (lowest to highest) | peak memory | second: pairs/s, MB |",
+                     "|---|---|---|---|"]
+            text += [_bench_row(case, name, found["of"][name][1]) for case in found["cases"] if name in case["ratios"]]
             text.append("")
+        failed = [f"{case['name']}: {', '.join(case['failed'])}" for case in found["cases"] if case["failed"]]
+        text += ["Needed more memory than there is: " + "; ".join(failed) + ".", ""] if failed else []
+        text += _sampling_rows(found["sampling"])
     return "\n".join(text) or MISSING
 
 
@@ -165,6 +168,24 @@ def real_models_said(results: dict[str, dict], page: str, staged: Mapping[str, C
         return "Nothing has been run on real weights yet."
     kept = read_json(file)
     return f"A run of {kept['date']} on {kept['machine']} is committed."
+
+
+def _bench_row(case: dict, name: str, second: str) -> str:
+    (middle, low, high), memory = case["ratios"][name], case["memory_ratios"][name]
+    pairs = case["batch"] / statistics.median(case["seconds"][second])
+    tokens = case.get("token_ratio")
+    share = f"; {middle / tokens:.0%} of the token ratio {tokens:.2f}" if tokens else ""
+    used = f"; {case['mfu']:.0%} of the device's operations" if case["mfu"] and second == "dpo" else ""
+    return (f"| {case['name']} | {middle:.2f} ({low:.2f} to {high:.2f}){share} | {memory:.2f} | "
+            f"{pairs:.1f}, {case['peak'][second] / 1e6:.0f}{used} |")
+
+
+def _sampling_rows(found: dict) -> list[str]:
+    """Table lines: prompts per second by batch size, and how many replies the batch's shape changed."""
+    rows = ["**Sampling**", "", "| precision | prompts at a time | prompts per second | replies unlike one at a time |",
+            "|---|---|---|---|"]
+    return rows + [f"| {dtype} | {size} | {one['prompts'] / s:.0f} | {one['differ'][size]} of {one['prompts']} |"
+                   for dtype, one in found.items() for size, s in one["seconds"].items()] + [""]
 
 
 TABLES: dict[str, Callable[[dict, str, Mapping], str]] = {
@@ -215,8 +236,9 @@ def fill(text: str, results: dict[str, dict], *, page: str, scale: str, staged: 
     """
     def replace(match: re.Match) -> str:
         word, *rest = match.group(1).split()
-        if word in TABLES and not rest:
-            return TABLES[word](results, page, staged)
+        if word in TABLES and not rest:  # where the time goes is asked of this build, not of the published run
+            own = results_in(project_root() / "runs" / scale / "results") if word == "work" else results
+            return TABLES[word](own, page, staged)
         if word == "number" and len(rest) in (2, 3):
             return number_text(results, *rest)
         if word == "figure" and len(rest) == 2:

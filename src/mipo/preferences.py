@@ -38,8 +38,10 @@ class TokenSets(torch.utils.data.Dataset):
     def __len__(self):
         return len(self.sets)
 
-    def lengths(self) -> list[int]:
-        """Tokens of each set when its replies share their prompts."""
+    def lengths(self, shared: bool) -> list[int]:
+        """Tokens of each set: with shared prompts as they are, with separate rows as many as its longest row has, each."""
+        if not shared:
+            return [len(rows) * max(len(head) + len(tail) for head, tail in rows) for rows in self.sets]
         return [sum(len(head) + sum(len(tail) for _, tail in tails) for head, tails in groups_of([rows]))
                 for rows in self.sets]  # fmt: skip
 
@@ -49,7 +51,7 @@ class TokenSets(torch.utils.data.Dataset):
 
 
 class TokenBatches:
-    """Batches of indices, each with at most ``budget`` tokens when padded to its longest; one that exceeds it comes alone.
+    """Batches of indices: the longest times their number is at most ``budget``; one that exceeds it comes alone.
 
     Every epoch cuts anew: indices are shuffled, sorted by length within windows of many batches, cut; then the batches are
     shuffled.

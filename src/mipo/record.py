@@ -6,6 +6,7 @@ import ast
 import difflib
 import io
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -14,7 +15,7 @@ from typing import Any
 
 from mipo.numbers import Number, fmt, interval_of, status, together
 from mipo.store import (
-    LOADED,
+    STARTED,
     USED,
     Record,
     code_hashes,
@@ -104,7 +105,7 @@ class Notebook:
         self.claims: dict[str, dict] = {}
         self.figures: dict[str, dict] = {}
         self.skipped = ""                          # why nothing was run
-        self.start, self.loaded, self.before = time.time(), len(LOADED), set(USED)
+        self.start, self.before = float(os.environ.get(STARTED, time.time())), set(USED)
 
     # ---- numbers and words ----
 
@@ -257,13 +258,15 @@ class Notebook:
         cells = read_json(source)["cells"] if source.exists() else []
         text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
         code = [name for name in imported(text) if not name.startswith("mipo.figures")]
+        spans = {name: USED[name] for name in USED.keys() - self.before}
         work = {}                                  # seconds of its records by kind, the first word of their names
-        for name in USED.keys() - self.before:
+        for name, (begun, ended) in spans.items():
             kind = name.split("-")[0]
-            work[kind] = round(work.get(kind, 0) + USED[name], 1)
+            work[kind] = round(work.get(kind, 0) + ended - begun, 1)
+        cold = covered([own, *spans.values()])
         out = {"notebook": self.name, "scale": self.scale, "own": self.own, "skipped": self.skipped,
                "numbers": {name: asdict(number) for name, number in self.numbers.items()},
                "claims": self.claims, "figures": self.figures, "seconds": round(covered([own]), 1),
-               "seconds_cold": round(covered([own, *LOADED[self.loaded:]]), 1),
-               "work": work, "memory_gb": peak_memory(), "code": code_hashes(sorted(code)), **provenance()}
+               "seconds_cold": round(cold, 1), "work": work, "seconds_outside": round(cold - covered(spans.values()), 1),
+               "memory_gb": peak_memory(), "code": code_hashes(sorted(code)), **provenance()}
         return write_whole(self.run_dir / "results" / f"{self.name}.json", dumps(out))

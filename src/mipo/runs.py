@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import logging
 import multiprocessing
+import sys
 from concurrent.futures import ProcessPoolExecutor
 
 from mipo import checker, population, store
@@ -94,10 +96,13 @@ def side_by_side(function, calls, *, workers=2):
     """Make the records of `function(**call)` for each call in `workers` processes of one thread each.
 
     As fast as one process of two threads on two cores; it pays where there are more cores than a small model can use.
-    Nothing is returned: what was made is a record, which `function` finds when it is called again.
+    Nothing is returned: what was made is a record, which `function` finds when it is called again. On Linux one server
+    imports everything, once, and the processes are forked from it: importing takes as long as a short run.
     """
     if workers > 1 and len(calls) > 1:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+        if sys.platform == "linux":
+            context.set_forkserver_preload([function.__module__, "mipo.runs", "mipo.trainer"])  # heeded the first time
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
             for future in [pool.submit(_make, function, call) for call in calls]:
                 future.result()
@@ -105,10 +110,11 @@ def side_by_side(function, calls, *, workers=2):
 
 def _one_thread():
     import torch
-    from transformers.utils import logging
+    from transformers.utils import logging as their_logging
 
     torch.set_num_threads(1)
-    logging.disable_progress_bar()
+    their_logging.disable_progress_bar()
+    logging.getLogger("mipo").setLevel(logging.ERROR)  # nobody reads a worker's warnings; chapters count what they are about
 
 
 def _make(function, call):

@@ -1,8 +1,8 @@
 """Sampling replies from a model: batched, cached, and reproducible prompt by prompt.
 
-Each prompt has its own stream of random numbers, so a seed gives the same reply to a prompt whatever else is in the batch
-(up to ties that the shape of a matrix product rounds differently). A token is drawn by inverting the cumulative
-distribution at one uniform number, which needs one number per token and works at any temperature.
+The i-th prompt of a call has its own stream of random numbers, so a seed gives it the same reply however the prompts are
+batched, up to near-ties that the shape of a matrix product rounds differently (counted by `speed_sampling`). A token is
+drawn by inverting the cumulative distribution at one uniform number: one number per token, at any temperature.
 """
 
 import numpy as np
@@ -33,17 +33,19 @@ def generate(model, tokenizer, prompts, *, max_new_tokens=64, temperature=1.0, t
     replies = [None] * len(order)
     was_training = model.training
     model.eval()
-    bar = tqdm(total=len(order), desc="sampling", unit="reply", disable=not progress)
-    for start in range(0, len(order), batch_size):
-        rows = order[start:start + batch_size]
-        uniforms = np.stack([np.random.Generator(np.random.Philox(key=(seed, i))).random(max_new_tokens) for i in rows])
-        states = [_State(model, [side[i] for i in rows], tokenizer.pad_token_id) for side in ids]
-        for i, tokens in zip(rows, _decode(states, uniforms, tokenizer.eos_token_id, temperature, top_p, alpha),
-                             strict=True):
-            replies[i] = tokenizer.decode(tokens, skip_special_tokens=True)
-        bar.update(len(rows))
-    bar.close()
-    model.train(was_training)
+    try:
+        with tqdm(total=len(order), desc="sampling", unit="reply", disable=not progress) as bar:
+            for start in range(0, len(order), batch_size):
+                rows = order[start:start + batch_size]
+                uniforms = np.stack([np.random.Generator(np.random.Philox(key=(seed, i))).random(max_new_tokens)
+                                     for i in rows])
+                states = [_State(model, [side[i] for i in rows], tokenizer.pad_token_id) for side in ids]
+                said = _decode(states, uniforms, tokenizer.eos_token_id, temperature, top_p, alpha)
+                for i, tokens in zip(rows, said, strict=True):
+                    replies[i] = tokenizer.decode(tokens, skip_special_tokens=True)
+                bar.update(len(rows))
+    finally:
+        model.train(was_training)
     return replies
 
 

@@ -124,6 +124,8 @@ def why_not(model) -> str | None:
         return f"it is a {config.model_type!r}, and sharing was tested on {', '.join(TESTED)}"
     if config._attn_implementation not in ("sdpa", NAME):
         return f"its attention is {config._attn_implementation!r}, and only 'sdpa' takes the mask"
+    if len(set((getattr(inner, "hf_device_map", None) or {}).values())) > 1:
+        return "its layers lie on several devices"
     kinds = getattr(config, "layer_types", None)
     sliding = getattr(config, "sliding_window", None) if kinds is None else set(kinds) != {"full_attention"}
     return "its layers do not all look at the whole prompt (sliding window)" if sliding else None
@@ -132,7 +134,8 @@ def why_not(model) -> str | None:
 def pays(step, sync=None, clock=time.perf_counter) -> bool:
     """Whether step(True), with shared prompts, takes no longer than step(False): the best of three each, after one untimed.
 
-    sync   waits for what a GPU was given; a way that needs more memory than there is counts as slow
+    sync     waits for what a GPU was given
+    errors   torch.OutOfMemoryError where both ways need more memory than there is; one that does counts as slow
     """
     seconds = {True: math.inf, False: math.inf}
     for turn in range(4):
@@ -146,7 +149,10 @@ def pays(step, sync=None, clock=time.perf_counter) -> bool:
                 continue
             seconds[share] = min(seconds[share], clock() - begin if turn else math.inf)
     shared, apart = seconds.values()
-    LOG.info("a step takes %.3g s with shared prompts and %.3g s without; the faster way is taken", shared, apart)
+    if math.isinf(shared) and math.isinf(apart):
+        raise torch.OutOfMemoryError("one batch needs more memory than there is; lower per_device_train_batch_size, or "
+                                     "set activation_checkpointing=True")
+    LOG.warning("a step takes %.3g s with shared prompts and %.3g s without; the faster way is taken", shared, apart)
     return shared <= apart
 
 
@@ -184,10 +190,14 @@ def _replies_only(layer, prompts: int):
     query, out = layer.self_attn.q_proj, layer.self_attn.o_proj
     handles = [query.register_forward_pre_hook(late), out.register_forward_pre_hook(late),
                query.register_forward_hook(lambda _, args, made: F.pad(made, (0, 0, prompts, 0)))]  # fmt: skip
+    before = vars(layer).get("forward")  # accelerate puts one there for a model that it has placed
     layer.forward = forward
     try:
         yield
     finally:
-        del layer.forward
+        if before is None:
+            del layer.forward
+        else:
+            layer.forward = before
         for handle in handles:
             handle.remove()

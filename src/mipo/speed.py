@@ -7,6 +7,7 @@ all alike. Only ratios within a run are meant to be read. Written to results/ben
 import argparse
 import contextlib
 import copy
+import gc
 import io
 import os
 import re
@@ -22,7 +23,7 @@ from datasets import Dataset
 from tqdm import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from mipo import base, bench, cost, models, population, store
+from mipo import base, bench, cost, models, population, speed_sampling, store
 from mipo.arms import adapter
 from mipo.data import render
 from mipo.rivals import RIVALS
@@ -36,6 +37,7 @@ SHAPES = {
     "Qwen2.5-1.5B": (1536, 8960, 28, 12, 2, 151936),
     "Qwen2.5-7B": (3584, 18944, 28, 28, 4, 152064),
 }
+RATE = 1e-6  # weights hardly move: every step does the same work
 PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12}  # dense bf16 operations per second, from the makers' data sheets
 
 
@@ -62,10 +64,12 @@ class Case:
         return ("infonca", "infonca-separate") if self.negatives > 1 else tuple(PEERS)
 
 
-CPU = [Case(batch=24, steps=24), *(Case("7M", p, r) for p in (128, 512, 2048) for r in (64, 128)),
-       *(Case("7M", p, 64, k) for p in (128, 512) for k in (4, 8))]  # fmt: skip
+STEPS = {128: 6, 512: 2, 2048: 1}  # by length of the prompt: so that a call takes seconds
+CPU = [Case(batch=24, steps=64), *(Case("7M", p, r, steps=STEPS[p]) for p in STEPS for r in (64, 128)),
+       *(Case("7M", p, 64, k, steps=STEPS[p]) for p in (128, 512) for k in (4, 8))]  # fmt: skip
 GPU = [Case(s, p, 128, steps=8, lora=rank, dtype="bfloat16")
-       for s in ("Qwen2.5-0.5B", "Qwen2.5-1.5B", "Qwen2.5-7B") for p in (128, 512, 2048) for rank in (0, 16)]  # fmt: skip
+       for s in ("Qwen2.5-0.5B", "Qwen2.5-1.5B", "Qwen2.5-7B") for p in STEPS for rank in (0, 16)]
+GPU += [Case("Qwen2.5-0.5B", 512, 128, k, steps=8, dtype="bfloat16") for k in (4, 8)]  # fmt: skip
 
 
 # ---- contestants: (what it is, the loss and whether prompts are shared) ----
@@ -97,7 +101,7 @@ RATIOS = {"DPO: TRL / ours": ("trl-dpo", "dpo"), "DPO: plain / ours": ("plain-dp
 
 def contestant(name, case, model, tokenizer, data, folder, device):
     """A trainer that is ready to train, on its own copy of the model."""
-    common = dict(output_dir=folder, max_steps=case.steps, per_device_train_batch_size=case.batch, learning_rate=1e-6,
+    common = dict(output_dir=folder, max_steps=case.steps, per_device_train_batch_size=case.batch, learning_rate=RATE,
                   seed=0, logging_steps=max(1, case.steps // 2), save_strategy="no", report_to="none", disable_tqdm=True,
                   use_cpu=device.type == "cpu", bf16=False, gradient_checkpointing=False, max_length=None)
     given = dict(model=copy.deepcopy(model), train_dataset=data, processing_class=tokenizer,
@@ -113,7 +117,8 @@ def contestant(name, case, model, tokenizer, data, folder, device):
     kind = PlainTrainer if name.startswith("plain") else PreferenceTrainer
     loss, kwargs = OURS[name.removeprefix("plain-").removesuffix("-separate")]
     shared = kind is PreferenceTrainer and not name.endswith("-separate")
-    return kind(args=PreferenceConfig(**common, loss=loss, loss_kwargs=kwargs, share_prompts=shared), **given)
+    return kind(args=PreferenceConfig(**common, loss=loss, loss_kwargs=kwargs, share_prompts=shared, compare_sharing=False),
+                **given)
 
 
 # ---- the models and the pairs ----
@@ -156,14 +161,19 @@ def build(case, device, shapes=SHAPES):
 
 
 def measure(case, repetitions, device, *, shapes=SHAPES, bar=None) -> dict:
-    """{"seconds": {peer: [per step, each repetition]}, "peak": {peer: bytes}, …} of one case; the first turn is not kept."""
+    """{"seconds": {peer: [per step, each repetition]}, "peak": {peer: bytes}, …} of one case; the first turn is not kept.
+
+    A contestant that needs more memory than there is stands under "failed" and takes no further turns.
+    """
     model, tokenizer, data = build(case, device, shapes)
-    seconds, peak = {name: [] for name in case.peers()}, {}
+    names, failed = list(case.peers()), []
+    seconds, peak = {name: [] for name in names}, {}
 
     def train(name, clocked):
+        gc.collect()  # the trainer before this one is a circle of references
         with tempfile.TemporaryDirectory() as folder, _hushed():
             trainer = contestant(name, case, model, tokenizer, data, folder, device)
-            if clocked is None:
+            if not clocked:
                 return bench.peak_bytes(trainer.train, device)
             begin = time.perf_counter()
             trainer.train()
@@ -172,18 +182,24 @@ def measure(case, repetitions, device, *, shapes=SHAPES, bar=None) -> dict:
             return (time.perf_counter() - begin) / case.steps
 
     for turn in range(-1, repetitions):
-        names = case.peers()
         at = max(turn, 0) % len(names)
-        for name in names[at:] + names[:at]:
+        for name in [name for name in names[at:] + names[:at] if name not in failed]:
+            try:
+                found = train(name, turn >= 0)
+            except torch.OutOfMemoryError:
+                failed.append(name)
+                continue
             if turn < 0:
-                peak[name] = train(name, None)
+                peak[name] = found
             else:
-                seconds[name].append(train(name, True))
+                seconds[name].append(found)
             if bar:
                 bar.update()
-    flops = cost.step_flops(cost.shape_of(model), "dpo", case.prompt, case.reply) if case.prompt else None
-    return {"name": case.name, **asdict(case), "parameters": model.num_parameters(), "seconds": seconds, "peak": peak,
-            "flops_per_pair": flops, "longest": max(len(tokenizer(row["prompt"])["input_ids"]) for row in data)}
+    whole = case.prompt and not case.lora  # an adapter spares the gradients of the weights, which the formula counts
+    flops = cost.step_flops(cost.shape_of(model), "dpo", case.prompt, case.reply) if whole else None
+    return {"name": case.name, **asdict(case), "parameters": model.num_parameters(), "failed": failed, "peak": peak,
+            "seconds": {name: times for name, times in seconds.items() if name not in failed}, "flops_per_pair": flops,
+            "longest": max(len(tokenizer(row["prompt"])["input_ids"]) for row in data)}
 
 
 @contextlib.contextmanager
@@ -236,9 +252,11 @@ def device_name(device: torch.device) -> str:
     return f"cpu-{torch.get_num_threads()}-threads"
 
 
-def run(cases, repetitions: int, device: torch.device, *, shapes=SHAPES, progress=True) -> dict:
-    """The content of results/bench/<device>.json."""
+def run(cases, repetitions: int, device: torch.device, *, shapes=SHAPES, progress=True, keep=lambda found: None) -> dict:
+    """The content of results/bench/<device>.json; `keep` is given what there is after each case."""
     kind, done = device_name(device), []
+    setting = {"device": kind, "threads": torch.get_num_threads(), "repetitions": repetitions, "of": RATIOS,
+               **store.provenance()}
     with tqdm(total=sum(len(c.peers()) for c in cases) * (repetitions + 1), unit="run", disable=not progress) as bar:
         for case in cases:
             bar.set_description(case.name)
@@ -247,8 +265,8 @@ def run(cases, repetitions: int, device: torch.device, *, shapes=SHAPES, progres
             if case.negatives > 1:
                 found["token_ratio"] = token_ratio(found)
             done.append(found)
-    setting = {"device": kind, "threads": torch.get_num_threads(), "repetitions": repetitions}
-    return {**setting, **store.provenance(), "cases": done}
+            keep(setting | {"cases": done})
+    return setting | {"cases": done}
 
 
 def main(arguments=None) -> None:
@@ -261,9 +279,14 @@ def main(arguments=None) -> None:
     cases = [case for case in (GPU if device.type == "cuda" else CPU) if given.only in case.name]
     if not cases or given.repetitions < 1:
         raise SystemExit(f"Error: no case holds {given.only!r}, or repetitions={given.repetitions} is below 1")
-    found = run(cases, given.repetitions, device)
     folder = store.project_root() / ("runs" if given.only else "results") / "bench"  # a part is not a result
-    file = store.write_whole(folder / f"{found['device']}.json", store.dumps(found))
+    file = folder / f"{device_name(device)}.json"
+    partial = file.with_name(file.name + ".partial")  # what is measured survives a crash
+    found = run(cases, given.repetitions, device, keep=lambda found: store.write_whole(partial, store.dumps(found)))
+    if not given.only:
+        found["sampling"] = speed_sampling.measure(device)
+    store.write_whole(file, store.dumps(found))
+    partial.unlink()
     for case in found["cases"]:
         for name, (middle, low, high) in case["ratios"].items():
             sys.stdout.write(f"{case['name']:32} {name:40} {middle:6.2f} ({low:.2f} to {high:.2f}), "

@@ -243,8 +243,8 @@ def load(folder: Path, key: str) -> Record | None:
         return None
 
 
-LOADED: list[tuple[float, float]] = []             # when the records that this process loaded were begun and ended
-USED: dict[str, float] = {}                        # {folder name: seconds} of every record that it loaded or made
+STARTED = "MIPO_STARTED"                           # environment: when the chain started this notebook's kernel
+USED: dict[str, tuple[float, float]] = {}          # {folder name: (begun, ended)} of every record loaded or made here
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:
@@ -278,8 +278,7 @@ def run_or_load(run_dir: str | Path, name: str, config: dict, make: Callable[[Pa
         found = load(folder, key)
         if found is not None:
             ended = (folder / "record.json").stat().st_mtime
-            LOADED.append((ended - found.seconds, ended))
-            USED[folder.name] = found.seconds
+            USED[folder.name] = (ended - found.seconds, ended)
             return found
         for old in (folder, partial):              # cut by a crash, or emptied by hand
             shutil.rmtree(old, ignore_errors=True)
@@ -296,5 +295,5 @@ def run_or_load(run_dir: str | Path, name: str, config: dict, make: Callable[[Pa
         fd = os.open(records, os.O_RDONLY)         # the rename itself reaches the disk
         os.fsync(fd)
         os.close(fd)
-        USED[folder.name] = seconds
+        USED[folder.name] = (time.time() - seconds, time.time())
         return Record(json.loads(text)["metrics"], folder, key, seconds, True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, Trainer, set_seed
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from mipo import loss_inputs, losses, preferences, shared_prompt
 from mipo.logprobs import first_tokens, sum_rows, token_logps
@@ -43,6 +43,8 @@ class PreferenceTrainer(Trainer):
         processing_class=None, callbacks=None, optimizers=(None, None), peft_config=None, **kwargs,
     ):  # fmt: skip
         args = args or PreferenceConfig(output_dir="preference")
+        if args.batch_tokens is not None and args.world_size > 1:
+            raise ValueError("batch_tokens works in one process only; leave it out with several")
         set_seed(args.seed)  # adapters start from random weights
         model, tokenizer = _load(model, processing_class, args)
         if args.disable_dropout:
@@ -63,6 +65,8 @@ class PreferenceTrainer(Trainer):
         if obstacle:
             LOG.warning("every reply is computed with its own prompt, since this model does not share them: %s", obstacle)
         self._shares = args.share_prompts and not obstacle
+        compares = args.device.type == "cuda" if args.compare_sharing is None else args.compare_sharing
+        self._compares = compares and args.world_size == 1 and args.batch_tokens is None
         super().__init__(
             model=model, args=args, data_collator=data_collator or self._collate, train_dataset=train_dataset,
             eval_dataset=eval_dataset, processing_class=tokenizer, callbacks=callbacks, optimizers=optimizers, **kwargs,
@@ -71,6 +75,7 @@ class PreferenceTrainer(Trainer):
         self.remove_callback(PrinterCallback if args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)
         if not args.disable_tqdm:
             self.add_callback(ProgressBar)
+        self.add_callback(_ChooseRows(self))
 
     def _prepare(self, dataset, name):
         """Token sets of a data set, or of each in a dict of data sets."""
@@ -86,32 +91,35 @@ class PreferenceTrainer(Trainer):
 
     def train(self, *args, **kwargs):
         self._reference.closed = True
-        cuda = self.args.device.type == "cuda"
-        compare = cuda if self.args.compare_sharing is None else self.args.compare_sharing
-        if self._shares and compare and self.args.world_size == 1:
-            self._shares = shared_prompt.pays(self._try, torch.cuda.synchronize if cuda else None)
         return super().train(*args, **kwargs)
 
+    def choose_rows(self):
+        """Share prompts or not, whichever is faster on the first rows of the data, where that is to be compared."""
+        if not (self._shares and self._compares):
+            return
+        moments = copy.copy(self._moments)
+        here = [self.args.device] if self.args.device.type == "cuda" else []
+        try:
+            with torch.random.fork_rng(here):  # dropout of adapters draws
+                self._shares = shared_prompt.pays(self._try, torch.cuda.synchronize if here else None)
+        finally:
+            self.model.zero_grad()
+            self._metrics["train"].clear()
+            self._moments = moments
+
     def _try(self, share: bool):
-        """One step's work on the first batch, weights left as they are."""
+        """One step's forward and backward pass as training does them; no weight changes."""
         rows = range(min(self.args.train_batch_size, len(self.train_dataset)))
         batch = preferences.collate_sets([self.train_dataset[i] for i in rows], self._pad_id, share)
-        moments = copy.copy(self._moments)
         self.model.train()
-        with self.compute_loss_context_manager():
-            loss = self.compute_loss(self.model, self._prepare_inputs(batch))
-        loss.backward()
-        self.model.zero_grad()
-        self._metrics["train"].clear()
-        self._moments = moments
+        loss = self.compute_loss(self.model_wrapped, self._prepare_inputs(batch))
+        self.accelerator.backward(loss)
 
     def get_train_dataloader(self):
         """As ``Trainer``'s, or batches of ``batch_tokens`` tokens."""
         if self.args.batch_tokens is None:
             return super().get_train_dataloader()
-        if self.args.world_size > 1:
-            raise ValueError("batch_tokens works in one process only; leave it out with several")
-        batches = preferences.TokenBatches(self.train_dataset.lengths(), self.args.batch_tokens, self.args.seed)
+        batches = preferences.TokenBatches(self.train_dataset.lengths(self._shares), self.args.batch_tokens, self.args.seed)
         loader = torch.utils.data.DataLoader(self.train_dataset, batch_sampler=batches, collate_fn=self.data_collator)
         return self.accelerator.prepare(loader)
 
@@ -120,8 +128,9 @@ class PreferenceTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean of the loss over the batch; keeps the metrics that TRL logs."""
-        sides = loss_inputs.score_sides(model, inputs, self.args.marginal)
-        logps, rows = token_logps(model, inputs)  # (M,)
+        with self.accelerator.autocast():  # so that the LM head has the precision that it had for the reference
+            sides = loss_inputs.score_sides(model, inputs, self.args.marginal)
+            logps, rows = token_logps(model, inputs)  # (M,)
         shape = (inputs["members"], -1)
         summed = sum_rows(logps, rows, inputs).reshape(shape)  # (n, B)
         tokens = inputs["tokens"].reshape(shape)
@@ -211,6 +220,16 @@ class PreferenceTrainer(Trainer):
         if eval_dataset is not None and not isinstance(eval_dataset, str):
             eval_dataset = self._prepare(eval_dataset, "eval_dataset")
         return super().evaluate(eval_dataset, *args, **kwargs)
+
+
+class _ChooseRows(TrainerCallback):
+    """Compares when the model is ready to train: on its device, in its precision, with checkpointing."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.choose_rows()
 
 
 def _load(model, tokenizer, args):

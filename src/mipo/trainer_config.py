@@ -22,11 +22,11 @@ class PreferenceConfig(TrainingArguments):
                         controls: "frozen", under the policy before training; "shuffled", another pair's of the
                         batch; "none", no marginal at all, so that the margin follows the log-prob gap itself
     margin_warmup       share of the steps over which RMiPO's margin grows linearly from 0 to its value
-    batch_tokens        tokens per batch, padding included, instead of a number of rows: rows of similar length go
-                        together, and a batch of short ones holds more. Each batch still counts as one step
+    batch_tokens        tokens per batch instead of a number of rows (the longest set's times the number of sets): sets of
+                        similar length go together, and a batch of short ones holds more. Each batch counts as one step
     share_prompts       compute a prompt once for all its replies, where the model allows it exactly; same numbers
-    compare_sharing     before training, time steps with and without and keep the faster way; None: on a GPU, where a
-                        dense mask may cost more than it saves
+    compare_sharing     when training starts, time a step with and without and keep the faster way; None: on a GPU, where
+                        a dense mask may cost more than it saves. In one process only, and not with batch_tokens
     ref_batch_size      rows per batch when reference log-probs are computed
     ref_cache_dir       folder of cached reference log-probs, keyed by content; None: ``<output_dir>/ref-logps``
     disable_dropout     as TRL: log-ratios against the reference should not be noisy
