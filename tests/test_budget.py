@@ -151,12 +151,12 @@ def test_the_table_has_a_row_per_card():
 
 def test_the_meter_counts_every_record_and_scales_the_forecast(monkeypatch):
     """Forecast for two sets together: 60 minutes of training, 40 of replies. What it takes here is another matter."""
-    used = {"data-1": 60.0, "pairs-1": 120.0, "train-1": 180.0}
+    used = {"data-1": (0.0, 60.0), "pairs-1": (60.0, 180.0), "train-1": (180.0, 360.0)}  # begun, ended
     monkeypatch.setattr(store, "USED", used)
     meter = budget.Meter([{"training": 40.0, "replies": 30.0}, {"training": 20.0, "replies": 10.0}])
     assert str(meter) == "6.0 minutes so far"
     assert str(meter.after("training", 1 / 2)) == "6.0 minutes so far, about 14.0 to go"  # 30 of 100 are done
-    used["train-2"] = 120.0
+    used["train-2"] = (400.0, 520.0)
     assert str(meter.after("training")) == "8.0 minutes so far, about 5.3 to go"  # 60 of 100
-    used["answers-1"] = 120.0
+    used["answers-1"] = (520.0, 640.0)
     assert str(meter.after("replies")) == "10.0 minutes so far, about 0.0 to go"

@@ -288,6 +288,6 @@ class Meter:
         return self
 
     def __str__(self):
-        spent = sum(store.USED.values()) / 60
+        spent = store.covered(store.USED.values()) / 60
         left = f", about {spent * (sum(self.minutes.values()) / self.done - 1):.1f} to go" if self.done else ""
         return f"{spent:.1f} minutes so far{left}"

@@ -31,8 +31,8 @@ class Method:
     lr: float = 5e-7
 
 
-# Settings: MIPO's release (β 0.1, learning rate 5e-7); RMiPO's and SimPO's tables (β 2.0; γ/β 0.25 is SimPO's default; DPO as
-# SimPO's authors tuned it, β 0.01 and 5e-7).
+# Settings: MIPO's release (β 0.1, learning rate 5e-7); RMiPO's and SimPO's tables (β 2.0; γ/β 0.25 is SimPO's default;
+# DPO as SimPO's authors tuned it, β 0.01 and 5e-7).
 PEOPLE = {"mipo-random": Method("dpo", "random_context", {"beta": 0.1}),
           "mipo-missing": Method("dpo", "missing_context", {"beta": 0.1}),
           "sft": Method("sft", "missing_context")}
