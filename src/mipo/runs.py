@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import forkserver
 
 from mipo import checker, population, store
 from mipo.arms import ARMS, train_arm
@@ -97,12 +98,14 @@ def side_by_side(function, calls, *, workers=2):
 
     As fast as one process of two threads on two cores; it pays where there are more cores than a small model can use.
     Nothing is returned: what was made is a record, which `function` finds when it is called again. On Linux one server
-    imports everything, once, and the processes are forked from it: importing takes as long as a short run.
+    imports everything, once, and the processes are forked from it: importing takes as long as a short run. A single call
+    is left to the caller; the server imports meanwhile.
     """
+    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    if calls and workers > 1 and sys.platform == "linux":
+        context.set_forkserver_preload([function.__module__, "mipo.runs", "mipo.trainer"])  # heeded the first time
+        forkserver.ensure_running()
     if workers > 1 and len(calls) > 1:
-        context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-        if sys.platform == "linux":
-            context.set_forkserver_preload([function.__module__, "mipo.runs", "mipo.trainer"])  # heeded the first time
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
             for future in [pool.submit(_make, function, call) for call in calls]:
                 future.result()
@@ -110,10 +113,11 @@ def side_by_side(function, calls, *, workers=2):
 
 def _one_thread():
     import torch
+    from datasets import disable_progress_bars
     from transformers.utils import logging as their_logging
 
     torch.set_num_threads(1)
-    their_logging.disable_progress_bar()
+    their_logging.disable_progress_bar(), disable_progress_bars()
     logging.getLogger("mipo").setLevel(logging.ERROR)  # nobody reads a worker's warnings; chapters count what they are about
 
 
