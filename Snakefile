@@ -9,6 +9,7 @@ from mipo import plan
 STEPS = plan.steps(config.get("scale", "laptop"))
 plan.check(STEPS)
 plan.write_markers(STEPS)
+URGENCY = plan.urgency(STEPS)
 
 
 rule all:
@@ -16,7 +17,7 @@ rule all:
         [step.output for step in STEPS.values()],
 
 
-for rank, step in enumerate(STEPS.values()):
+for step in STEPS.values():
 
     rule:
         name:
@@ -27,7 +28,7 @@ for rank, step in enumerate(STEPS.values()):
         output:
             step.output,
         threads: step.threads
-        priority: 1000 * step.threads**2 - rank  # Snakemake adds priorities up: so what needs all cores comes first
+        priority: round(100 * URGENCY[step.name])  # what most waits for comes first
         params:
             name=step.name,
             scale=step.scale,

@@ -202,9 +202,9 @@ def book(scale: str, jobs: int) -> None:
     why = planning.stale(plan)
     planning.write_markers(plan)
     if why:
-        total = sum(planning.expected_minutes(plan[name]) or 0 for name in why)
+        total = planning.forecast({name: plan[name] for name in why}, jobs)
         say(f"{len(why)} of {len(plan)} notebooks to run at scale {scale}"
-            + (f", at most about {minutes_text(total)} min" if total else "") + ".")
+            + (f", about {minutes_text(total)} min" if total else "") + ".")
         if snakemake(scale, jobs, lock):
             raise SystemExit(f"Stopped. What was finished is kept; `make book SCALE={scale}` goes on from here.")
     index = site.index_page(scale)

@@ -206,6 +206,21 @@ def expected_minutes(step: Step) -> float | None:
     return last["seconds_cold"] / 60 if last else step.expected.get("minutes")
 
 
+def urgency(plan: dict[str, Step]) -> dict[str, float]:
+    """Minutes from each step's start to the end of the longest line of steps that wait for one another behind it."""
+    found: dict[str, float] = {}
+    for name, step in reversed(plan.items()):      # who needs a step comes later in reading order
+        behind = [found[other] for other in found if name in plan[other].needs]
+        found[name] = (expected_minutes(step) or 0.0) + max(behind, default=0.0)
+    return found
+
+
+def forecast(plan: dict[str, Step], jobs: int) -> float:
+    """Minutes of all steps on `jobs` cores, if no core ever waits but for the longest line of steps."""
+    busy = sum((expected_minutes(step) or 0.0) * min(step.threads, jobs) for step in plan.values())
+    return max([busy / jobs, *urgency(plan).values()])
+
+
 def dry_run(scale: str) -> str:
     """A table of what would run, with minutes, memory, downloads and disk."""
     plan = steps(scale)
