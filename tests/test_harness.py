@@ -22,9 +22,10 @@ LOG = [{"doc": {"id": "a"}, "metrics": ["exact_match"], "filter": "strict-match"
 
 
 def test_scores_per_item():
-    found = {"gsm8k_cot": harness.per_item(LOG)}
+    found = {"gsm8k_cot": LOG}
     assert harness.scores(found, "gsm8k") == {"a": 1.0, "b": 0.0}
-    groups = {"mmlu_law": {"x": {"acc,none": 1.0}}, "mmlu_art": {"y": {"acc,none": 0.0}}}
+    groups = {f"mmlu_{subject}": [{"doc": {"id": i}, "metrics": ["acc"], "acc": value}]
+              for subject, i, value in (("law", "x", 1), ("art", "y", 0))}
     assert harness.scores(groups, "mmlu") == {"x": 1.0, "y": 0.0}
     with pytest.raises(ValueError, match="no score 'acc,none' of task 'arc_challenge' among gsm8k_cot"):
         harness.scores(found, "arc-challenge")
@@ -81,8 +82,23 @@ def test_every_task_reads_our_items_and_nothing_else(name, tiny_qwen2, mipo_data
     assert set(scores) == {i["id"] for i in items} and set(scores.values()) <= {0.0, 1.0}
     written = "".join(f.read_text() for f in sorted(found.path.glob("items*.jsonl")))
     assert all(json.dumps(i["query"])[1:-1] in written for i in items)
+    log = [json.loads(line) for line in (found.path / "samples.jsonl").read_text().splitlines()]
+    assert {row["id"] for row in log} == set(scores) and all(row["resps"] for row in log)  # what the policy said
+    assert all(any(json.dumps(i["query"])[1:-1] in json.dumps(row["arguments"]) for row in log) for i in items)
     assert not real_scores.by_harness(tmp_path / "run", base, name, items, shots=1).fresh
     assert real_scores.by_harness(tmp_path / "run", base, name, items[:2], shots=1).fresh  # the items are in the key
+
+
+def test_a_task_and_the_harness_s_version_are_in_the_key(monkeypatch, tmp_path):
+    """Our own task's file is: another regex is another score. Of the harness's own tasks its version says what they are."""
+    before, other = harness.known_by("svamp"), harness.known_by("gsm8k")
+    assert set(other) == {"lm_eval"} and before["task"]["task"] == "svamp_cot" and before["lm_eval"] == other["lm_eval"]
+    text = (harness.LOCAL / "svamp_cot.yaml").read_text()
+    (tmp_path / "svamp_cot.yaml").write_text(text.replace("####", "Answer:"))
+    monkeypatch.setattr(harness, "LOCAL", tmp_path)
+    assert harness.known_by("svamp") != before and harness.known_by("gsm8k") == other
+    monkeypatch.setattr(harness.importlib.metadata, "version", lambda name: "9.9")
+    assert harness.known_by("gsm8k") != other
 
 
 def test_the_harness_sees_a_right_answer(mipo_data, tmp_path, monkeypatch):

@@ -59,6 +59,36 @@ def test_ultrafeedback_leaves_out_equal_replies(tmp_path):
     assert found.train[0]["prompt"][-1]["role"] == "user" and len(found.train[0]["chosen"]) == 1
 
 
+@pytest.mark.parametrize("name, part, columns", [
+    ("ultrafeedback", "test", {"chosen", "rejected"}),
+    ("community-alignment", "conversations", {*hub_data.COMMUNITY, *(f"first_turn_response_{x}" for x in "abcd")})])
+def test_large_sets_are_read_once_and_without_the_columns_that_nobody_needs(name, part, columns, tmp_path, monkeypatch):
+    """Three seeds of a set of the hub: its files are turned into rows once; they give what the whole rows would."""
+    import datasets
+
+    make = {"ultrafeedback": hub_fixtures.ultrafeedback, "community-alignment": hub_fixtures.community}[name]
+    folder, read, real = make(tmp_path / "x"), [], datasets.load_dataset
+    expected = [hub_data.load(name, folder=folder, n_test=2, seed=seed) for seed in range(3)]
+
+    def load(path, name, split, revision):
+        read.append((path, split, revision))
+        found = real(str(folder), name=name, split=split, cache_dir=str(tmp_path / "c"))
+        return found.add_column("long", ["x"] * sizes[split])
+
+    sizes = {"train": 12, "train_prefs": 10, "test_prefs": 5}
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(hub, "commit", lambda repo, revision, **_: revision or "a" * 40)
+    source = hub_data.SOURCES[name]
+    hub_data._at.cache_clear()
+    found = [hub_data.load(name, n_test=2, seed=seed) for seed in range(3)]
+    assert read == [(source.repo, split, "a" * 40) for _, split in source.parts.values()]
+    assert [(d.train, d.test) for d in found] == [(d.train, d.test) for d in expected]
+    assert set(hub_data.fetch(name)[0][part][0]) == columns
+    hub_data.load(name, revision="b" * 40, n_test=2)  # another commit is read anew
+    assert {row[2] for row in read} == {"a" * 40, "b" * 40}
+    hub_data._at.cache_clear()
+
+
 def test_a_readers_own_file(records_jsonl):
     found = hub_data.load(str(records_jsonl), n_test=6)
     assert not people_of(found.train) & people_of(found.test) and found.source["people"] == 5
@@ -93,6 +123,14 @@ def test_a_missing_column_is_named(tmp_path):
                                 [("default", "train", "train.jsonl")])
     with pytest.raises(ValueError, match="multifaceted-bench: column reference_answer, preference_set is missing"):
         hub_data.load("multifaceted-bench", folder=folder)
+
+
+def test_a_missing_column_of_a_large_set_is_named_beside_those_that_are_there(tmp_path):
+    rows = [{"prompt": "p", "chosen": [], "refused": []}]
+    folder = hub_fixtures.write(tmp_path / "u", {"a.jsonl": rows, "b.jsonl": rows},
+                                [("default", "train_prefs", "a.jsonl"), ("default", "test_prefs", "b.jsonl")])
+    with pytest.raises(ValueError, match="ultrafeedback: column rejected is missing; it has prompt, chosen, refused"):
+        hub_data.load("ultrafeedback", folder=folder)
 
 
 def test_one_person_cannot_be_split(tmp_path):

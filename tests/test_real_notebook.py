@@ -61,10 +61,25 @@ def test_the_other_data_sets_with_adapters(tiny_llama, tmp_path):
     model = str(roomy(tiny_llama, tmp_path / "m"))
     rest = ["arc-challenge", "mmlu", "community-alignment", "multifaceted-bench"]
     found = run(NAME, tmp_path, model=model, dataset="svamp", more=[[model, d] for d in rest], lora_rank=4,
-                data_dir=data(tmp_path / "data", "svamp", *rest), **SMALL | {"seeds": [0], "n_test": 3})
-    assert {f"accuracy-gain-mipo-m-{d}" for d in ("svamp", "arc-challenge", "mmlu")} <= set(found["numbers"])
+                data_dir=data(tmp_path / "data", "svamp", *rest), **SMALL | {"seeds": [0], "n_test": 3, "harness": 2})
+    for d in ("svamp", "arc-challenge", "mmlu"):
+        assert {f"accuracy-gain-mipo-m-{d}", f"harness-gain-mipo-m-{d}"} <= set(found["numbers"])
+    logs = list((tmp_path / "run" / "records").glob("harness-*/samples.jsonl"))
+    assert len(logs) == 6 and all(f.read_text().count('"resps"') for f in logs)  # base and adapters on each set
     assert {f"retrieval-mipo-random-m-{d}" for d in rest[2:]} <= set(found["numbers"]) and not found["claims"]
     assert not list((tmp_path / "run" / "records").glob("train-*/model/model.safetensors"))  # adapters alone
+
+
+def test_ones_own_people_beside_prism_in_two_processes(tiny_llama, records_jsonl, tmp_path):
+    """One set of the reader's own is enough for no claim to get a status."""
+    model = str(roomy(tiny_llama, tmp_path / "m"))
+    found = run(NAME, tmp_path, scale="gpu", model=model, dataset="prism", more=[[model, str(records_jsonl)]],
+                launch="configs/accelerate/two-cpus.yaml", data_dir=data(tmp_path / "data", "prism"),
+                **SMALL | {"seeds": [0]})
+    assert {f"retrieval-mipo-random-m-{d}" for d in ("prism", "records_jsonl")} <= set(found["numbers"])
+    assert found["own"] and not found["claims"]
+    runs = [json.loads(f.read_text())["metrics"] for f in (tmp_path / "run" / "records").glob("train-*/record.json")]
+    assert [m["processes"] for m in runs] == [2, 2] and found["numbers"]["first-loss-apart"]["mean"] < 0.02
 
 
 def test_runs_that_all_diverge_leave_the_base_model_s_numbers(tiny_qwen2, tmp_path):

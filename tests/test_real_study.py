@@ -1,12 +1,14 @@
 """Chapter 13's comparisons by hand: gains paired by row and seed, runs that diverged, the papers' count beside ours."""
 
+import errno
 import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
-from mipo import hub_data, real_scores
+from mipo import fit, harness, hub, hub_data, judge, own, real, real_scores, store
 from mipo.real_study import Study, text
 
 PEOPLE, PREFS, MATHS = ("m", "prism"), ("m", "ultrafeedback"), ("m", "gsm8k")
@@ -40,21 +42,31 @@ def verdicts(folder, **lists):
 def test_paired_by_hand():
     after, before = {0: [1, 1, 0, 1], 1: [1, 1, 1, 1], 2: [9] * 4}, {0: [0, 1, 0, np.nan], 1: [0, 0, 1, 1]}
     rows = {seed: [{"query": f"q{i}"} for i in range(4)] for seed in after}
-    (value, low, high), mean = real_scores.paired(after, before, rows)  # seed 2 has no partner, one row has no value
-    assert value == pytest.approx(3 / 7) and mean == pytest.approx(3 / 7) and low < value < high
-    assert real_scores.relative(((0.2, 0.1, 0.3), 0.5)) == pytest.approx((0.4, 0.2, 0.6))
-    assert real_scores.relative(((0.2, 0.1, 0.3), 0.0)) is None and real_scores.relative(None) is None
+    value, low, high = real_scores.paired(after, before, rows)  # seed 2 has no partner, one row has no value
+    assert value == pytest.approx(3 / 7) and low < value < high
     assert real_scores.paired({0: [1.0]}, {0: [0.0]}, rows | {0: ROWS[:1]}) is None
+    assert real_scores.relative({0: [1.0]}, {0: [1.0]}, rows | {0: ROWS[:1]}) is None
+
+
+def test_a_gain_relative_to_the_base_by_hand():
+    """Half of the base's 40 items are right. Half as much again on each: +50 %, for certain, however the base varies. All
+    right: 1/ȳ - 1, whose standard error sd(y)/ȳ² is 2/√n, twice that of (1 - ȳ)/0.5, which takes the base as known."""
+    half, rows = [1.0, 0.0] * 20, {0: [{"query": f"q{i}"} for i in range(40)]}
+    assert real_scores.relative({0: [1.5 * y for y in half]}, {0: half}, rows) == pytest.approx((0.5, 0.5, 0.5))
+    value, low, high = real_scores.relative({0: [1.0] * 40}, {0: half}, rows)
+    _, near, far = real_scores.paired({0: [1.0] * 40}, {0: half}, rows)
+    assert value == pytest.approx(1) and high - low == pytest.approx(2 * (far - near) / 0.5)
+    assert real_scores.relative({0: half}, {0: [0.0] * 40}, rows) is None
 
 
 def test_people_are_drawn_whole_and_one_person_by_replies():
     """Two people who differ: with people drawn whole the interval is wide; one person alone is resampled by reply."""
     value = {0: [1, 1, 1, 0, 0, 0]}
     rows = [{"query": f"q{i}", "person": "a" if i < 3 else "b"} for i in range(6)]
-    (_, low, high), _ = real_scores.paired(value, {0: [0] * 6}, {0: rows})
-    (_, near, far), _ = real_scores.paired(value, {0: [0] * 6}, {0: [r | {"person": f"{i}"} for i, r in enumerate(rows)]})
+    _, low, high = real_scores.paired(value, {0: [0] * 6}, {0: rows})
+    _, near, far = real_scores.paired(value, {0: [0] * 6}, {0: [r | {"person": f"{i}"} for i, r in enumerate(rows)]})
     assert high - low > 1.5 * (far - near)
-    (_, near, far), _ = real_scores.paired(value, {0: [0] * 6}, {0: [r | {"person": "a"} for r in rows]})
+    _, near, far = real_scores.paired(value, {0: [0] * 6}, {0: [r | {"person": "a"} for r in rows]})
     assert 0 < far - near < 1.2
 
 
@@ -103,8 +115,10 @@ def test_gain_in_accuracy_where_the_base_is_never_right_and_where_nothing_ended_
     graded = {(MATHS, "base"): {0: {"right": [0.0] * 6}, 1: {"right": [0.0] * 6}}}
     assert study.accuracy_gain(graded, "right") == {}  # all arms diverged
     graded[MATHS, "mipo"] = {1: {"right": [1.0] * 3 + [0.0] * 3}}
-    (value, *_), base = study.accuracy_gain(graded, "right")[MATHS, "mipo"]
-    assert (value, base) == (0.5, 0) and real_scores.relative(study.accuracy_gain(graded, "right")[MATHS, "mipo"]) is None
+    assert study.accuracy_gain(graded, "right")[MATHS, "mipo"][0] == 0.5
+    assert study.accuracy_gain(graded, "right", real_scores.relative) == {}  # no share of nothing
+    graded[MATHS, "base"][1] = {"right": [1.0] + [0.0] * 5}
+    assert study.accuracy_gain(graded, "right", real_scores.relative)[MATHS, "mipo"][0] == pytest.approx(2)  # 3 for 1
 
 
 def test_dpo_s_own_reward_is_the_rise_over_the_base(tmp_path):
@@ -118,6 +132,72 @@ def test_dpo_s_own_reward_is_the_rise_over_the_base(tmp_path):
     assert real_scores.own_reward(scored("after", [[-2.0, 0.0], [-4.0, -1.0]]), base) == 0.5
 
 
+def test_the_data_table_names_gold_answers_known_to_be_wrong():
+    def items(*names):
+        return [{"id": n, "query": n, "source_id": n} for n in names]
+
+    def said(dataset, one, two):
+        work = {((m, dataset), seed): hub_data.Data("reasoning", *one if seed < 2 else two)
+                for m in "ab" for seed in range(3)}
+        found = Study("run", work)
+        return found.data_table(found.overlaps()).split("\n\n")[1:]
+
+    here, there = (items("chal-680", "chal-1"), items("chal-2")), (items("chal-1"), items("chal-680"))
+    first, second = said("svamp", here, there)
+    assert "svamp's chal-680 (the equation gives 5, the file says 1); in the train part of seed 0, 1." in first
+    assert second.endswith("in the test part of seed 2.")
+    assert said("gsm8k", here, there) == [] == said("svamp", (items("chal-1"), items("chal-2")), (items("x"), items("y")))
+
+
+def test_training_is_told_with_its_rate(study):
+    run = {"steps": 9, "lr": 5e-6, "first_loss": 0.693, "last_loss": 0.5, "peak_gb": None, "kept_update": None}
+    study.tuned = {(PREFS, "dpo", 1): SimpleNamespace(metrics=run, seconds=90.0)}
+    label = study.label(PREFS, "dpo")
+    assert study.training_table().splitlines()[-1] == f"| {label} | 1 | 5e-06 | 9 | 0.693 | 0.500 | 1.5 | – | – |"
+
+
+def test_a_judge_reads_who_said_what():
+    turns = [{"role": "user", "content": "Hi, I am Ann."}, {"role": "assistant", "content": "Hello."},
+             {"role": "user", "content": "Who am I?"}]
+    one, many = real.as_records([{"prompt": p, "read_from": "row 0"} for p in (turns[:1], turns)], "preferences")
+    assert one["query"] == "Hi, I am Ann."
+    assert many["query"] == "User: Hi, I am Ann.\n\nAssistant: Hello.\n\nUser: Who am I?"
+
+
+@pytest.mark.parametrize("full", ["scores.json", "verdicts.json", "samples.jsonl", "items.jsonl", "record.json"])
+def test_a_full_disk_is_one_message(full, tmp_path, monkeypatch):
+    """Wherever it strikes in what is scored; the models' answers are made up here."""
+    place, rows = hub.Place("m", tmp_path, "a" * 40), [{"query": "q", "context": c} for c in "cd"]
+    pair, maths = {"prompt": "p", "chosen": "c", "rejected": "r"}, {"id": "i", "query": "q", "gold": "1", "options": []}
+    (tmp_path / "replies.json").write_text('["one two", "three four"]')
+    said, twice = store.Record({}, tmp_path, "k", 0.0, False), torch.tensor([[-1.0, -2.0]])
+    monkeypatch.setattr(fit, "load", lambda *_, **__: (None, None))
+    monkeypatch.setattr(real_scores, "as_text", lambda rows, tokenizer: rows)
+    monkeypatch.setattr(real_scores, "response_logps", lambda *_, **__: SimpleNamespace(mean=twice, summed=twice))
+    monkeypatch.setattr(own, "under_contexts", lambda *_, **__: twice.repeat(2, 1).double())
+    monkeypatch.setattr(judge.Judge, "say", lambda self, texts: ["tie"] * len(texts))
+    monkeypatch.setattr(harness, "run", lambda *_, **__: {"svamp_cot": [
+        {"doc": {"id": "i"}, "filter": "strict-match", "metrics": ["exact_match"], "exact_match": 1.0}]})
+    steps = {"rank": lambda where: real_scores.rank(where, place, [pair]),
+             "measure": lambda where: real_scores.measure(where, place, place, rows, said),
+             "judged": lambda where: real_scores.judged(where, place, rows, said, said),
+             "by_harness": lambda where: real_scores.by_harness(where, place, "svamp", [maths])}
+    for step in steps.values():
+        assert step(tmp_path / "room").fresh
+    write = store.write_whole
+
+    def no_room(path, text):
+        if path.name == full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, text)
+
+    monkeypatch.setattr(store, "write_whole", no_room)
+    for name in {"scores.json": ("rank", "measure", "by_harness"), "verdicts.json": ("judged",), "record.json": tuple(steps)
+                 }.get(full, ("by_harness",)):
+        with pytest.raises(hub.Unavailable, match="disk is full.*run_dir.*Finished work is kept"):
+            steps[name](tmp_path / full)
+
+
 def test_words_and_numbers(study):
     assert study.label(PEOPLE, "mipo-random").endswith(", m, prism")
     assert study.slug(PEOPLE, "tokens", "sft") == "tokens-sft-m-prism"
@@ -128,7 +208,7 @@ def test_words_and_numbers(study):
     marks = {"right": [1.0, 0, 0, 0], "any form": [1.0, 1, 0, 0], "released": [1.0, 1, 1, 0],
              "error": ["right"] + ["format"] * 3}
     graded = {(MATHS, "base"): {0: marks}, (MATHS, "mipo"): {0: marks}}
-    gain = {(MATHS, "mipo"): ((0.1, 0.0, 0.2), 0.25)}
+    gain = {(MATHS, "mipo"): (0.1, 0.0, 0.2)}
     lines = maths.accuracies(graded, {"right": gain, "any form": gain}).splitlines()
     assert "right 25.0%, in any form 50.0%, as released 75.0%" in lines[0] and "over the base" not in lines[0]
     assert "over the base +10.0% [+0.0%, +20.0%], in any form +10.0%" in lines[1]

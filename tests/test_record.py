@@ -249,7 +249,7 @@ def test_close_writes_everything_and_published_reads_it(tmp_path, monkeypatch):
     kept = json.loads(nb.close().read_text())
     assert kept["numbers"]["gain"]["mean"] == pytest.approx(0.2)
     assert kept["claims"]["c06-personalises"]["region"] == [0.0, None]
-    assert {"commit", "date", "machine", "versions", "seconds_cold", "code", "memory_gb"} <= set(kept)
+    assert {"commit", "date", "machine", "gpu", "versions", "seconds_cold", "code", "memory_gb"} <= set(kept)
     assert str(tmp_path) not in json.dumps(kept)   # no path of this machine
     published = tmp_path / "results" / "full" / "06-mipo-training.json"
     assert notebook("runs/laptop").published("gain") is None
@@ -295,10 +295,49 @@ def test_real_models_have_their_published_results_in_gpu(tmp_path, monkeypatch, 
     gpu.close()
     shutil.copytree(tmp_path / "runs" / "gpu" / "results", tmp_path / "results" / "gpu")
     assert "| holds | 0.2 [" in pages.real_models_table({}, "", {})
-    assert pages.real_models_said({}, "", {}).startswith("A run of 2")
+    kept = json.loads((tmp_path / "results" / "gpu" / "13-real-models.json").read_text())
+    kept |= {"seconds_cold": 7230.0, "gpu": "NVIDIA H200", "machine": "a CPU, 16 cores", "commit": "abc123", "dirty": False,
+             "date": "2026-01-02 03:04 UTC", "versions": kept["versions"] | {"torch": "2.8.0", "transformers": "5.1"}}
+    (tmp_path / "results" / "gpu" / "13-real-models.json").write_text(json.dumps(kept))
+    assert pages.real_models_said({}, "", {}) == (
+        "A run of 2026-01-02 03:04 UTC is committed: 120 minutes on NVIDIA H200 (a CPU, 16 cores), commit abc123, torch "
+        "2.8.0, transformers 5.1.")
     assert notebook("runs/laptop").published("gain") is None
     nb = record.Notebook("13-real-models", run_dir="runs/laptop", scale="laptop", published="gpu")
     assert nb.published("gain").mean == 0.2 and pages.best_results("laptop")["13-real-models"]["scale"] == "gpu"
+
+
+def test_a_chapter_that_was_skipped_hides_no_run(tmp_path, monkeypatch):
+    """The full run skips 13, which ran on a GPU; 14 ran at both scales, and its full run stands; 12 was skipped by all."""
+    monkeypatch.setenv("MIPO_ROOT", str(tmp_path))
+    claim = {"c12-scale": {"status": "holds", "number": {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 1, "values": [1.0]}}}
+    there = {"runs/laptop/results": {"12-real-people": "no votes", "13-real-models": "no model", "14-scaling": ""},
+             "results/gpu": {"13-real-models": "", "14-scaling": ""},
+             "results/full": {"12-real-people": "no votes", "13-real-models": "no model", "14-scaling": ""}}
+    for place, kept in there.items():
+        (tmp_path / place).mkdir(parents=True)
+        for name, skipped in kept.items():
+            result = {"scale": place.split("/")[1], "skipped": skipped, "claims": claim if name == "14-scaling" else {}}
+            (tmp_path / place / f"{name}.json").write_text(json.dumps(result))
+    found = pages.best_results("laptop")
+    assert {name: kept["scale"] for name, kept in found.items()} == {
+        "12-real-people": "laptop", "13-real-models": "gpu", "14-scaling": "full"}
+    (tmp_path / "book").mkdir()
+    row = {"slug": "c12-scale", "claim": "Gains shrink.", "who": "reviewers", "kind": "finding", "notebook": "14-scaling"}
+    (tmp_path / "book" / "claims.yml").write_text(json.dumps([row]))
+    assert pages.claims_table(found, "", {}).endswith("| 14-scaling, scale full |")  # which of its two runs that was
+
+
+def test_provenance_names_the_gpu(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    assert store.provenance()["gpu"] == "NVIDIA H200"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert store.provenance()["gpu"] is None
+    monkeypatch.delitem(sys.modules, "torch")      # a process that computes nothing need not import it
+    assert store.provenance()["gpu"] is None and "torch" not in sys.modules
 
 
 def test_cold_seconds_count_what_was_loaded(tmp_path):

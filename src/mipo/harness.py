@@ -4,6 +4,7 @@ Its tasks read the very items that we test on, from a file: so they come from th
 nothing is fetched besides. Its own comparison of two models treats paired items as independent; ours pairs them.
 """
 
+import importlib.metadata
 import importlib.util
 import json
 from pathlib import Path
@@ -26,6 +27,13 @@ def available():
 def require():
     if not available():
         raise ValueError("lm-evaluation-harness is not installed; get it with: pip install -c constraints.txt -e \".[gpu]\"")
+
+
+def known_by(dataset):
+    """What besides its items names a data set's task in a record's key: the harness's version, or our own file's content."""
+    require()
+    version = {"lm_eval": importlib.metadata.version("lm_eval")}
+    return version | ({"task": configuration(dataset)} if dataset == "svamp" else {})
 
 
 def rows_of(dataset, items, shots=8):
@@ -74,7 +82,7 @@ def _read(file):
 
 
 def run(model, tokenizer, tasks, *, batch_size=8, seed=0):
-    """{task: {item: {metric: score}}} of a model that is in memory; tasks are configurations (dicts)."""
+    """{task: its log} of a model that is in memory, a row per item and filter; tasks are configurations (dicts)."""
     require()
     from lm_eval.models.huggingface import HFLM
 
@@ -90,7 +98,13 @@ def evaluated(lm, tasks, *, chat=False, seed=0):
                                       random_seed=seed, numpy_random_seed=seed, torch_random_seed=seed,
                                       fewshot_random_seed=seed,  # ours are whole: it need not list its thousands of tasks
                                       task_manager=TaskManager(include_defaults=False))
-    return {task: per_item(rows) for task, rows in found["samples"].items()}
+    return found["samples"]
+
+
+def as_lines(samples):
+    """The log as JSONL: per item and filter the prompts that were asked, what the model said to each, and the scores."""
+    return "".join(json.dumps({"task": task, "id": row["doc"]["id"], **{k: v for k, v in row.items() if k != "doc"}},
+                              default=str) + "\n" for task, rows in samples.items() for row in rows)
 
 
 def per_item(rows):
@@ -102,13 +116,13 @@ def per_item(rows):
     return found
 
 
-def scores(found, name):
+def scores(samples, name):
     """{item: score} of one data set's metric; MMLU's subjects are one data set together."""
     task, metric = TASKS[name]
-    mine = {i: row[metric] for t, rows in found.items() if t == task or t.startswith(f"{task}_")
-            for i, row in rows.items() if metric in row}
+    mine = {i: row[metric] for t, rows in samples.items() if t == task or t.startswith(f"{task}_")
+            for i, row in per_item(rows).items() if metric in row}
     if not mine:
-        raise ValueError(f"no score {metric!r} of task {task!r} among {', '.join(found) or 'nothing'}")
+        raise ValueError(f"no score {metric!r} of task {task!r} among {', '.join(samples) or 'nothing'}")
     return mine
 
 

@@ -5,6 +5,7 @@ folder in the hub's own layout. Which of their fields the papers wrote into thei
 is said at each function.
 """
 
+import functools
 import random
 import tempfile
 from collections import defaultdict
@@ -16,20 +17,28 @@ from mipo import data, hub, reasoning_data
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set lies. parts: {name: (configuration, split)}; megabytes: of what is downloaded, about."""
+    """Where a data set lies.
+
+    parts      {name: (configuration, split)}          megabytes   of what is downloaded, about
+    columns    those that are read, where there are many more; none: all
+    """
 
     repo: str
     parts: dict
     kind: str  # people, reasoning or preferences
     megabytes: float
     licence: str
+    columns: tuple = ()
+
+
+COMMUNITY = ("annotator_id", "assigned_lang", "first_turn_prompt", "first_turn_preferred_response", "first_turn_feedback")
 
 
 SOURCES = {
     "prism": Source("HannahRoseKirk/prism-alignment", {"survey": ("survey", "train"),
                     "conversations": ("conversations", "train")}, "people", 65, "CC BY 4.0; model replies CC BY-NC 4.0"),
     "community-alignment": Source("facebook/community-alignment-dataset", {"conversations": (None, "train")}, "people",
-                                  1500, "CC BY 4.0"),
+                                  1500, "CC BY 4.0", (*COMMUNITY, *(f"first_turn_response_{x}" for x in "abcd"))),
     "multifaceted-bench": Source("kaist-ai/Multifaceted-Bench", {"rows": (None, "train")}, "people", 10, "CC BY 4.0"),
     "gsm8k": Source("openai/gsm8k", {"train": ("main", "train"), "test": ("main", "test")}, "reasoning", 5, "MIT"),
     "svamp": Source("ChilleD/SVAMP", {"train": (None, "train"), "test": (None, "test")}, "reasoning", 1, "MIT"),
@@ -37,7 +46,7 @@ SOURCES = {
                             "reasoning", 1, "CC BY-SA 4.0"),
     "mmlu": Source("cais/mmlu", {"train": ("all", "validation"), "test": ("all", "test")}, "reasoning", 55, "MIT"),
     "ultrafeedback": Source("HuggingFaceH4/ultrafeedback_binarized", {"train": (None, "train_prefs"),
-                            "test": (None, "test_prefs")}, "preferences", 650, "MIT"),
+                            "test": (None, "test_prefs")}, "preferences", 650, "MIT", ("chosen", "rejected")),
 }
 
 
@@ -102,21 +111,33 @@ def files_of(name, folder):
 
 
 def fetch(name, *, folder="", revision="", run_dir=None):
-    """({part: rows}, commit) as the data set has them; commit "" for a local folder."""
-    from datasets import load_dataset
-
-    source = SOURCES[name]
-    place = files_of(name, folder) if folder else None
+    """({part: rows}, commit) of a data set, the columns that are read; commit "" for a local folder."""
     if folder and reasoning_data.is_raw(name, folder):
         return reasoning_data.read_raw(name, folder), ""
-    sha = "" if folder else hub.commit(source.repo, revision, kind="dataset", run_dir=run_dir)
-    found = {}
+    if not folder:
+        sha = hub.commit(SOURCES[name].repo, revision, kind="dataset", run_dir=run_dir)
+        return _at(name, sha), sha
     with tempfile.TemporaryDirectory() as fresh:  # datasets caches a folder by its name, and would miss that it changed
-        where = {"path": str(place), "cache_dir": fresh} if folder else {"path": source.repo, "revision": sha}
-        for part, (config, split) in source.parts.items():
-            with hub.explained(where["path"], kind="dataset"):
-                found[part] = [dict(row) for row in load_dataset(name=config, split=split, **where)]
-    return found, sha
+        return _read(name, path=str(files_of(name, folder)), cache_dir=fresh), ""
+
+
+@functools.lru_cache(maxsize=1)  # the next seed draws from the same rows; more data sets at once would fill the memory
+def _at(name, sha):
+    return _read(name, path=SOURCES[name].repo, revision=sha)
+
+
+def _read(name, **where):
+    from datasets import load_dataset
+
+    found = {}
+    for part, (config, split) in SOURCES[name].parts.items():
+        with hub.explained(where["path"], kind="dataset"):
+            rows = load_dataset(name=config, split=split, **where)
+            wanted = list(SOURCES[name].columns)
+            if wanted and set(wanted) <= set(rows.column_names):  # else `need` says which is missing, and which there are
+                rows = rows.select_columns(wanted)
+            found[part] = [dict(row) for row in rows]
+    return found
 
 
 def _people(records, n_train, n_test, seed, about):
@@ -206,10 +227,9 @@ def community_alignment(conversations, top=3, language="en"):
 
     The wishes are what the same person wrote after their *other* choices (`first_turn_feedback`), `top` of them.
     """
-    names = ("annotator_id", "assigned_lang", "first_turn_prompt", "first_turn_preferred_response", "first_turn_feedback")
     rows = []
     for row in conversations:
-        need(row, names, "community-alignment")
+        need(row, COMMUNITY, "community-alignment")
         choice = row["first_turn_preferred_response"] or ""
         if row["assigned_lang"] == language and row["first_turn_prompt"] and choice[-1:] in tuple("abcd"):
             rows.append((row, row.get(f"first_turn_response_{choice[-1]}")))

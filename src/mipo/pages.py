@@ -29,10 +29,14 @@ def results_in(folder: Path) -> dict[str, dict]:
 
 
 def best_results(scale: str) -> dict[str, dict]:
-    """The published run (results/full, results/gpu for real models) where there is one, else this scale's own run."""
+    """The published run (results/full, else results/gpu) where one ran the chapter, else this scale's own run.
+
+    A run at scale full skips chapter 13, so what stands for it is its run on a GPU; chapter 14 stands with its full run.
+    """
     root = project_root()
-    own, gpu, full = (results_in(root / place) for place in (f"runs/{scale}/results", "results/gpu", "results/full"))
-    return own | gpu | full
+    own, *published = (results_in(root / place) for place in (f"runs/{scale}/results", "results/gpu", "results/full"))
+    ran = [{name: kept for name, kept in found.items() if not kept.get("skipped")} for found in published]
+    return own | ran[0] | ran[1]
 
 
 def outdated(result: dict) -> list[str]:
@@ -80,8 +84,9 @@ def claims_table(results: dict[str, dict], page: str, staged: Mapping[str, Colle
     for claim in load_claims():
         status, found = claim_status(claim, results)
         number = measured(found) if found else "–"
+        scale = f", scale {results[claim['notebook']]['scale']}" if found else ""
         cells = [f"**{claim['slug'].split('-')[0]}** {claim['claim']}", claim["who"], f"**{status}**", number,
-                 where(claim, found, page, staged)]
+                 where(claim, found, page, staged) + scale]
         rows.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
 
@@ -102,7 +107,7 @@ def times_table(results: dict[str, dict], page: str, staged: Mapping[str, Collec
 
 WORK = {"base models": ("base",), "making pairs": ("pairs", "preferences", "data"), "training": ("train", "polis"),
         "asking and scoring": ("examine", "weigh", "answers", "own", "judge", "harness"),
-        "timing": ("cost",)}  # first words of records' names
+        "timing": ("cost", "engine")}  # first words of records' names
 
 
 def work_table(results: dict[str, dict], page: str, staged: Mapping[str, Collection[str]]) -> str:
@@ -162,12 +167,15 @@ def real_models_table(results: dict[str, dict], page: str, staged: Mapping[str, 
 
 
 def real_models_said(results: dict[str, dict], page: str, staged: Mapping[str, Collection[str]]) -> str:
-    """One sentence: which run of real models is committed, or that there is none."""
+    """One sentence: which run of real models is committed, and how it was made, or that there is none."""
     file = project_root() / "results" / "gpu" / f"{REAL}.json"
     if not file.exists():
         return "Nothing has been run on real weights yet."
     kept = read_json(file)
-    return f"A run of {kept['date']} on {kept['machine']} is committed."
+    changed = " with uncommitted changes" if kept["dirty"] else ""
+    return (f"A run of {kept['date']} is committed: {kept['seconds_cold'] / 60:.0f} minutes on {kept['gpu'] or 'no GPU'} "
+            f"({kept['machine']}), commit {kept['commit']}{changed}, torch {kept['versions']['torch']}, transformers "
+            f"{kept['versions']['transformers']}.")
 
 
 def _bench_row(case: dict, name: str, second: str) -> str:

@@ -4,18 +4,18 @@ import hashlib
 
 import numpy as np
 
-from mipo import evaluate, fit, harness, hub, hub_data, judge, own, store
+from mipo import evaluate, fit, harness, hub_data, judge, own, store
 from mipo.logprobs import pmi_over_contexts, response_logps
 from mipo.preference_file import as_text
-from mipo.real import asked_of, key_of, path_of, release, said
+from mipo.real import asked_of, key_of, path_of, release, run_or_load, said
 
 # ---- numbers ----
 
-def paired(after, before, rows):
-    """((value, low, high), mean of before): the mean of after - before with its interval; None with fewer than two rows.
+def aligned(after, before, rows):
+    """(values after, before, levels of clusters) of {seed: values} twice and {seed: test rows}; None for less than two rows.
 
-    after, before, rows   {seed: values}, {seed: values}, {seed: test rows}; a seed that one side lacks, or a row where a
-                          value is NaN, is left out. Seeds are drawn whole, and so are people (items, where nobody asks).
+    A seed that one side lacks, or a row where a value is NaN, is left out. Seeds are drawn whole, and so are people (items,
+    where nobody asks).
     """
     found = [(seed, x, y, hub_data.unit(row), f"{seed} {i}") for seed in after if seed in before
              for i, (x, y, row) in enumerate(zip(after[seed], before[seed], rows[seed], strict=True))
@@ -24,12 +24,28 @@ def paired(after, before, rows):
         return None
     seed, x, y, unit, place = map(np.array, zip(*found, strict=True))
     levels = [seed, unit] if len(set(unit)) > 1 else [seed, place]  # of one person alone, the replies
-    return evaluate.paired_bootstrap(x, y, levels), float(y.mean())
+    return x, y, levels
 
 
-def relative(found):
-    """(value, low, high) of `paired` as a share of the mean before; None where that is 0."""
-    return None if found is None or not found[1] else tuple(end / found[1] for end in found[0])
+def paired(after, before, rows):
+    """(value, low, high): the mean of after - before with its interval, see `aligned`."""
+    found = aligned(after, before, rows)
+    return found and evaluate.paired_bootstrap(*found)
+
+
+def relative(after, before, rows):
+    """(value, low, high) of the gain as a share of the mean before, see `aligned`; None where that mean is 0.
+
+    Both means are estimates, so the interval is that of their ratio, to first order (delta method): the one of
+    x/ȳ - (x̄/ȳ)·y/ȳ, whose mean is 0.
+    """
+    found = aligned(after, before, rows)
+    if found is None or not found[1].mean():
+        return None
+    x, y, levels = found
+    ratio = x.mean() / y.mean()
+    _, low, high = evaluate.paired_bootstrap(x / y.mean(), ratio * y / y.mean(), levels)
+    return float(ratio - 1), float(ratio - 1 + low), float(ratio - 1 + high)
 
 
 def own_reward(after, before):
@@ -56,9 +72,8 @@ def measure(run_dir, policy, base, records, answered, *, contexts=8, seed=0, bat
     def make(folder):
         crowd, texts, found = own.groups(records, contexts, seed=seed), said(answered), {}
         for end, place in (("", path_of(policy)), ("_base", base.path)):
-            with hub.explained("scoring", kind="scoring"):
-                model, tokenizer = fit.load(place, dtype=fit.best_dtype())
-                logps = own.under_contexts(model, tokenizer, records, texts, crowd, batch_size=batch_size, progress=progress)
+            model, tokenizer = fit.load(place, dtype=fit.best_dtype())
+            logps = own.under_contexts(model, tokenizer, records, texts, crowd, batch_size=batch_size, progress=progress)
             found |= {f"pmi{end}": pmi_over_contexts(logps[:, 0], logps).tolist(),
                       f"retrieval{end}": own.retrieval_credit(logps).tolist()}
             del model
@@ -68,8 +83,8 @@ def measure(run_dir, policy, base, records, answered, *, contexts=8, seed=0, bat
                                                                    "chance": 1 / max(map(len, crowd))}
 
     config = {"contexts": contexts, "seed": seed, "asked": asked_of(records)}
-    return store.run_or_load(run_dir, "own-real", config, make, code=["mipo.real_scores"],
-                             inputs={"policy": key_of(policy), "base": base.key, "replies": answered})
+    return run_or_load(run_dir, "own-real", config, make, doing="scoring", code=["mipo.real_scores"],
+                       inputs={"policy": key_of(policy), "base": base.key, "replies": answered})
 
 
 def rank(run_dir, policy, rows, *, batch_size=16, progress=True):
@@ -80,17 +95,16 @@ def rank(run_dir, policy, rows, *, batch_size=16, progress=True):
     key = hashlib.sha256(store.dumps([[r["prompt"], r["chosen"], r["rejected"]] for r in rows]).encode()).hexdigest()
 
     def make(folder):
-        with hub.explained("scoring", kind="scoring"):
-            model, tokenizer = fit.load(path_of(policy), dtype=fit.best_dtype())
-            texts = as_text([r | {"read_from": f"row {i}"} for i, r in enumerate(rows)], tokenizer)
-            scored = response_logps(model, tokenizer, [t["prompt"] for t in texts],
-                                    [[t["chosen"], t["rejected"]] for t in texts], batch_size=batch_size, progress=progress)
+        model, tokenizer = fit.load(path_of(policy), dtype=fit.best_dtype())
+        texts = as_text([r | {"read_from": f"row {i}"} for i, r in enumerate(rows)], tokenizer)
+        scored = response_logps(model, tokenizer, [t["prompt"] for t in texts],
+                                [[t["chosen"], t["rejected"]] for t in texts], batch_size=batch_size, progress=progress)
         store.write_whole(folder / "scores.json", store.dumps({"mean": scored.mean.tolist(),
                                                                "summed": scored.summed.tolist()}))
         return {"accuracy": float((scored.mean[:, 0] > scored.mean[:, 1]).double().mean())}
 
-    made = store.run_or_load(run_dir, "weigh-real", {"rows": key}, make, code=["mipo.real_scores"],
-                             inputs={"policy": key_of(policy)})
+    made = run_or_load(run_dir, "weigh-real", {"rows": key}, make, doing="scoring", code=["mipo.real_scores"],
+                       inputs={"policy": key_of(policy)})
     release()
     return made
 
@@ -111,23 +125,22 @@ def judged(run_dir, place, records, ours, theirs, *, rated=False, missing=None, 
         cache = store.resolve(run_dir) / "verdicts" / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.jsonl"
         asker = judge.Judge(lambda: fit.load(place.path, dtype=fit.best_dtype()), name, cache, called=place.name,
                             batch_size=batch_size, progress=progress)
-        with hub.explained(f"the judge {place.name}", kind="judging"):
-            found = judge.compare(asker, records, mine, other)
-            metrics, found = judge.report(found, mine, other), {**found, "score": found["score"].tolist()}
-            if known:
-                rows, gold = [records[i] for i in known], [records[i]["gold"] for i in known]
-                reference = judge.rate(asker, rows, gold, missing=missing)
-                for key, texts in (("released", mine), ("released_base", other)):
-                    marks = judge.rate(asker, rows, [texts[i] for i in known], missing=missing)
-                    metrics[key] = judge.released_win_rate(marks, reference)
-                    wins = dict(zip(known, judge.released_wins(marks, reference).tolist(), strict=True))
-                    found[key] = [None if np.isnan(wins.get(i, np.nan)) else wins[i] for i in range(len(records))]
+        found = judge.compare(asker, records, mine, other)
+        metrics, found = judge.report(found, mine, other), {**found, "score": found["score"].tolist()}
+        if known:
+            rows, gold = [records[i] for i in known], [records[i]["gold"] for i in known]
+            reference = judge.rate(asker, rows, gold, missing=missing)
+            for key, texts in (("released", mine), ("released_base", other)):
+                marks = judge.rate(asker, rows, [texts[i] for i in known], missing=missing)
+                metrics[key] = judge.released_win_rate(marks, reference)
+                wins = dict(zip(known, judge.released_wins(marks, reference).tolist(), strict=True))
+                found[key] = [None if np.isnan(wins.get(i, np.nan)) else wins[i] for i in range(len(records))]
         store.write_whole(folder / "verdicts.json", store.dumps(found))
         return metrics
 
     config = {"rated": bool(known), "missing": missing, "asked": asked_of(records, ("query", "context"))}
-    made = store.run_or_load(run_dir, "judge-real", config, make, code=["mipo.real_scores"],
-                             inputs={"judge": place.key, "ours": ours, "theirs": theirs})
+    made = run_or_load(run_dir, "judge-real", config, make, doing="judging", what=f"the judge {place.name}",
+                       code=["mipo.real_scores"], inputs={"judge": place.key, "ours": ours, "theirs": theirs})
     release()
     return made
 
@@ -135,20 +148,23 @@ def judged(run_dir, place, records, ours, theirs, *, rated=False, missing=None, 
 def by_harness(run_dir, policy, dataset, items, *, shots=8, seed=0, batch_size=16):
     """Record of lm-evaluation-harness on a policy and our items, its score of each by the item's id in scores.json.
 
-    shots   worked examples in the prompts of svamp_cot, which are ours; the harness's own tasks keep theirs
+    samples.jsonl   what was asked and what the policy said, a line per item and filter, as the harness logs it
+    shots           worked examples in the prompts of svamp_cot, which are ours; the harness's own tasks keep theirs
     """
     rows = harness.rows_of(dataset, items, shots)
 
     def make(folder):
         tasks = harness.tasks(dataset, rows, folder)
-        with hub.explained("lm-evaluation-harness", kind="scoring"):
-            model, tokenizer = fit.load(path_of(policy), dtype=fit.best_dtype())
-            found = harness.scores(harness.run(model, tokenizer, tasks, batch_size=batch_size, seed=seed), dataset)
+        model, tokenizer = fit.load(path_of(policy), dtype=fit.best_dtype())
+        samples = harness.run(model, tokenizer, tasks, batch_size=batch_size, seed=seed)
+        found = harness.scores(samples, dataset)
+        store.write_whole(folder / "samples.jsonl", harness.as_lines(samples))
         store.write_whole(folder / "scores.json", store.dumps(found))
         return {"accuracy": float(np.mean(list(found.values()))), "items": len(found)}
 
-    config = {"dataset": dataset, "seed": seed, "items": hashlib.sha256(store.dumps(rows).encode()).hexdigest()}
-    made = store.run_or_load(run_dir, "harness", config, make, code=["mipo.real_scores"],
-                             inputs={"policy": key_of(policy)})
+    config = {"dataset": dataset, "seed": seed, "items": hashlib.sha256(store.dumps(rows).encode()).hexdigest(),
+              **harness.known_by(dataset)}
+    made = run_or_load(run_dir, "harness", config, make, doing="scoring", what="lm-evaluation-harness",
+                       code=["mipo.real_scores"], inputs={"policy": key_of(policy)})
     release()
     return made

@@ -85,15 +85,15 @@ class Study:
 
     # ---- gains ----
 
-    def gain(self, after, before, s):
-        """`real_scores.paired` of {seed: values} on the test rows of a set."""
-        return real_scores.paired(after, before, {seed: self.rows(s, seed) for seed in after})
+    def gain(self, after, before, s, look=real_scores.paired):
+        """`real_scores.paired`, or `relative`, of {seed: values} on the test rows of a set."""
+        return look(after, before, {seed: self.rows(s, seed) for seed in after})
 
     def net_wins(self, verdicts):
         """Strict wins less losses of {pair: {seed: Record}}, each as a share of the items."""
         found = {pair: {seed: real_scores.verdicts_of(r) for seed, r in kept.items()} for pair, kept in verdicts.items()}
         gains = {pair: self.gain(kept, {seed: 0 * v for seed, v in kept.items()}, pair[0]) for pair, kept in found.items()}
-        return {pair: g[0] for pair, g in gains.items() if g}
+        return {pair: g for pair, g in gains.items() if g}
 
     def released_gain(self, verdicts):
         """Gain in the papers' win rate, as a share of the base's, where replies were rated and the base wins some."""
@@ -102,15 +102,16 @@ class Study:
             if all("released" in r.metrics for r in kept.values()):
                 after, before = ({seed: real_scores.verdicts_of(r, key) for seed, r in kept.items()}
                                  for key in ("released", "released_base"))
-                gains[pair] = real_scores.relative(self.gain(after, before, pair[0]))
+                gains[pair] = self.gain(after, before, pair[0], real_scores.relative)
         return {pair: g for pair, g in gains.items() if g}
 
-    def accuracy_gain(self, graded, key):
-        """{(s, arm): ((value, low, high), base's accuracy)} of `reasoning_data.grades`, arm against base, item by item."""
+    def accuracy_gain(self, graded, key, look=real_scores.paired):
+        """{(s, arm): gain} of `reasoning_data.grades`, arm against base, item by item; with `relative`, of its accuracy."""
         def side(pair):
             return {seed: grades[key] for seed, grades in graded[pair].items()}
 
-        gains = {pair: self.gain(side(pair), side((pair[0], "base")), pair[0]) for pair in graded if pair[1] != "base"}
+        gains = {pair: self.gain(side(pair), side((pair[0], "base")), pair[0], look)
+                 for pair in graded if pair[1] != "base"}
         return {pair: g for pair, g in gains.items() if g}
 
     # ---- numbers, parts of claims, what figures draw ----
@@ -156,22 +157,37 @@ class Study:
         return found
 
     def data_table(self, shared):
-        """The data of each set's first seed, and how much of its test part was trained on (see `overlaps`)."""
+        """The data of each set's first seed, and how much of its test part was trained on (see `overlaps`); then items whose
+        gold answer is known to be wrong."""
         lines = ["| data set | commit | train | test | dropped | same prompt | eight words |", "|---" * 7 + "|"]
         for s, found in shared.items():
             data = next(data for (where, _), data in self.work.items() if where == s)
             same, phrases = (f"{np.mean([o[k] for o in found]):.1%}" for k in ("same", "phrases"))
             lines.append(f"| {short(s[1])} | {data.source.get('commit', '')[:12] or 'local files'} | {len(data.train)} | "
                          f"{len(data.test)} | {data.source.get('dropped', 0)} | {same} | {phrases} |")
-        return "\n".join(lines)
+        return "\n".join(lines + [f"\n{line}" for line in self.known_wrong()])
+
+    def known_wrong(self):
+        """A sentence for each item drawn whose gold answer is known to be wrong, with the part and the seeds it is in."""
+        drawn = {(s[1], row.get("source_id"), part, seed) for (s, seed), data in self.work.items()
+                 for part in ("train", "test") for row in getattr(data, part)}
+        lines = []
+        for (name, item), why in reasoning_data.KNOWN_WRONG.items():
+            for part in ("train", "test"):
+                seeds = sorted(seed for *one, seed in drawn if one == [name, item, part])
+                if seeds:
+                    lines.append(f"Known to be wrong, and kept since published numbers count it: {name}'s {item} ({why}); "
+                                 f"in the {part} part of seed {', '.join(map(str, seeds))}.")
+        return lines
 
     def training_table(self):
-        lines = ["| method | seed | steps | first loss | last loss | minutes | GB | update left in bfloat16 |",
-                 "|---" * 8 + "|"]
+        lines = ["| method | seed | learning rate | steps | first loss | last loss | minutes | GB | "
+                 "update left in bfloat16 |", "|---" * 9 + "|"]
         for (s, arm, seed), run in self.tuned.items():
             m = run.metrics
-            lines.append(f"| {self.label(s, arm)} | {seed} | {m['steps']} | {m['first_loss']:.3f} | {m['last_loss']:.3f} | "
-                         f"{run.seconds / 60:.1f} | {text(m['peak_gb'], '.0f')} | {text(m['kept_update'], '.0%')} |")
+            lines.append(f"| {self.label(s, arm)} | {seed} | {m['lr']:g} | {m['steps']} | {m['first_loss']:.3f} | "
+                         f"{m['last_loss']:.3f} | {run.seconds / 60:.1f} | {text(m['peak_gb'], '.0f')} | "
+                         f"{text(m['kept_update'], '.0%')} |")
         return "\n".join(lines)
 
     def own_view(self, found, chance):
@@ -199,7 +215,7 @@ class Study:
             line = f"- {self.label(*pair)}: right {right:.1%}, in any form {loose:.1%}, as released {released:.1%}"
             if pair in gains["right"]:
                 line += "; over the base {:+.1%} [{:+.1%}, {:+.1%}], in any form {:+.1%} [{:+.1%}, {:+.1%}]".format(
-                    *gains["right"][pair][0], *gains["any form"][pair][0])
+                    *gains["right"][pair], *gains["any form"][pair])
             lines.append(line)
         return "\n".join(lines)
 

@@ -10,8 +10,9 @@ import re
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
-# SVAMP chal-680: ((4 - 2) + 3) is 5, its file says 1. Kept as it is, since published numbers count it, and reported.
-KNOWN_WRONG = {"svamp": {"chal-680": "the equation gives 5, the file says 1"}}
+# SVAMP chal-680: ((4 - 2) + 3) is 5, its file says 1. Kept as it is, since published numbers count it, and reported by
+# `real_study.Study.known_wrong`.
+KNOWN_WRONG = {("svamp", "chal-680"): "the equation gives 5, the file says 1"}
 LETTERS = "ABCDEFGHIJ"
 NUMBER = re.compile(r"(?<![\w.,])[-\u2212]?\$?\d{1,3}(?:,\d{3})+(?:\.\d+)?|(?<![\w.,])[-\u2212]?\$?(?:\d+(?:\.\d+)?|\.\d+)")
 ERRORS = ("right", "format", "off topic", "arithmetic", "reasoning", "wrong option")

@@ -16,6 +16,7 @@ import re
 import resource
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,8 +93,8 @@ def read_json(path: str | Path) -> Any:
         raise ValueError(f"{path} is not valid JSON ({error}); delete it and run again") from None
 
 
-def sync_folder(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
+def sync(*paths: Path) -> None:
+    for path in paths:
         fd = os.open(path, os.O_RDONLY)
         os.fsync(fd)
         os.close(fd)
@@ -204,10 +205,12 @@ def versions() -> dict[str, str]:
 
 
 def provenance() -> dict[str, Any]:
-    dirty = bool(git("status", "--porcelain", "--untracked-files=no"))
-    return {"commit": git("rev-parse", "--short=12", "HEAD") or "no commit", "dirty": dirty,
+    torch = sys.modules.get("torch")               # what has not imported it has not computed on a GPU
+    gpu = torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None
+    return {"commit": git("rev-parse", "--short=12", "HEAD") or "no commit",
+            "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            "machine": machine(), "versions": versions()}
+            "machine": machine(), "gpu": gpu, "versions": versions()}
 
 
 # ---- runs ----
@@ -290,10 +293,8 @@ def run_or_load(run_dir: str | Path, name: str, config: dict, make: Callable[[Pa
         files = {str(f.relative_to(partial)): f.stat().st_size for f in sorted(partial.rglob("*")) if f.is_file()}
         text = dumps({**parts, "key": key, "metrics": metrics, "seconds": seconds, "files": files, **provenance()})
         write_whole(partial / "record.json", text)
-        sync_folder(partial)
+        sync(*partial.rglob("*"), partial)
         os.rename(partial, folder)
-        fd = os.open(records, os.O_RDONLY)         # the rename itself reaches the disk
-        os.fsync(fd)
-        os.close(fd)
+        sync(records)                              # the rename itself reaches the disk
         USED[folder.name] = (time.time() - seconds, time.time())
         return Record(json.loads(text)["metrics"], folder, key, seconds, True)
