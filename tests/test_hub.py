@@ -3,12 +3,13 @@
 import errno
 import json
 import shutil
+import types
 
 import pytest
 import torch
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 
-from mipo import hub, models
+from mipo import hub, models, store
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
@@ -95,6 +96,12 @@ def test_complete_reads_the_index(tmp_path, tiny_llama):
     (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"), "disk is full"),  # torch.save
     (raised("SafetensorError", text="Error while serializing: I/O error: No space left on device (os error 28)"),
      "disk is full.*run_dir"),
+    (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"), "out of memory"),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "out of memory"),
+    (RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+     "out of memory"),
+    (MemoryError(), "out of memory, on the card or of the machine"),
+    (RuntimeError("MemoryError: "), "out of memory"),  # as mipo.launch passes it on
     (OSError("Not enough disk space. Needed: 650.00 MiB (download: Unknown size)"), "disk is full.*HF_HOME"),  # datasets
 ])
 def test_each_trouble_has_one_message_with_the_way_out(error, advice):
@@ -133,6 +140,42 @@ def test_the_configuration_comes_without_the_weights(cache, tmp_path):
     assert hub.config(str(tmp_path)) == tmp_path
     with pytest.raises(hub.Unavailable, match="neither a folder here nor a name"):
         hub.config("gpt2", run_dir=tmp_path)
+
+
+def test_a_model_without_a_chat_template_is_refused_before_its_weights(cache, tmp_path):
+    folder = cache / "snapshots" / SHA
+    (folder / "model.safetensors").unlink()
+    assert hub.tokenizer("org/tiny", SHA, run_dir=tmp_path)("Hi")["input_ids"]
+    (folder / "chat_template.jinja").unlink()
+    for name in ("org/tiny", str(folder)):
+        with pytest.raises(ValueError, match=f"tokenizer of {name} has no chat template: use an instruction-tuned model"):
+            hub.tokenizer(name, SHA, run_dir=tmp_path)
+
+
+def test_what_has_arrived_is_not_asked_for_again(cache, monkeypatch):
+    """Two weight files of 8 MB: one is whole in the cache, of the other 6 MB have arrived."""
+    files = [types.SimpleNamespace(rfilename=name, size=8e6) for name in ("a.safetensors", "b.safetensors", "b.bin")]
+    monkeypatch.setattr(HfApi, "repo_info", lambda *_, **__: types.SimpleNamespace(siblings=files))
+    assert hub.megabytes("org/tiny", SHA) == pytest.approx(16)  # no pickles
+    (cache / "snapshots" / SHA / "a.safetensors").write_bytes(b"0" * 8_000_000)
+    assert hub.megabytes("org/tiny", SHA) == pytest.approx(8)
+    (cache / "blobs").mkdir()
+    (cache / "blobs" / "0123.incomplete").write_bytes(b"0" * 6_000_000)
+    assert hub.megabytes("org/tiny", SHA) == pytest.approx(2) and hub.megabytes("org/other", SHA) == pytest.approx(16)
+
+
+def test_held_counts_files_wherever_they_are(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "c").write_bytes(b"0" * 3_000_000)
+    (tmp_path / "d").write_bytes(b"0" * 1_000_000)
+    assert hub.held(tmp_path / "a", tmp_path / "d", tmp_path / "none") == pytest.approx(4) and hub.held() == 0
+
+
+def test_a_full_disk_is_explained_where_a_commit_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "_ask", lambda *_: SHA)
+    monkeypatch.setattr(store, "write_whole", lambda *_: exec("raise OSError(28, 'No space left on device')"))
+    with pytest.raises(hub.Unavailable, match="disk is full"):
+        hub.commit("org/new", run_dir=tmp_path)
 
 
 def test_room_on_the_disk(tmp_path):

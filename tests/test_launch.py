@@ -2,14 +2,18 @@
 
 import json
 import os
+import signal
+import subprocess
 import sys
 import time
 from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
 
-from mipo import fit, hub, launch, real, store
+from mipo import fit, hub, launch, real, recipes, store
 from mipo.hub import Place
 
 TWO = "configs/accelerate/two-cpus.yaml"
@@ -39,6 +43,15 @@ def test_the_shipped_files_work_on_a_box_with_eight_cards(monkeypatch):
     assert "accelerate.commands.launch" in started and started[-2:] == ["--num_processes", "4"]
     with pytest.raises(ValueError, match="no such file.*ddp.yaml"):
         launch.spread("configs/accelerate/dpp.yaml", 4, 2)
+
+
+@pytest.mark.parametrize("name, kind", [("ddp", "MULTI_GPU"), ("fsdp", "FSDP")])
+def test_accelerate_takes_the_shipped_files(name, kind):
+    """Its own reader, which refuses unknown keys; and each option of FSDP is one of its launcher's."""
+    found = load_config_from_file(str(store.resolve(f"configs/accelerate/{name}.yaml")))
+    assert (found.distributed_type, found.mixed_precision, found.use_cpu) == (kind, "bf16", False)
+    assert set(found.fsdp_config or {}) <= set(vars(launch_command_parser().parse_args(["x.py"])))
+    assert bool(found.fsdp_config) == (name == "fsdp")
 
 
 # ---- what comes back ----
@@ -115,6 +128,54 @@ def test_an_interrupt_ends_the_processes_too(monkeypatch):
     assert len(pids) == 2 and not any(map(running, pids))
 
 
+def test_a_process_that_does_not_listen_is_killed(monkeypatch):
+    pids = []
+
+    def interrupt(text):
+        pids.append(int(text))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "PATIENCE", 0.5)
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(write=interrupt, flush=lambda: None))
+    deaf = ("import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+            "print(os.getpid(), flush=True); time.sleep(30)")
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        launch.watched([sys.executable, "-c", deaf], env=dict(os.environ), show=True)
+    assert time.monotonic() - start < 20 and not running(pids[0])
+
+
+@pytest.mark.parametrize("killed", ["starter", "launcher"])
+def test_nothing_goes_on_training_once_its_starter_or_launcher_is_gone(killed, tmp_path):
+    """Three processes, each started by the one before and in a session of its own, as torch's launcher does."""
+    worker = (f"import os, sys, time; from mipo import fit; fit.end_with(int(sys.argv[1]), every=0.05)\n"
+              f"open({str(tmp_path / 'pids')!r}, 'w').write(f'{{sys.argv[1]}} {{os.getppid()}} {{os.getpid()}}\\n')\n"
+              "time.sleep(60)")
+    launcher = ("import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[2], sys.argv[1]], "
+                "start_new_session=True)")
+    starter = ("import os, subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1], str(os.getpid()), "
+               "sys.argv[2]], start_new_session=True)")
+    env = os.environ | {"PYTHONPATH": str(store.PACKAGE.parent)}
+    top = subprocess.Popen([sys.executable, "-c", starter, launcher, worker], env=env)
+    until = time.monotonic() + 120
+    while not ((tmp_path / "pids").exists() and (tmp_path / "pids").read_text().endswith("\n")):
+        assert top.poll() is None and time.monotonic() < until
+        time.sleep(0.05)
+    pids = list(map(int, (tmp_path / "pids").read_text().split()))
+    try:
+        time.sleep(0.3)
+        assert all(map(running, pids))  # as long as all are there
+        os.kill(pids[("starter", "launcher").index(killed)], signal.SIGKILL)
+        until = time.monotonic() + 20
+        while running(pids[2]) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not running(pids[2])
+    finally:
+        for pid in filter(running, pids):
+            os.kill(pid, signal.SIGKILL)
+        top.wait()
+
+
 def running(pid):
     try:
         return open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] != "Z"
@@ -138,7 +199,7 @@ def made(tmp_path):
 
 def test_divergence_in_two_processes_is_a_result(tiny_llama, made, tmp_path):
     base = Place(str(tiny_llama), tiny_llama)
-    gone = real.train(tmp_path, real.PREFERENCES["dpo"], base, made, **SETTINGS, launch=TWO)
+    gone = real.train(tmp_path, recipes.PREFERENCES["dpo"], base, made, **SETTINGS, launch=TWO)
     assert "learning rate" in gone.metrics["failed"]
 
 

@@ -1,5 +1,6 @@
 """Runs of real models in miniature: training in one process and two, resuming, adapters, replies, pairs, verdicts."""
 
+import errno
 import json
 import shutil
 
@@ -8,12 +9,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
-from mipo import fit, hub, real, real_scores, serving, store
+from mipo import fit, hub, hub_data, real, real_scores, recipes, serving, store
 from mipo.hub import Place
 
 TALK = {"chosen": "Yes, I will bring bread.", "rejected": "No."}
 SETTINGS = dict(lr=1e-3, epochs=2, batch_size=4, micro_batch=2, max_length=200, lora_rank=0, seed=0, save_every=100,
                 progress=False)
+HI = {"query": "Hi", "context": ""}
 GREEDY = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 5}
 
 
@@ -72,25 +74,25 @@ def losses(record):
 
 
 def test_training_starts_at_log_2_and_is_found_again(base, made, tmp_path):
-    first = real.train(tmp_path / "run", real.PREFERENCES["dpo"], base, made, **SETTINGS)
+    first = real.train(tmp_path / "run", recipes.PREFERENCES["dpo"], base, made, **SETTINGS)
     assert first.fresh and first.metrics["steps"] == 6 and first.metrics["first_loss"] == pytest.approx(0.6931, abs=1e-4)
     assert losses(first)[-1] < losses(first)[0] and not list((tmp_path / "run" / "checkpoints").glob("*/checkpoint-*"))
     smaller = {**SETTINGS, "micro_batch": 1, "checkpointing": False}  # how it is computed is not part of the key
-    assert not real.train(tmp_path / "run", real.PREFERENCES["dpo"], base, made, **smaller).fresh
-    assert real.train(tmp_path / "run", real.PREFERENCES["dpo"], base, made, **{**SETTINGS, "seed": 1}).fresh
+    assert not real.train(tmp_path / "run", recipes.PREFERENCES["dpo"], base, made, **smaller).fresh
+    assert real.train(tmp_path / "run", recipes.PREFERENCES["dpo"], base, made, **{**SETTINGS, "seed": 1}).fresh
 
 
 def test_smaller_pieces_give_the_same_run(tiny_qwen2, made, tmp_path):
     """Tolerance: sums of float32 in another order, over six steps."""
     base, runs = Place(str(tiny_qwen2), tiny_qwen2), []
     for i, pieces in enumerate(({"micro_batch": 4}, {"micro_batch": 1}, {"micro_batch": 2, "checkpointing": False})):
-        runs.append(real.train(tmp_path / f"{i}", real.PREFERENCES["rmipo"], base, made, **{**SETTINGS, **pieces}))
+        runs.append(real.train(tmp_path / f"{i}", recipes.PREFERENCES["rmipo"], base, made, **{**SETTINGS, **pieces}))
     for other in runs[1:]:
         assert losses(other) == pytest.approx(losses(runs[0]), abs=2e-4)
 
 
 def test_a_cut_run_goes_on_from_its_checkpoint(tiny_qwen2, made, tmp_path, monkeypatch):
-    base, dpo = Place(str(tiny_qwen2), tiny_qwen2), real.PREFERENCES["dpo"]
+    base, dpo = Place(str(tiny_qwen2), tiny_qwen2), recipes.PREFERENCES["dpo"]
     whole = real.train(tmp_path / "whole", dpo, base, made, **SETTINGS)
     steps, original = [], fit.PreferenceTrainer.training_step
 
@@ -118,7 +120,7 @@ def test_a_cut_run_goes_on_from_its_checkpoint(tiny_qwen2, made, tmp_path, monke
 def test_two_processes_do_as_one(tiny_llama, made, tmp_path):
     """DDP on two CPU processes, each with half of the batch, against one with all of it: losses within 1e-4 nats, weights
     within 1e-4 (Adam divides by gradients near zero, where the order of sums shows)."""
-    base, dpo = Place(str(tiny_llama), tiny_llama), real.PREFERENCES["dpo"]
+    base, dpo = Place(str(tiny_llama), tiny_llama), recipes.PREFERENCES["dpo"]
     one = real.train(tmp_path / "one", dpo, base, made, **SETTINGS)
     two = real.train(tmp_path / "two", dpo, base, made, **SETTINGS, launch="configs/accelerate/two-cpus.yaml")
     assert (one.metrics["processes"], two.metrics["processes"]) == (1, 2)
@@ -129,7 +131,7 @@ def test_two_processes_do_as_one(tiny_llama, made, tmp_path):
 
 
 def test_adapters_are_saved_alone_and_put_on_again(tiny_qwen2, made, tmp_path):
-    base, rmipo = Place(str(tiny_qwen2), tiny_qwen2), real.PREFERENCES["rmipo"]
+    base, rmipo = Place(str(tiny_qwen2), tiny_qwen2), recipes.PREFERENCES["rmipo"]
     tuned = real.train(tmp_path / "run", rmipo, base, made, **{**SETTINGS, "lora_rank": 4, "lr": 1e-2})
     assert (tuned.path / "model" / "adapter_config.json").is_file() and not (tuned.path / "model" / "config.json").exists()
     model, tokenizer = fit.load(tuned.path / "model", dtype="float32", device="cpu")
@@ -142,7 +144,7 @@ def test_adapters_are_saved_alone_and_put_on_again(tiny_qwen2, made, tmp_path):
 
 def test_a_run_that_diverges_is_a_result(tiny_qwen2, made, tmp_path):
     base = Place(str(tiny_qwen2), tiny_qwen2)
-    gone = real.train(tmp_path, real.PREFERENCES["dpo"], base, made, **{**SETTINGS, "lr": 1e38})
+    gone = real.train(tmp_path, recipes.PREFERENCES["dpo"], base, made, **{**SETTINGS, "lr": 1e38})
     assert "learning rate" in gone.metrics["failed"] and not (gone.path / "model").exists()
 
 
@@ -184,7 +186,7 @@ def test_pairs_replies_and_measures(tiny_qwen2, records_list, tmp_path):
     rows = fit.read_pairs(made.path / "pairs" / "train.jsonl")
     assert made.metrics["pairs"] + made.metrics["left_out"] == 20 and rows[0]["prompt"][0]["content"].endswith(
         records[0]["query"])
-    tuned = real.train(tmp_path, real.PEOPLE["mipo-random"], base, made, **SETTINGS)
+    tuned = real.train(tmp_path, recipes.PEOPLE["mipo-random"], base, made, **SETTINGS)
     answered = real.replies(tmp_path, tuned, records, sampling=sampling, **common)
     assert len(real.said(answered)) == 20
     found = real_scores.measure(tmp_path, tuned, base, records, answered, contexts=3, **common)
@@ -244,6 +246,8 @@ def test_the_engine_is_chosen_once_and_is_part_of_what_a_reply_is(base, records_
                         [engine] * len(prompts))
     common = dict(sampling=GREEDY, batch_size=2)
     assert [real.engine_of(tmp_path, base, records_list, **common) for _ in range(2)] == ["continuous"] * 2
+    smaller = dict(common, batch_size=1)  # who runs out of memory keeps the engine, and with it the replies
+    assert real.engine_of(tmp_path, base, records_list, **smaller) == "continuous"
     assert timed == ["record 0"] and real.engine_of(tmp_path, base, records_list, engine="batched", **common) == "batched"
     ways = [real.replies(tmp_path, base, records_list, seed=0, progress=False, sampling=GREEDY | {"engine": engine})
             for engine in ("batched", "continuous", "batched")]
@@ -252,14 +256,101 @@ def test_the_engine_is_chosen_once_and_is_part_of_what_a_reply_is(base, records_
         real.engine_of(tmp_path, base, records_list, engine="fast", **common)
 
 
+@pytest.mark.parametrize("full", ["train.jsonl", "replies.json", "log.json", "record.json"])
+def test_a_full_disk_is_one_message_wherever_it_strikes(full, base, made, records_jsonl, tmp_path, monkeypatch):
+    original = store.write_whole
+
+    def write(path, text):
+        if path.name == full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(path, text)
+
+    monkeypatch.setattr(store, "write_whole", write)
+    steps = {"data": lambda: real.data(tmp_path, str(records_jsonl), n_train=0, n_test=6),
+             "replies": lambda: real.replies(tmp_path, base, [HI], seed=0, sampling=GREEDY, progress=False),
+             "labelled": lambda: real.labelled(tmp_path / "new", [{"prompt": "p", "chosen": "c", "rejected": "r"}], 0),
+             "train": lambda: real.train(tmp_path, recipes.PREFERENCES["dpo"], base, made, **SETTINGS)}
+    struck = {"train.jsonl": ("data", "labelled"), "replies.json": ("replies",), "log.json": ("train",),
+              "record.json": ("data", "replies", "labelled", "train")}
+    for step in struck[full]:
+        with pytest.raises(hub.Unavailable, match="disk is full.*run_dir.*Finished work is kept"):
+            steps[step]()
+
+
+def test_what_has_no_room_is_left_out_and_counted(tiny_qwen2):
+    """One token less of room at each limit in turn; what a text comes to is counted by the tokenizer itself."""
+    _, tokenizer = fit.load(tiny_qwen2, dtype="float32", device="cpu")
+
+    def row(words, reply="Yes."):
+        return {"prompt": [{"role": "user", "content": "book " * words}],
+                "chosen": [{"role": "assistant", "content": reply}],
+                "rejected": [{"role": "assistant", "content": "No."}], "read_from": "r"}
+
+    def count(text):
+        return len(tokenizer(text)["input_ids"])
+
+    short, long, talkative = row(4), row(40), row(4, "Yes! " * 60)
+    asked, most = (count(real.rendered(tokenizer, real.as_records([r], "preferences")[0])) for r in (short, long))
+    told = count(talkative["chosen"][0]["content"]) + 1  # and the end
+    assert most + 10 < asked + told
+    rows = hub_data.Data("preferences", [short, long, talkative], [short, long, talkative], {"repo": "x"})
+
+    def kept(found=rows, *room, new=10, max_length=10_000):
+        fitted = real.fitting(found, tokenizer, *room, max_new_tokens=new, max_length=max_length)
+        assert fitted.source == {"repo": "x", "no_room": {"train": len(found.train) - len(fitted.train),
+                                                          "test": len(found.test) - len(fitted.test)}}
+        return fitted.train, fitted.test
+
+    assert kept() == (rows.train, rows.test)  # nothing is known of the contexts
+    assert kept(max_length=most) == ([short, talkative], rows.test) and kept(max_length=most + 1)[0] == rows.train
+    assert kept(rows, most + 10)[0] == rows.train  # replies to train on are sampled, or cut
+    assert kept(rows, most + 9)[0] == [short, talkative]
+    assert kept(rows, asked + told)[1] == rows.test and kept(rows, asked + told - 1)[1] == [short, long]
+    judge = int(1.25 * (asked + 20) + 301)
+    assert kept(rows, None, judge) == (rows.train, [short, talkative])  # the judge reads the test only
+    with pytest.raises(ValueError, match="no train prompt leaves room for 10 tokens.*max_length 5.*raise max_length"):
+        kept(max_length=5)
+
+
+def test_people_need_room_for_two_contexts(tiny_qwen2):
+    """Each message is asked in another person's context as well, which may be longer than its own."""
+    _, tokenizer = fit.load(tiny_qwen2, dtype="float32", device="cpu")
+    one = {"query": "Hi", "context": "a nurse", "person": "a"}
+    asked = len(tokenizer(real.rendered(tokenizer, one))["input_ids"])
+    found = hub_data.Data("people", [one], [one], {})
+    how = dict(max_new_tokens=7, max_length=asked + 1)
+    assert real.fitting(found, tokenizer, 2 * asked + 7, **how).train == [one]
+    with pytest.raises(ValueError, match="no train prompt"):
+        real.fitting(found, tokenizer, 2 * asked + 6, **how)
+
+
+def test_a_model_s_own_context_is_the_most_a_pair_may_have(tiny_qwen2, tmp_path):
+    """256 positions: a reply is cut there though max_length allows more."""
+    base = Place(str(tiny_qwen2), tiny_qwen2)
+    rows = [{"prompt": [{"role": "user", "content": "Hi"}], "chosen": [{"role": "assistant", "content": "Yes! " * 300}],
+             "rejected": [{"role": "assistant", "content": "No."}]}] * 4
+    made = real.labelled(tmp_path, rows, seed=0)
+    tuned = real.train(tmp_path, recipes.PREFERENCES["dpo"], base, made, **{**SETTINGS, "epochs": 1, "max_length": 4096})
+    assert tuned.metrics["steps"] == 1 and tuned.metrics["lr"] == 1e-3
+
+
+def test_adapters_take_ten_times_the_published_rate(tiny_qwen2, made, tmp_path, monkeypatch):
+    rates, base = [], Place(str(tiny_qwen2), tiny_qwen2)
+    monkeypatch.setattr(real, "train", lambda *_, lr, **__: rates.append(lr))
+    rows = hub_data.Data("preferences", [{"prompt": "p", "chosen": "c", "rejected": "r"}], [])
+    for rank, lr in ((0, 0.0), (16, 0.0), (16, 0.25)):
+        real.tune(tmp_path, base, rows, "rmipo", seed=0, sampling=GREEDY, lr=lr, lora_rank=rank, progress=False)
+    assert rates == pytest.approx([1e-6, 1e-5, 0.25])
+
+
 def test_methods_by_name():
-    assert real.arms("people") == ["mipo-random"] and real.arms("reasoning", ["all"]) == ["mipo", "sft"]
+    assert recipes.arms("people") == ["mipo-random"] and recipes.arms("reasoning", ["all"]) == ["mipo", "sft"]
     both = ["mipo-missing", "rmipo"]  # for sets of two kinds
-    assert real.arms("people", both) == ["mipo-missing"] and real.arms("preferences", both) == ["rmipo"]
+    assert recipes.arms("people", both) == ["mipo-missing"] and recipes.arms("preferences", both) == ["rmipo"]
     with pytest.raises(ValueError, match=r"\['mipo-randon'\]: people data take mipo-random, mipo-missing, sft"):
-        real.arms("people", ["mipo-randon", "sft"])
+        recipes.arms("people", ["mipo-randon", "sft"])
     with pytest.raises(ValueError, match="reasoning data take mipo, sft"):
-        real.arms("reasoning", ["dpo"])
+        recipes.arms("reasoning", ["dpo"])
 
 
 def test_data_is_a_record(records_jsonl, tmp_path):

@@ -1,7 +1,7 @@
 """What a run of a real model will cost, by formula: memory on the card, minutes per kind of GPU, downloads, disk.
 
 Forecasts that no run has been held against yet: good for choosing a card, no promise. Each assumption stands in `ASSUMED`,
-each formula at its function; what a run did cost is in its records, and `Meter` adds them up while it lasts.
+each formula at its function; what a run did cost is in its records, and `mipo.meter` adds them up while it lasts.
 """
 
 import functools
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from mipo import hub, hub_data, real, store
+from mipo import hub, hub_data, recipes
 
 # memory GB, dense bfloat16 TFLOP/s, memory bandwidth GB/s: vendors' data sheets
 GPUS = {"RTX 3090": (24, 71, 936), "RTX 4090": (24, 165, 1008), "A10": (24, 125, 600),
@@ -45,6 +45,7 @@ class Shape:
     vocabulary: int
     kv: int  # width of keys and values together, per layer
     name: str = ""
+    positions: int | None = None  # the longest context; None: not known
 
     @classmethod
     def of(cls, folder, name=""):
@@ -57,7 +58,8 @@ class Shape:
         heads = c.num_attention_heads
         head = getattr(c, "head_dim", None) or c.hidden_size // heads
         kv = 2 * (getattr(c, "num_key_value_heads", None) or heads) * head
-        return cls(parameters, c.num_hidden_layers, c.hidden_size, c.vocab_size, kv, name or str(folder))
+        return cls(parameters, c.num_hidden_layers, c.hidden_size, c.vocab_size, kv, name or str(folder),
+                   getattr(c, "max_position_embeddings", None))
 
     @classmethod
     def named(cls, name):
@@ -170,18 +172,22 @@ def work_of(dataset, methods=(), *, n_train, n_test, seeds, shots=8, contexts=8,
     A prompt is taken as 300 tokens, of reasoning as 150 and 60 for each worked example.
     """
     kind = hub_data.kind_of(dataset)
-    arms, choices = real.arms(kind, methods), dataset in ("arc-challenge", "mmlu")
-    drawn = {real.METHODS[kind][arm].negatives for arm in arms} - {"random_prompt"}  # those need no replies of their own
+    arms, choices = recipes.arms(kind, methods), dataset in ("arc-challenge", "mmlu")
+    drawn = {recipes.METHODS[kind][arm].negatives for arm in arms} - {"random_prompt"}  # those need no replies of their own
     length = 300 if kind != "reasoning" else 150 if choices else 150 + 60 * shots
     return Work(kind, n_train or 7473, n_test or 1319, len(arms), seeds,
-                real.sampling_of(dataset, max_new_tokens=max_new_tokens)["max_new_tokens"], prompt_tokens=length,
+                recipes.sampling_of(dataset, max_new_tokens=max_new_tokens)["max_new_tokens"], prompt_tokens=length,
                 per_prompt=0 if kind == "preferences" else 1 + len(drawn), contexts=contexts, choices=choices,
                 harness=min(harness, n_test or 1319) if kind == "reasoning" else 0)
 
 
 def minutes(work, gpu, policy, judge=None, *, epochs=1.0, lora_rank=0, checkpointing=True, batch=64, score_batch=16,
             cards=1):
-    """{step: minutes} for each of `STEPS`, on one card but for the training itself; its pairs are counted with it."""
+    """{step: minutes} for each of `STEPS`, on one card but for the training itself; its pairs are counted with it.
+
+    Each seed has its own items, so the base model answers, too, once for each. Loading models is not counted, nor is the
+    trial of engines (four times the first two batches at most).
+    """
     asked, answered = dict(new_tokens=work.new_tokens, prompt_tokens=work.prompt_tokens, batch=batch), work.runs + work.seeds
     text = work.prompt_tokens + work.new_tokens / 2  # a prompt and a reply of middling length
     pairs = sampling_minutes(policy, gpu, replies=work.seeds * work.n_train * work.per_prompt, **asked)
@@ -193,12 +199,12 @@ def minutes(work, gpu, policy, judge=None, *, epochs=1.0, lora_rank=0, checkpoin
     each = {"people": 2 * work.contexts, "preferences": 2, "reasoning": 0}[work.kind]
     found["scoring"] = reading_minutes(policy, gpu, tokens=each * answered * work.n_test * text)
     found["judging"] = 0.0
-    if judge:  # two orders for each run; for people also marks for each wish of each reply, and of the reference reply once
-        marks = ASSUMED["wishes"] * (answered + 1) if work.kind == "people" else 0
+    if judge:  # two orders for each run; for people also marks for each wish of each reply, and of the reference replies
+        marks = ASSUMED["wishes"] * (answered + work.seeds) if work.kind == "people" else 0
         verdicts = work.n_test * (2 * work.runs + marks)
         found["judging"] = sampling_minutes(judge, gpu, replies=verdicts, new_tokens=8, batch=score_batch,
                                             prompt_tokens=work.prompt_tokens + work.new_tokens)
-    tested = (work.runs + 1) * work.harness
+    tested = answered * work.harness
     if work.choices:  # four options, each read after the question
         found["harness"] = reading_minutes(policy, gpu, tokens=4 * tested * work.prompt_tokens)
     else:  # the harness stops a reply after 256 tokens
@@ -209,18 +215,20 @@ def minutes(work, gpu, policy, judge=None, *, epochs=1.0, lora_rank=0, checkpoin
 
 def forecast(work, policy, judge=None, *, lora_rank=0, micro_batch=1, max_length=1024, checkpointing=True, cards=1,
              shards=1, batch=64, score_batch=16, epochs=1.0):
-    """{gpu: {"gb", "minutes", "fits"}} and, under "run", what does not depend on the card, GB."""
+    """{gpu: {"gb", "steps", "minutes", "fits"}} (see `minutes`) and, under "run", what does not depend on the card, GB."""
     train = training_gb(policy, lora_rank=lora_rank, micro_batch=micro_batch, max_length=max_length,
                         checkpointing=checkpointing, shards=shards)
     needs = [train, sampling_gb(policy, batch=batch, length=work.prompt_tokens + work.new_tokens)]
     needs += [sampling_gb(judge, batch=score_batch, length=1024)] if judge else []
     how = dict(epochs=epochs, lora_rank=lora_rank, checkpointing=checkpointing, batch=batch, score_batch=score_batch,
                cards=cards)
-    table = {gpu: {"gb": max(needs), "minutes": sum(minutes(work, gpu, policy, judge, **how).values()),
+    steps = {gpu: minutes(work, gpu, policy, judge, **how) for gpu in GPUS}
+    table = {gpu: {"gb": max(needs), "steps": steps[gpu], "minutes": sum(steps[gpu].values()),
                    "fits": max(needs) <= ASSUMED["spare"] * memory} for gpu, (memory, *_) in GPUS.items()}
     fetched = [s for s in (policy, judge) if s and not Path(s.name).is_dir()]
     saved = 14 * lora_rank * policy.hidden * policy.layers * 4 if lora_rank else 2 * policy.parameters
-    kept = 0 if lora_rank else 12 * policy.parameters  # weights and moments, while a run lasts
+    # while a run lasts: weights and moments, twice, since a checkpoint is whole before the one before it is deleted
+    kept = 0 if lora_rank else 2 * 12 * policy.parameters
     return table | {"run": {"download_gb": sum(2 * s.parameters for s in fetched) / 1e9, "gb": max(needs), "train_gb": train,
                             "results_gb": work.runs * saved / 1e9, "checkpoint_gb": kept / 1e9}}
 
@@ -233,14 +241,15 @@ def card():
     return found.name, found.total_memory / 1e9
 
 
-def check(policy, forecast, found, *, lora_rank=0, micro_batch=1, max_length=1024, shards=1):
+def check(forecast, found, policy, judge=None, *, lora_rank=0, micro_batch=1, max_length=1024, shards=1):
     """TooSmall with advice if the card (name, GB) holds less than the forecast needs, or there is none (None)."""
     fitting = ", ".join(g for g, row in forecast.items() if g in GPUS and row["fits"])
     cards = [f"one of these cards: {fitting}"] if fitting else []
-    if found is None and policy.parameters > WITHOUT_GPU:
-        ways = [*cards, f"a model of at most {WITHOUT_GPU / 1e6:.0f} million parameters", "-p model \"\", to read on"]
-        raise TooSmall(f"{policy.name} has {policy.parameters / 1e6:.0f} million parameters, and this machine has no GPU: "
-                       f"that would take weeks. Ways out: {'; '.join(ways)}")
+    for shape, without in ((policy, "-p model \"\", to read on"), (judge, "-p judge \"\", to do without one")):
+        if found is None and shape and shape.parameters > WITHOUT_GPU:
+            ways = [*cards, f"a model of at most {WITHOUT_GPU / 1e6:.0f} million parameters", without]
+            raise TooSmall(f"{shape.name} has {shape.parameters / 1e6:.0f} million parameters, and this machine has no GPU: "
+                           f"that would take weeks. Ways out: {'; '.join(ways)}")
     need, room = forecast["run"]["gb"], ASSUMED["spare"] * found[1] if found else float("inf")
     if need <= room:
         return
@@ -268,26 +277,3 @@ def table(forecast):
             minutes = f"{row['minutes']:.0f}" if row["fits"] else "does not fit"
             rows.append(f"| {gpu} | {GPUS[gpu][0]} | {row['gb']:.0f} | {minutes} |")
     return "\n".join(rows)
-
-
-class Meter:
-    """Minutes that the records of this process have taken, and what is left, by the forecasts' shares of what is done.
-
-    forecasts   {step: minutes} of each data set, see `minutes`; only their ratios count, so any card's will do
-    """
-
-    def __init__(self, forecasts):
-        self.minutes, self.done = dict.fromkeys(STEPS, 0.0), 0.0
-        for one in forecasts:
-            for step, m in one.items():
-                self.minutes[step] += m
-
-    def after(self, step, share=1.0):
-        """Notes that `share` of a step is done, and all of the steps before it; returns itself, to be shown."""
-        self.done = sum(self.minutes[s] for s in STEPS[:STEPS.index(step)]) + share * self.minutes[step]
-        return self
-
-    def __str__(self):
-        spent = store.covered(store.USED.values()) / 60
-        left = f", about {spent * (sum(self.minutes.values()) / self.done - 1):.1f} to go" if self.done else ""
-        return f"{spent:.1f} minutes so far{left}"

@@ -9,8 +9,11 @@ import json
 import os
 import shutil
 import sys
+import threading
+import time
 from pathlib import Path
 
+import psutil
 import torch
 from accelerate import PartialState
 
@@ -19,6 +22,7 @@ from mipo.arms import adapter
 from mipo.models import load_model, require_finite
 from mipo.preference_file import as_text
 from mipo.runs import read_pairs
+from mipo.tokens import max_positions
 from mipo.trainer import PreferenceConfig, PreferenceTrainer
 
 
@@ -82,7 +86,8 @@ def run(spec):
     half = best_dtype()
     model, tokenizer = load_model(spec["base"], dtype=half if rank else "float32", device=str(state.device))
     model.config.use_cache = False
-    args = arguments(spec, state.num_processes)
+    longest = min(spec["max_length"], max_positions(model) or spec["max_length"])
+    args = arguments(spec | {"max_length": longest}, state.num_processes)
     pairs = read_pairs(spec["pairs"])
     if not isinstance(pairs[0]["prompt"], str):
         pairs = [row | {"read_from": f"{Path(spec['pairs']).name}, row {i}"} for i, row in enumerate(pairs)]
@@ -101,8 +106,8 @@ def run(spec):
         tokenizer.save_pretrained(target)
         store.write_whole(Path(spec["folder"]) / "log.json", store.dumps(log))
         peak = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None
-        found = {"steps": trainer.state.global_step, "first_loss": log[0]["loss"], "last_loss": log[-1]["loss"],
-                 "processes": state.num_processes, "peak_gb": peak, "kept_update": kept}
+        found = {"steps": trainer.state.global_step, "lr": spec["lr"], "first_loss": log[0]["loss"],
+                 "last_loss": log[-1]["loss"], "processes": state.num_processes, "peak_gb": peak, "kept_update": kept}
         store.write_whole(Path(spec["folder"]) / "metrics.json", store.dumps(found))
     state.wait_for_everyone()
     return store.read_json(Path(spec["folder"]) / "metrics.json")
@@ -138,9 +143,26 @@ def clean(folder):
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def end_with(starter, every=1.0):
+    """Ends this process once its launcher is gone, or the process `starter` that started the launcher: whoever was killed
+    can stop nobody, and the next start would share the checkpoints with what was left running."""
+    def watch():
+        while True:
+            try:
+                if psutil.Process(os.getppid()).ppid() != starter:
+                    os._exit(1)
+            except psutil.Error:
+                os._exit(1)
+            time.sleep(every)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main():
     """What each started process does. An error is left as error-RANK.json for `mipo.launch`, which knows what to do."""
     spec = store.read_json(sys.argv[1])
+    if "starter" in spec:
+        end_with(spec["starter"])
     try:
         run(spec)
     except Exception as error:

@@ -29,6 +29,7 @@ PINNED = {
     "HuggingFaceH4/ultrafeedback_binarized": "3949bf5f8c17c394422ccfab0c31ea9c20bdeb85",
 }
 WEIGHTS = ("*.json", "*.safetensors", "*.txt", "*.jinja", "tokenizer*", "*.model")  # no pickles, no code
+WORDS = tuple(p for p in WEIGHTS if p != "*.safetensors")
 KEPT = "Finished work is kept: run the same command again."
 
 
@@ -66,7 +67,8 @@ def commit(repo, wanted="", *, kind="model", run_dir=None):
         kept[repo] = _ask(repo, kind)
         print(f"{repo}: no commit is pinned; reading {kept[repo]} from now on")
         if file:
-            store.write_whole(file, store.dumps(kept))
+            with explained(repo, kind=kind):
+                store.write_whole(file, store.dumps(kept))
     return kept[repo]
 
 
@@ -127,6 +129,26 @@ def config(name, revision="", *, run_dir=None):
         return Path(huggingface_hub.hf_hub_download(name, "config.json", revision=sha)).parent
 
 
+def tokenizer(name, revision="", *, run_dir=None):
+    """The tokenizer of a model, a few MB, before its weights are asked for.
+
+    errors  ValueError where it has no chat template; Unavailable as in `explained`
+    """
+    import huggingface_hub
+    from transformers import AutoTokenizer
+
+    folder = name
+    if not Path(name).is_dir():
+        sha = _commit_of_model(name, revision, run_dir)
+        with explained(name):
+            folder = huggingface_hub.snapshot_download(name, revision=sha, allow_patterns=WORDS)
+    found = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if found.chat_template is None:
+        raise ValueError(f"the tokenizer of {name} has no chat template: use an instruction-tuned model, "
+                         "or set tokenizer.chat_template and save it again")
+    return found
+
+
 def complete(folder):
     """Whether a model folder has its configuration and every weight file that its index names."""
     folder = Path(folder)
@@ -139,17 +161,29 @@ def complete(folder):
 
 
 def megabytes(repo, revision, *, kind="model"):
-    """What would be downloaded, MB, by the hub's own list of files; None where the hub cannot be asked."""
+    """What is left to download, MB, by the hub's own list of files; None where the hub cannot be asked.
+
+    What the cache holds does not count, nor what has arrived of a file whose download broke off: its place is used again.
+    """
     import fnmatch
 
     import huggingface_hub
+    from huggingface_hub import constants, file_download
 
     try:
         files = huggingface_hub.HfApi().repo_info(repo, revision=revision, repo_type=kind, files_metadata=True).siblings
     except Exception:  # only a forecast: the download itself says what is wrong
         return None
     wanted = [f for f in files if kind != "model" or any(fnmatch.fnmatch(f.rfilename, p) for p in WEIGHTS)]
-    return sum(f.size or 0 for f in wanted) / 1e6
+    cache = Path(constants.HF_HUB_CACHE) / file_download.repo_folder_name(repo_id=repo, repo_type=kind)
+    missing = [f for f in wanted if not (cache / "snapshots" / revision / f.rfilename).exists()]
+    return max(0.0, sum(f.size or 0 for f in missing) / 1e6 - held(*cache.glob("blobs/*.incomplete")))
+
+
+def held(*places):
+    """MB of the files in these places, which may be files themselves."""
+    files = [f for place in map(Path, places) for f in (place.rglob("*") if place.is_dir() else [place]) if f.is_file()]
+    return sum(f.stat().st_size for f in files) / 1e6
 
 
 def check_room(needed_mb, what, *, folder=None):
@@ -189,6 +223,9 @@ SMALLER = {"training": "lower micro_batch or max_length, keep checkpointing on, 
 # What torch, safetensors and datasets write where they do not pass the system's error on.
 FULL = re.compile(r"No space left on device|Disk quota exceeded|Not enough disk space|PytorchStreamWriter failed|"
                   r"inline_container\.cc.*unexpected pos")
+# The same for memory, of the card and of the machine: not all of it comes as torch.OutOfMemoryError.
+TIGHT = re.compile(r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED|"
+                   r"DefaultCPUAllocator: .*allocate memory|Cannot allocate memory|MemoryError")
 
 
 def advice(error, what, kind="model"):
@@ -204,8 +241,8 @@ def advice(error, what, kind="model"):
     if names & {"GatedRepoError"}:
         return (f"{what} is gated: accept its terms at {page}, then give a token (`hf auth login`, or the environment "
                 "variable HF_TOKEN); or take an open model, such as Qwen/Qwen2.5-1.5B-Instruct.")
-    if names & {"OutOfMemoryError"}:
-        return f"{what}: out of memory on the accelerator; {SMALLER.get(kind, 'take a smaller model')}."
+    if names & {"OutOfMemoryError", "MemoryError"} or any(TIGHT.search(str(e)) for e in chain):
+        return f"{what}: out of memory, on the card or of the machine; {SMALLER.get(kind, 'take a smaller model')}."
     if names & {"RevisionNotFoundError"}:
         return f"{what} has no such commit; leave the revision out, or copy the full hash from {page}/commits/main."
     if names & {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectError", "ConnectionError", "ConnectTimeout"}:

@@ -1,6 +1,7 @@
 """Training in several processes: how many there will be, starting them by accelerate, and what went wrong in them."""
 
 import collections
+import contextlib
 import io
 import os
 import signal
@@ -13,6 +14,7 @@ import yaml
 
 from mipo import fit, store
 
+PATIENCE = 30  # seconds that the processes have to end by themselves
 ERRORS = {"FloatingPointError": FloatingPointError, "OutOfMemoryError": torch.OutOfMemoryError, "ValueError": ValueError}
 
 
@@ -40,7 +42,7 @@ def run(spec, launch=""):
     processes, _ = spread(launch, spec["batch_size"], spec["micro_batch"])
     if processes == 1:
         return fit.run(spec)
-    file = store.write_whole(Path(spec["folder"]) / "spec.json", store.dumps(spec))
+    file = store.write_whole(Path(spec["folder"]) / "spec.json", store.dumps(spec | {"starter": os.getpid()}))
     paths = os.pathsep.join(p for p in (str(store.PACKAGE.parent), os.environ.get("PYTHONPATH", "")) if p)
     code, last = watched([*command(launch, processes), "-m", "mipo.fit", str(file)],
                          env=os.environ | {"PYTHONPATH": paths}, show=spec["progress"])
@@ -69,9 +71,18 @@ def watched(command, *, env, show):
                 if show:
                     print(line, end="", file=sys.stderr, flush=True)
         except BaseException:
-            os.killpg(process.pid, signal.SIGTERM)  # the launcher then ends its own processes
+            stop(process)
             raise
     return process.returncode, "".join(last)
+
+
+def stop(process):
+    """SIGTERM, upon which a launcher ends its own processes; SIGKILL after `PATIENCE`, which they notice (fit.end_with)."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, number)
+            process.wait(PATIENCE)
+            return
 
 
 def found(folder):

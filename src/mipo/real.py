@@ -7,7 +7,7 @@ A policy is a `hub.Place` (the model as it was) or the Record of a training run.
 import gc
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,62 +18,17 @@ from mipo import launch as launcher
 from mipo.data import render
 from mipo.diversity import token_lengths
 from mipo.preference_file import as_text
+from mipo.recipes import METHODS, batch_of
 
+# ---- records ----
 
-@dataclass(frozen=True)
-class Method:
-    """A loss of `mipo.losses`, the kind of rejected replies it trains on, and whose settings it takes (see `fit`)."""
+def run_or_load(run_dir, name, config, make, *, doing, what="", code=("mipo.real",), inputs=None):
+    """`store.run_or_load` with `hub.explained` around all of it, since the record itself may find the disk full, too.
 
-    loss: str
-    negatives: str = ""  # "" for labelled pairs
-    loss_kwargs: dict = field(default_factory=dict)
-    recipe: str = "mipo"
-    lr: float = 5e-7
-
-
-# Settings: MIPO's release (β 0.1, learning rate 5e-7); RMiPO's and SimPO's tables (β 2.0; γ/β 0.25 is SimPO's default;
-# DPO as SimPO's authors tuned it, β 0.01 and 5e-7).
-PEOPLE = {"mipo-random": Method("dpo", "random_context", {"beta": 0.1}),
-          "mipo-missing": Method("dpo", "missing_context", {"beta": 0.1}),
-          "sft": Method("sft", "missing_context")}
-REASONING = {"mipo": Method("dpo", "random_prompt", {"beta": 0.1}), "sft": Method("sft", "random_prompt")}
-PREFERENCES = {"rmipo": Method("rmipo", "", {"beta": 2.0}, "rmipo", 1e-6),
-               "dpo": Method("dpo", "", {"beta": 0.01}, "rmipo"),
-               "simpo": Method("simpo", "", {"beta": 2.0, "gamma": 0.5}, "rmipo", 1e-6)}
-METHODS = {"people": PEOPLE, "reasoning": REASONING, "preferences": PREFERENCES}
-
-
-def arms(kind, methods=()):
-    """Names of the methods to train on a kind of data: the first without `methods`, every one for ["all"].
-
-    What is meant for another kind is passed over.   errors   ValueError for a name that no kind has, or where none is left
+    doing, what   the step of the work, a key of `hub.SMALLER` (or "dataset"), and what messages call it
     """
-    known = METHODS[kind]
-    if not methods or list(methods) == ["all"]:
-        return list(known) if methods else list(known)[:1]
-    strange = [m for m in methods if not any(m in table for table in METHODS.values())]
-    chosen = [m for m in known if m in methods]
-    if strange or not chosen:
-        raise ValueError(f"methods {strange or list(methods)}: {kind} data take {', '.join(known)}; or [\"all\"]")
-    return chosen
-
-
-def batch_of(kind, batch_size=0):
-    """Pairs per step: as published without batch_size, 4 for MIPO and 128 for RMiPO and its rivals."""
-    return batch_size or (128 if kind == "preferences" else 4)
-
-
-# How the released scripts sample: temperature, top-p, longest reply. MMLU has no script: as ARC, its nearest kin.
-SAMPLING = {"prism": (0.1, 0.9, 512), "community-alignment": (0.1, 0.9, 512), "multifaceted-bench": (0.1, 0.9, 1024),
-            "gsm8k": (0.1, 0.9, 1024), "svamp": (0.1, 0.9, 1024), "arc-challenge": (1.0, 0.9, 1024),
-            "mmlu": (1.0, 0.9, 1024), "ultrafeedback": (0.7, 0.9, 1024)}
-
-
-def sampling_of(dataset, *, temperature=-1.0, max_new_tokens=0):
-    """Keywords of `serving.generate`: as released for the data set unless temperature (>= 0), max_new_tokens are given."""
-    released = SAMPLING.get(dataset, (1.0, 1.0, 256))
-    return {"temperature": released[0] if temperature < 0 else temperature, "top_p": released[1],
-            "max_new_tokens": max_new_tokens or released[2]}
+    with hub.explained(what or doing, kind=doing):
+        return store.run_or_load(run_dir, name, config, make, code=code, inputs=inputs)
 
 
 # ---- data ----
@@ -96,7 +51,7 @@ def data(run_dir, name, *, folder="", revision="", n_train, n_test, seed=0):
             store.write_whole(target / f"{part}.jsonl", "".join(json.dumps(r) + "\n" for r in getattr(found, part)))
         return {"kind": found.kind, "train": len(found.train), "test": len(found.test), "source": found.source}
 
-    kept = store.run_or_load(run_dir, "data", config, make, code=["mipo.hub_data"], inputs=inputs)
+    kept = run_or_load(run_dir, "data", config, make, doing="dataset", what=name, code=["mipo.hub_data"], inputs=inputs)
     rows = {part: _lines(kept.path / f"{part}.jsonl") for part in ("train", "test")}
     return hub_data.Data(kept.metrics["kind"], rows["train"], rows["test"], kept.metrics["source"])
 
@@ -110,9 +65,16 @@ def as_records(rows, kind, shots=8):
     if kind == "reasoning":
         return [{"query": reasoning_data.prompt(item, shots), "context": ""} for item in rows]
     if kind == "preferences":
-        return [{"query": "\n\n".join(m["content"] for m in r["prompt"]), "context": "", "messages": r["prompt"],
-                 "read_from": r["read_from"]} for r in rows]
+        return [{"query": talk(r["prompt"]), "context": "", "messages": r["prompt"], "read_from": r["read_from"]}
+                for r in rows]
     return rows
+
+
+def talk(messages):
+    """Messages as a judge reads them: one as it is, several with who said each."""
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"{m['role'].capitalize()}: {m['content']}" for m in messages)
 
 
 def rendered(tokenizer, record):
@@ -121,6 +83,41 @@ def rendered(tokenizer, record):
         row = {"prompt": record["messages"], "chosen": "", "rejected": "", "read_from": record["read_from"]}
         return as_text([row], tokenizer)[0]["prompt"]
     return render(tokenizer, record["query"], record["context"])
+
+
+def fitting(found, tokenizer, positions=None, judge=None, *, max_new_tokens, max_length, shots=8):
+    """A Data without the rows that a model's context has no room for; `source` counts them by part, "no_room".
+
+    positions, judge   tokens in the policy's and the judge's context, None where nothing is known of it
+    A prompt needs room for a reply, sampled or (in the test) labelled; to train on, it must be shorter than `max_length`. A
+    person's message is asked in others' contexts as well, so people's prompts count twice. A judge reads two replies and its
+    question (300 tokens), which its own tokenizer may cut a quarter finer.
+    """
+    limit, judge = positions or float("inf"), judge or float("inf")
+
+    def fits(row, part):
+        asked, written = _lengths(tokenizer, row, found.kind, shots)
+        prompt = asked * (2 if found.kind == "people" else 1)
+        if part == "train":
+            return prompt + max_new_tokens <= limit and asked < max_length
+        return prompt + max(max_new_tokens, written) <= limit and 1.25 * (asked + 2 * max_new_tokens) + 300 <= judge
+
+    kept = {part: [row for row in getattr(found, part) if fits(row, part)] for part in ("train", "test")}
+    lost = {part: len(getattr(found, part)) - len(rows) for part, rows in kept.items()}
+    for part in kept:
+        if not kept[part]:
+            raise ValueError(f"no {part} prompt leaves room for {max_new_tokens} tokens of reply (max_length {max_length}, "
+                             f"context {limit}, of the judge {judge}): lower max_new_tokens or shots, raise max_length, or "
+                             "take another model or judge")
+    return replace(found, **kept, source=found.source | {"no_room": lost})
+
+
+def _lengths(tokenizer, row, kind, shots):
+    """Tokens of a row's prompt, and of the longer of its labelled replies (0 where it has none)."""
+    (record,) = as_records([row], kind, shots)
+    written = [row[side][0]["content"] for side in ("chosen", "rejected")] if kind == "preferences" else []
+    asked, *replies = tokenizer([rendered(tokenizer, record), *written], verbose=False)["input_ids"]
+    return len(asked), max(map(len, replies), default=-1) + 1  # and its end
 
 
 # ---- replies and pairs ----
@@ -153,19 +150,19 @@ def asking(tokenizer, records):
 def engine_of(run_dir, base, records, *, sampling, engine="auto", batch_size=64):
     """`engine`, or for "auto" the faster one, timed once on the base model and kept.
 
-    It belongs into `sampling`, and so into the key of every reply: a base and its policies must be sampled alike.
+    It belongs into `sampling`, and so into the key of every reply: a base and its policies must be sampled alike. So
+    whoever lowers `batch_size` keeps what was chosen, and with it the replies that are there.
     """
     if engine != "auto":
         return serving.known(engine)
 
     def make(folder):
-        with hub.explained("sampling", kind="sampling"):
-            model, tokenizer = fit.load(base.path, dtype=fit.best_dtype())
-            asked = asking(tokenizer, records)
-            return {"engine": serving.choose(model, tokenizer, batch_size=batch_size, **asked, **sampling)}
+        model, tokenizer = fit.load(base.path, dtype=fit.best_dtype())
+        asked = asking(tokenizer, records)
+        return {"engine": serving.choose(model, tokenizer, batch_size=batch_size, **asked, **sampling)}
 
-    config = {**sampling, "batch_size": batch_size, "dtype": fit.best_dtype(), "asked": asked_of(records)}
-    made = store.run_or_load(run_dir, "engine-real", config, make, code=["mipo.real"], inputs={"base": base.key})
+    config = {**sampling, "dtype": fit.best_dtype(), "asked": asked_of(records)}
+    made = run_or_load(run_dir, "engine-real", config, make, doing="sampling", inputs={"base": base.key})
     release()
     return made.metrics["engine"]
 
@@ -179,15 +176,14 @@ def replies(run_dir, policy, records, *, seed, sampling, batch_size=64, dtype=""
     config = {**sampling, "seed": seed, "dtype": dtype, "asked": asked_of(records)}
 
     def make(folder):
-        with hub.explained("sampling", kind="sampling"):
-            model, tokenizer = fit.load(path_of(policy), dtype=dtype)
-            said = serving.generate(model, tokenizer, **asking(tokenizer, records), seed=seed, batch_size=batch_size,
-                                    progress=progress, **sampling)
-            store.write_whole(folder / "replies.json", store.dumps(said))
-            return {"tokens": float(token_lengths(said, tokenizer).mean()),
-                    "empty": float(np.mean([not y.strip() for y in said]))}
+        model, tokenizer = fit.load(path_of(policy), dtype=dtype)
+        said = serving.generate(model, tokenizer, **asking(tokenizer, records), seed=seed, batch_size=batch_size,
+                                progress=progress, **sampling)
+        store.write_whole(folder / "replies.json", store.dumps(said))
+        return {"tokens": float(token_lengths(said, tokenizer).mean()),
+                "empty": float(np.mean([not y.strip() for y in said]))}
 
-    made = store.run_or_load(run_dir, "answers-real", config, make, code=["mipo.real"], inputs={"policy": key_of(policy)})
+    made = run_or_load(run_dir, "answers-real", config, make, doing="sampling", inputs={"policy": key_of(policy)})
     release()
     return made
 
@@ -235,8 +231,8 @@ def pairs(run_dir, base, records, kind, *, seed, sampling, batch_size=64, progre
         return {"pairs": len(rows), "left_out": len(records) - len(rows)}
 
     inputs = {"chosen": chosen} | ({"rejected": other} if other else {})
-    return store.run_or_load(run_dir, f"pairs-real-{kind}", {"kind": kind, "seed": seed, "asked": asked_of(records)}, make,
-                             code=["mipo.real"], inputs=inputs)
+    config = {"kind": kind, "seed": seed, "asked": asked_of(records)}
+    return run_or_load(run_dir, f"pairs-real-{kind}", config, make, doing="sampling", what="making pairs", inputs=inputs)
 
 
 def labelled(run_dir, rows, seed):
@@ -248,7 +244,7 @@ def labelled(run_dir, rows, seed):
         return {"pairs": len(rows), "left_out": 0}
 
     config = {"rows": hashlib.sha256(text.encode()).hexdigest(), "seed": seed}
-    return store.run_or_load(run_dir, "pairs-real-labelled", config, make, code=["mipo.real"])
+    return run_or_load(run_dir, "pairs-real-labelled", config, make, doing="sampling", what="making pairs")
 
 
 # ---- training ----
@@ -271,13 +267,12 @@ def train(run_dir, method, base, made, *, lr, epochs, batch_size, micro_batch, m
                          "checkpoints": str(checkpoints), "micro_batch": micro_batch, "checkpointing": checkpointing,
                          "save_every": save_every, "progress": progress}
         try:
-            with hub.explained(f"training {method.loss}", kind="training"):
-                return launcher.run(spec, launch)
+            return launcher.run(spec, launch)
         except FloatingPointError as error:
             return {"failed": str(error)}
 
-    found = store.run_or_load(run_dir, f"train-{method.loss}-real", config, make, code=["mipo.fit"],
-                              inputs={"base": base.key, "pairs": made})
+    found = run_or_load(run_dir, f"train-{method.loss}-real", config, make, doing="training", what=f"training {method.loss}",
+                        code=["mipo.fit"], inputs={"base": base.key, "pairs": made})
     fit.clean(checkpoints)
     release()
     return found
@@ -295,6 +290,6 @@ def tune(run_dir, base, found, name, *, seed, sampling, shots=8, lr=0.0, beta=0.
                      sampling=sampling, batch_size=sample_batch, progress=how["progress"])
     else:
         made = labelled(run_dir, found.train, seed)
-    return train(run_dir, method, base, made, seed=seed, lr=lr or method.lr * (10 if how["lora_rank"] else 1),
-                 batch_size=batch_of(found.kind, batch_size),
+    rate = method.lr * (10 if how["lora_rank"] else 1)  # published rates are of full fine-tuning; TRL's advice for adapters
+    return train(run_dir, method, base, made, seed=seed, lr=lr or rate, batch_size=batch_of(found.kind, batch_size),
                  loss_kwargs={"beta": beta} if beta and "beta" in method.loss_kwargs else None, **how)
