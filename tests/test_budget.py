@@ -150,6 +150,19 @@ class Line(torch.nn.Module):
         return {"loss": (self.layer(input_ids) - labels).square().mean()}
 
 
+def test_a_run_that_was_cut_needs_less_room_when_it_goes_on(tmp_path):
+    """Two sets with one run each: 2·14 GB of results and 168 GB of checkpoints; of both some is there, of a judge nothing
+    counts."""
+    plans = [budget.forecast(ONE, SEVEN)] * 2
+    assert budget.disk_mb(plans, tmp_path) == pytest.approx(28_000 + 168_000)
+    for name in ("records/train-dpo-real-1/model.safetensors", "records/.train-dpo-real-2.partial/model.safetensors",
+                 "checkpoints/1/optimizer.pt", "records/judge-real-1/verdicts.json"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"0" * 2_000_000)
+    assert budget.disk_mb(plans, tmp_path) == pytest.approx(28_000 + 168_000 - 3 * 2)
+    assert budget.disk_mb([{"run": {"results_gb": 0.001, "checkpoint_gb": 0.0}}], tmp_path) == 0
+
+
 def test_a_judge_that_does_not_fit_is_named():
     policy, judge = Shape.named("Qwen/Qwen2.5-0.5B-Instruct"), Shape.named("Qwen/Qwen2.5-14B-Instruct")
     with pytest.raises(budget.TooSmall, match="a smaller judge") as error:

@@ -233,6 +233,13 @@ def forecast(work, policy, judge=None, *, lora_rank=0, micro_batch=1, max_length
                             "results_gb": work.runs * saved / 1e9, "checkpoint_gb": kept / 1e9}}
 
 
+def disk_mb(plans, run_dir):
+    """MB that the training runs of all plans (see `forecast`) still need, less what an earlier start has left in run_dir."""
+    runs, run_dir = [plan["run"] for plan in plans], Path(run_dir)
+    whole = sum(r["results_gb"] for r in runs) + max(r["checkpoint_gb"] for r in runs)  # one run's at a time
+    return max(0.0, 1000 * whole - hub.held(*run_dir.glob("records/*train-*-real*"), run_dir / "checkpoints"))
+
+
 def card():
     """(name, memory in GB) of the first GPU, or None."""
     if not torch.cuda.is_available():
