@@ -26,7 +26,7 @@ def test_prism(tmp_path):
 
 
 def test_community_alignment_takes_other_choices_as_context(tmp_path):
-    found = hub_data.load("community-alignment", folder=hub_fixtures.community(tmp_path / "c"), n_test=3)
+    found = hub_data.load("community-alignment", folder=hub_fixtures.community(tmp_path / "c"), n_test=6)
     every = found.train + found.test
     assert len(every) == 4 * 3 - 1 and not people_of(found.train) & people_of(found.test)  # one row is in French
     one = next(r for r in every if r["person"] == "a2" and r["query"] == "Ask 1?")
@@ -133,9 +133,17 @@ def test_a_missing_column_of_a_large_set_is_named_beside_those_that_are_there(tm
         hub_data.load("ultrafeedback", folder=folder)
 
 
-def test_one_person_cannot_be_split(tmp_path):
-    with pytest.raises(ValueError, match="at least two people"):
-        hub_data._people([{"person": "a"}] * 4, 0, 2, 0, {})
+def test_two_people_are_too_few(tmp_path):
+    with pytest.raises(ValueError, match="at least three people"):
+        hub_data._people([{"person": p} for p in "aabb"], 0, 2, 0, {})
+
+
+@pytest.mark.parametrize("n_test", [2, 4, 5])
+def test_a_test_part_has_two_people_to_tell_apart(n_test):
+    """Three people of ten records each: the first alone would fill the test part."""
+    found = hub_data._people([{"person": p, "i": i} for p in "abc" for i in range(10)], 0, n_test, 0, {})
+    assert len(found.test) == n_test and len(people_of(found.test)) == 2 and len(found.train) == 10
+    assert not people_of(found.train) & people_of(found.test)
 
 
 def test_without_network_the_message_says_how_to_go_on(monkeypatch, tmp_path):

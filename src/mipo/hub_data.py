@@ -141,21 +141,24 @@ def _read(name, **where):
 
 
 def _people(records, n_train, n_test, seed, about):
-    """Whole people are drawn into the test part until it has n_test records (at most half of all)."""
+    """Whole people, two at least, are drawn into the test part until it has n_test records (at most half of all): of one
+    alone nobody could be told apart. Where there are more records than n_test, each person keeps as many as the others."""
     by_person = defaultdict(list)
     for r in records:
         by_person[r["person"]].append(r)
     if not n_test:
         raise ValueError("n_test=0: people have no test part of their own, so say how many records to test on")
-    if len(by_person) < 2:
-        raise ValueError(f"{len(records)} records of {len(by_person)} person(s): at least two people are needed, one to "
-                         "train on and one to test on")
+    if len(by_person) < 3 or n_test == 1:
+        raise ValueError(f"{len(records)} records of {len(by_person)} person(s), n_test={n_test}: at least three people are "
+                         "needed, one to train on and two to tell apart in the test part")
     people = list(by_person)
     random.Random(seed).shuffle(people)
-    test, train, most = [], [], max(1, min(n_test, len(records) // 2))
-    for person in people:
-        room = len(test) < most and not (person == people[-1] and not train)
-        (test if room else train).extend(by_person[person])
+    test, train, most = [], [], min(n_test, len(records) // 2)
+    for i, person in enumerate(people):
+        room = i < 2 or len(test) < most and not (person == people[-1] and not train)
+        (test if room else train).extend(enumerate(by_person[person]))
+    test.sort(key=lambda numbered: numbered[0])  # everybody's first record, then everybody's second
+    train, test = ([r for _, r in part] for part in (train, test))
     return Data("people", train[:n_train or None], test[:n_test], {**about, "people": len(people)})
 
 
