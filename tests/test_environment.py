@@ -12,6 +12,8 @@ import yaml
 from building import ROOT
 from packaging.requirements import Requirement
 
+import mipo
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 WANTED = [Requirement(line) for line in PROJECT["dependencies"]]
 EXTRAS = {name: [Requirement(line) for line in lines if not line.startswith("mipo[")]  # dev holds all of gpu
@@ -22,6 +24,13 @@ PINS = [Requirement(line) for line in (ROOT / "constraints.txt").read_text(encod
 
 def plain(name):
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_one_version_everywhere():
+    """The newest heading of the log is the version of the package, and of what is cited."""
+    newest = re.search(r"^## (\d+\.\d+\.\d+)", (ROOT / "book" / "log.md").read_text(encoding="utf-8"), re.M).group(1)
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"]
+    assert PROJECT["version"] == mipo.__version__ == cited == newest
 
 
 def test_no_package_is_listed_twice():

@@ -3,4 +3,4 @@
 Import the module you need (``from mipo import losses``); this file imports nothing, so that ``import mipo`` is instant.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.4.0"
