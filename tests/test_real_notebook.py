@@ -33,7 +33,7 @@ def test_every_claim_at_scale_gpu(tiny_qwen2, tmp_path):
     """All methods on the three kinds of data, judged: the judge takes what it reads first and rates all alike, so in both
     orders nothing is won, and as the papers count everything is."""
     model = str(roomy(tiny_qwen2, tmp_path / "m"))
-    sure = str(parrot(tiny_qwen2, tmp_path / "c", ["The answer is: C"], firmly=1.15))  # right by chance, now and then
+    sure = str(parrot(tiny_qwen2, tmp_path / "c", ["The answer is: D"], firmly=1.2))  # right by chance, now and then
     found = run(NAME, tmp_path, scale="gpu", model=model, dataset="prism", methods=["all"],
                 more=[[sure, "arc-challenge"], [model, "ultrafeedback"]],
                 data_dir=data(tmp_path / "data", "prism", "arc-challenge", "ultrafeedback"),
