@@ -1,5 +1,6 @@
 """Shared fixtures: two tiny chat models in hub format (Qwen2, Llama), twenty records as JSONL, the data folder."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -119,3 +120,21 @@ def mipo_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("MIPO_DATA names no folder: tests on real data are skipped")
     return Path(folder)
+
+
+@pytest.fixture
+def fill_disk(monkeypatch):
+    """fill_disk(name): from now on there is no room for a file of that name."""
+    from mipo import store
+
+    def fill(name):
+        write = store.write_whole
+
+        def no_room(path, text):
+            if path.name == name:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(path, text)
+
+        monkeypatch.setattr(store, "write_whole", no_room)
+
+    return fill

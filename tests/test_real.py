@@ -1,6 +1,5 @@
 """Runs of real models in miniature: training in one process and two, resuming, adapters, replies, pairs, verdicts."""
 
-import errno
 import json
 import shutil
 
@@ -257,15 +256,8 @@ def test_the_engine_is_chosen_once_and_is_part_of_what_a_reply_is(base, records_
 
 
 @pytest.mark.parametrize("full", ["train.jsonl", "replies.json", "log.json", "record.json"])
-def test_a_full_disk_is_one_message_wherever_it_strikes(full, base, made, records_jsonl, tmp_path, monkeypatch):
-    original = store.write_whole
-
-    def write(path, text):
-        if path.name == full:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return original(path, text)
-
-    monkeypatch.setattr(store, "write_whole", write)
+def test_a_full_disk_is_one_message_wherever_it_strikes(full, base, made, records_jsonl, tmp_path, fill_disk):
+    fill_disk(full)
     steps = {"data": lambda: real.data(tmp_path, str(records_jsonl), n_train=0, n_test=6),
              "replies": lambda: real.replies(tmp_path, base, [HI], seed=0, sampling=GREEDY, progress=False),
              "labelled": lambda: real.labelled(tmp_path / "new", [{"prompt": "p", "chosen": "c", "rejected": "r"}], 0),

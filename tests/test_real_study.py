@@ -1,6 +1,5 @@
 """Chapter 13's comparisons by hand: gains paired by row and seed, runs that diverged, the papers' count beside ours."""
 
-import errno
 import json
 from types import SimpleNamespace
 
@@ -165,7 +164,7 @@ def test_a_judge_reads_who_said_what():
 
 
 @pytest.mark.parametrize("full", ["scores.json", "verdicts.json", "samples.jsonl", "items.jsonl", "record.json"])
-def test_a_full_disk_is_one_message(full, tmp_path, monkeypatch):
+def test_a_full_disk_is_one_message(full, tmp_path, monkeypatch, fill_disk):
     """Wherever it strikes in what is scored; the models' answers are made up here."""
     place, rows = hub.Place("m", tmp_path, "a" * 40), [{"query": "q", "context": c} for c in "cd"]
     pair, maths = {"prompt": "p", "chosen": "c", "rejected": "r"}, {"id": "i", "query": "q", "gold": "1", "options": []}
@@ -184,14 +183,7 @@ def test_a_full_disk_is_one_message(full, tmp_path, monkeypatch):
              "by_harness": lambda where: real_scores.by_harness(where, place, "svamp", [maths])}
     for step in steps.values():
         assert step(tmp_path / "room").fresh
-    write = store.write_whole
-
-    def no_room(path, text):
-        if path.name == full:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return write(path, text)
-
-    monkeypatch.setattr(store, "write_whole", no_room)
+    fill_disk(full)
     for name in {"scores.json": ("rank", "measure", "by_harness"), "verdicts.json": ("judged",), "record.json": tuple(steps)
                  }.get(full, ("by_harness",)):
         with pytest.raises(hub.Unavailable, match="disk is full.*run_dir.*Finished work is kept"):

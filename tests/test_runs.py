@@ -2,7 +2,7 @@
 
 import pytest
 
-from mipo import arms, models, pairs, population, runs
+from mipo import arms, models, pairs, population, runs, several
 from mipo.base import build_tokenizer
 
 
@@ -52,14 +52,14 @@ def test_unknown_arm_is_named(base, tmp_path):
 
 
 def test_runs_side_by_side_are_the_runs_one_by_one(base, tmp_path):
-    calls = [dict(run_dir=str(tmp_path / "two"), arm="mipo-random", base=str(base), pairs=str(base / "pairs.jsonl"), lr=1e-3,
-                  beta=1.0, epochs=1, batch_size=4, seed=s) for s in (0, 1)]
-    runs.side_by_side(runs.train, calls, workers=2)
-    for call in calls:
-        made = runs.train(**call, progress=False)
+    calls = {f"seed {s}": dict(run_dir=str(tmp_path / "two"), arm="mipo-random", base=str(base), seed=s, lr=1e-3, beta=1.0,
+                               pairs=str(base / "pairs.jsonl"), epochs=1, batch_size=4) for s in (0, 1)}
+    made = several.every(runs.train, calls, workers=2, progress=False)
+    assert list(made) == ["seed 0", "seed 1"] and len({one.key for one in made.values()}) == 2
+    for name, call in calls.items():
         alone = runs.train(**{**call, "run_dir": str(tmp_path / "one")}, progress=False)
-        assert not made.fresh and alone.fresh and made.key == alone.key
-        assert made.metrics["last_loss"] == pytest.approx(alone.metrics["last_loss"], abs=1e-6)
+        assert not made[name].fresh and alone.fresh and made[name].key == alone.key
+        assert made[name].metrics["last_loss"] == pytest.approx(alone.metrics["last_loss"], abs=1e-6)
 
 
 def test_settings_are_those_of_the_release(tmp_path):
