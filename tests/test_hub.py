@@ -36,7 +36,7 @@ def test_a_revision_that_moves_is_refused(moving):
 
 def test_an_unpinned_name_is_asked_for_once_and_kept(tmp_path, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(hub, "_ask", lambda repo, kind: asked.append(repo) or SHA)
+    monkeypatch.setattr(hub, "_ask", lambda repo: asked.append(repo) or SHA)
     assert hub.commit("org/new", run_dir=tmp_path) == hub.commit("org/new", run_dir=tmp_path) == SHA
     assert asked == ["org/new"] and SHA in capsys.readouterr().out
     assert json.loads((tmp_path / "revisions.json").read_text()) == {"org/new": SHA}
@@ -72,7 +72,7 @@ def test_a_model_that_is_not_here_says_how_to_get_it(cache, tmp_path):
 
 def test_a_folder_is_taken_as_it_is(tiny_llama):
     place = hub.model(str(tiny_llama))
-    assert place.path == tiny_llama == place.key and place.revision == ""
+    assert place.path == tiny_llama and place.revision == "" and place.key == store.content_hash(tiny_llama)
 
 
 def test_complete_reads_the_index(tmp_path, tiny_llama):

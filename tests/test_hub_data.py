@@ -77,16 +77,21 @@ def test_large_sets_are_read_once_and_without_the_columns_that_nobody_needs(name
 
     sizes = {"train": 12, "train_prefs": 10, "test_prefs": 5}
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr(hub, "commit", lambda repo, revision, **_: revision or "a" * 40)
     source = hub_data.SOURCES[name]
+    monkeypatch.setitem(hub.PINNED, source.repo, "a" * 40)
     hub_data._at.cache_clear()
     found = [hub_data.load(name, n_test=2, seed=seed) for seed in range(3)]
     assert read == [(source.repo, split, "a" * 40) for _, split in source.parts.values()]
     assert [(d.train, d.test) for d in found] == [(d.train, d.test) for d in expected]
     assert set(hub_data.fetch(name)[0][part][0]) == columns
-    hub_data.load(name, revision="b" * 40, n_test=2)  # another commit is read anew
+    monkeypatch.setitem(hub.PINNED, source.repo, "b" * 40)
+    hub_data.load(name, n_test=2)  # another commit is read anew
     assert {row[2] for row in read} == {"a" * 40, "b" * 40}
     hub_data._at.cache_clear()
+
+
+def test_every_data_set_is_pinned():
+    assert {source.repo for source in hub_data.SOURCES.values()} <= set(hub.PINNED)
 
 
 def test_a_readers_own_file(records_jsonl):

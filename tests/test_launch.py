@@ -194,7 +194,7 @@ def made(tmp_path):
     rows = [{"prompt": [{"role": "user", "content": f"Bring bread {i}?"}],
              "chosen": [{"role": "assistant", "content": "Yes, I will."}],
              "rejected": [{"role": "assistant", "content": "No."}]} for i in range(8)]
-    return real.labelled(tmp_path / "run", rows, seed=0)
+    return real.labelled(tmp_path / "run", rows)
 
 
 def test_divergence_in_two_processes_is_a_result(tiny_llama, made, tmp_path):

@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
-from mipo import fit, hub, hub_data, real, real_scores, recipes, serving, store
+from mipo import fit, hub, hub_data, own, real, real_scores, recipes, serving, store
 from mipo.hub import Place
 
 TALK = {"chosen": "Yes, I will bring bread.", "rejected": "No."}
@@ -61,7 +62,7 @@ def made(tmp_path):
     rows = [{"prompt": [{"role": "user", "content": f"Bring bread {i}?"}],
              "chosen": [{"role": "assistant", "content": TALK["chosen"] + "!" * (i % 3)}],
              "rejected": [{"role": "assistant", "content": TALK["rejected"] + "." * i}]} for i in range(12)]
-    return real.labelled(tmp_path / "run", rows, seed=0)
+    return real.labelled(tmp_path / "run", rows)
 
 
 def weights(record):
@@ -175,7 +176,7 @@ def test_two_records_are_the_least_for_random_prompts():
         real.negatives_of([{"query": "q", "context": ""}], "random_prompt", 0)
 
 
-def test_pairs_replies_and_measures(tiny_qwen2, records_list, tmp_path):
+def test_pairs_replies_and_measures(tiny_qwen2, records_list, tmp_path, monkeypatch):
     """Sampled pairs of people train, their replies are measured, and everything is found again."""
     base = Place(str(tiny_qwen2), tiny_qwen2)
     records = [{**r, "wishes": [r["context"]], "person": r["context"]} for r in records_list]
@@ -191,13 +192,18 @@ def test_pairs_replies_and_measures(tiny_qwen2, records_list, tmp_path):
     found = real_scores.measure(tmp_path, tuned, base, records, answered, contexts=3, **common)
     assert found.metrics["chance"] == pytest.approx(1 / 3) and max(found.metrics["pmi"], found.metrics["pmi_base"]) <= 1.0987
     assert not real_scores.measure(tmp_path, tuned, base, records, answered, contexts=3, **common).fresh
+    asked, original = [], own.under_contexts
+    monkeypatch.setattr(own, "under_contexts", lambda *args, **how: asked.append(1) or original(*args, **how))
+    plain = real_scores.measure(tmp_path, base, base, records, answered, contexts=3, **common).metrics
+    assert len(asked) == 1 and plain["pmi"] == plain["pmi_base"] == found.metrics["pmi_base"]  # one yardstick, used once
     assert store.read_json(found.path / "scores.json")["pmi"] != store.read_json(found.path / "scores.json")["pmi_base"]
 
 
 def test_rank_is_the_share_of_pairs_in_order(tiny_qwen2, tmp_path):
     base = Place(str(tiny_qwen2), tiny_qwen2)
     rows = [{"prompt": [{"role": "user", "content": "Hi"}], "chosen": [{"role": "assistant", "content": a}],
-             "rejected": [{"role": "assistant", "content": b}]} for a, b in (("Yes.", "No, never."), ("No, never.", "Yes."))]
+             "rejected": [{"role": "assistant", "content": b}], "read_from": "r"}
+            for a, b in (("Yes.", "No, never."), ("No, never.", "Yes."))]
     found = real_scores.rank(tmp_path, base, rows, progress=False)
     mean = store.read_json(found.path / "scores.json")["mean"]
     assert mean[0] == pytest.approx(mean[1][::-1], abs=1e-5) and found.metrics["accuracy"] == 0.5
@@ -229,10 +235,61 @@ def test_a_judge_out_of_form_says_so_and_what_it_said_is_kept(tiny_qwen2, record
     assert sum(len(f.read_text().splitlines()) for f in (tmp_path / "verdicts").iterdir()) == 6
 
 
+def test_a_corrected_gold_reply_is_judged_anew(tiny_qwen2, records_list, tmp_path):
+    """What the judge said is cached by its text; the record of it knows the gold replies that it was compared with."""
+    place, base = Place("parrot", parrot(tiny_qwen2, tmp_path / "judge")), Place(str(tiny_qwen2), tiny_qwen2)
+    records = [{**r, "wishes": ["short"], "gold": "Good."} for r in records_list[:2]]
+    sides = [real.replies(tmp_path, base, records, seed=s, progress=False, sampling=GREEDY) for s in (0, 1)]
+    common = dict(rated=True, missing=0, progress=False)
+    assert real_scores.judged(tmp_path, place, records, *sides, **common).fresh
+    assert not real_scores.judged(tmp_path, place, records, *sides, **common).fresh
+    for field, value in (("gold", "Better."), ("wishes", ["long"])):
+        assert real_scores.judged(tmp_path, place, [{**r, field: value} for r in records], *sides, **common).fresh, field
+
+
+def test_one_model_is_held_at_a_time_and_loaded_once(tiny_qwen2, tiny_llama, tmp_path, monkeypatch):
+    loads, original = [], fit.load
+    monkeypatch.setattr(fit, "load", lambda path, **how: loads.append(path) or original(path, **how))
+    real.release()
+    places = [Place(str(folder), folder) for folder in (tiny_qwen2, tiny_llama)]
+    for place in (places[0], places[0], places[1], places[0]):
+        real.model_of(place)
+    assert loads == [tiny_qwen2, tiny_llama, tiny_qwen2]
+    local = shutil.copytree(tiny_qwen2, tmp_path / "m")
+    first = real.model_of(Place("m", local))
+    assert len(loads) == 3  # a copy is the same model
+    (local / "generation_config.json").write_text("{}")  # now it is another
+    assert real.model_of(Place("m", local)) is not first and loads[3:] == [local]
+
+
+def test_weights_that_were_changed_do_not_go_on_from_old_checkpoints(tiny_qwen2, made, tmp_path, monkeypatch):
+    """A run was cut; the model in its folder is replaced; labelled pairs are the same. The next run starts at log 2."""
+    local, dpo = Path(shutil.copytree(tiny_qwen2, tmp_path / "m")), recipes.PREFERENCES["dpo"]
+    settings, original = {**SETTINGS, "save_every": 2}, fit.PreferenceTrainer.training_step
+
+    def cut(self, *args, **kwargs):
+        if self.state.global_step == 3:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(fit.PreferenceTrainer, "training_step", cut)
+    with pytest.raises(KeyboardInterrupt):
+        real.train(tmp_path / "run", dpo, Place("m", local), made, **settings)
+    monkeypatch.setattr(fit.PreferenceTrainer, "training_step", original)
+    model, _ = fit.load(local, dtype="float32", device="cpu")
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1.5)
+    model.save_pretrained(local)
+    anew = real.train(tmp_path / "run", dpo, Place("m", local), made, **settings)
+    assert anew.metrics["steps"] == 6 and len(losses(anew)) == 6  # none was taken over
+    assert losses(anew)[0] == pytest.approx(0.6931, abs=1e-4)
+
+
 def test_out_of_memory_is_one_message(base, records_list, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
+    real.release()  # another test may have asked for this model
     monkeypatch.setattr(fit, "load", full)
     with pytest.raises(hub.Unavailable, match="out of memory.*sample_batch.*Finished work is kept"):
         real.replies(tmp_path, base, records_list, seed=0, sampling=GREEDY, progress=False)
@@ -260,7 +317,7 @@ def test_a_full_disk_is_one_message_wherever_it_strikes(full, base, made, record
     fill_disk(full)
     steps = {"data": lambda: real.data(tmp_path, str(records_jsonl), n_train=0, n_test=6),
              "replies": lambda: real.replies(tmp_path, base, [HI], seed=0, sampling=GREEDY, progress=False),
-             "labelled": lambda: real.labelled(tmp_path / "new", [{"prompt": "p", "chosen": "c", "rejected": "r"}], 0),
+             "labelled": lambda: real.labelled(tmp_path / "new", [{"prompt": "p", "chosen": "c", "rejected": "r"}]),
              "train": lambda: real.train(tmp_path, recipes.PREFERENCES["dpo"], base, made, **SETTINGS)}
     struck = {"train.jsonl": ("data", "labelled"), "replies.json": ("replies",), "log.json": ("train",),
               "record.json": ("data", "replies", "labelled", "train")}
@@ -321,7 +378,7 @@ def test_a_model_s_own_context_is_the_most_a_pair_may_have(tiny_qwen2, tmp_path)
     base = Place(str(tiny_qwen2), tiny_qwen2)
     rows = [{"prompt": [{"role": "user", "content": "Hi"}], "chosen": [{"role": "assistant", "content": "Yes! " * 300}],
              "rejected": [{"role": "assistant", "content": "No."}]}] * 4
-    made = real.labelled(tmp_path, rows, seed=0)
+    made = real.labelled(tmp_path, rows)
     tuned = real.train(tmp_path, recipes.PREFERENCES["dpo"], base, made, **{**SETTINGS, "epochs": 1, "max_length": 4096})
     assert tuned.metrics["steps"] == 1 and tuned.metrics["lr"] == 1e-3
 

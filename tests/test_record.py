@@ -1,5 +1,6 @@
 """Records: kept by content, whole or not at all; numbers, claims and figures of a notebook."""
 
+import hashlib
 import importlib.util
 import json
 import math
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 from building import ROOT
 
-from mipo import pages, record, store
+from mipo import pages, record, sources, store
 from mipo.numbers import Number, fmt, interval_of, status, together
 
 
@@ -60,24 +61,44 @@ def package(tmp_path, monkeypatch):
     for name, text in [("__init__", ""), ("a", "from mipo import b\nx = 1\n"),
                        ("b", '"""Doc."""\ny = 2\n'), ("c", "z = 3\n")]:
         (folder / f"{name}.py").write_text(text)
-    monkeypatch.setattr(store, "PACKAGE", folder)
+    monkeypatch.setattr(sources, "PACKAGE", folder)
     return folder
 
 
 def test_the_key_follows_the_code_and_what_it_imports_but_no_comment(package):
-    before = store.code_hashes(["a"])
+    before = sources.code_hashes(["a"])
     assert sorted(before) == ["mipo.a", "mipo.b"]
     (package / "c.py").write_text("z = 4\n")
     (package / "b.py").write_text('"""Another docstring."""\n# a comment\ny = 2\n')
-    assert store.code_hashes(["a"]) == before
+    assert sources.code_hashes(["a"]) == before
     (package / "b.py").write_text("y = 3\n")
-    assert store.code_hashes(["a"])["mipo.b"] != before["mipo.b"]
+    assert sources.code_hashes(["a"])["mipo.b"] != before["mipo.b"]
+
+
+def test_advice_and_launching_are_in_no_key_but_what_they_serve_is():
+    """A word in a message of `hub` must not make hours on a GPU anew."""
+    found = sources.code_hashes(["real", "real_scores"])
+    assert not {"mipo.hub", "mipo.launch", "mipo.store"} & set(found)
+    assert {"mipo.real", "mipo.real_scores", "mipo.fit", "mipo.trainer", "mipo.hub_data"} <= set(found)
+
+
+def test_a_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
+    file, read, original = tmp_path / "weights", [], store.hashlib.file_digest
+    monkeypatch.setattr(store.hashlib, "file_digest", lambda opened, how: read.append(1) or original(opened, how))
+    file.write_text("one")
+    first = store.content_hash(file)
+    assert store.content_hash(file) == store.content_hash(tmp_path / "weights") == first and len(read) == 1
+    os.replace(file, tmp_path / "old")
+    file.write_text("two")  # as long as before
+    assert store.content_hash(file) != first and store.content_hash(tmp_path / "old") == first
+    text = b"\0" + hashlib.sha256(b"one").digest()  # by hand: no name for a lone file, then the hash of its bytes
+    assert first == hashlib.sha256(text).hexdigest()
 
 
 @pytest.mark.parametrize("line", ["import mipo.b", "from mipo.b import y", "from . import b", "from .b import y",
                                   "def f():\n    from mipo import b"])
 def test_every_way_to_import_is_seen(package, line):
-    assert store.imported(line, "mipo.a") - {"mipo"} == {"mipo.b"}
+    assert sources.imported(line, "mipo.a") - {"mipo"} == {"mipo.b"}
 
 
 def test_unknown_module_is_named(tmp_path):

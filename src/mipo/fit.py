@@ -7,7 +7,6 @@ saves the adapter alone. Checkpoints lie outside the record and are gone once it
 
 import json
 import os
-import shutil
 import sys
 import threading
 import time
@@ -137,10 +136,6 @@ def last_checkpoint(folder):
     """The newest whole checkpoint of a run that was cut, or None."""
     found = [p for p in Path(folder).glob("checkpoint-*") if (p / "trainer_state.json").is_file()]
     return str(max(found, key=lambda p: int(p.name.rsplit("-", 1)[1]))) if found else None
-
-
-def clean(folder):
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def end_with(starter, every=1.0):

@@ -1,7 +1,7 @@
-"""A thin layer over lm-evaluation-harness (the extra `gpu`): its tasks and scores per item, our paired statistics.
+"""A thin layer over lm-evaluation-harness (the extra `gpu`): its tasks, our items, its score of each item.
 
 Its tasks read the very items that we test on, from a file: so they come from the pinned commit, or the reader's folder, and
-nothing is fetched besides. Its own comparison of two models treats paired items as independent; ours pairs them.
+nothing is fetched besides. Its own comparison of two models treats paired items as independent; `real_scores` pairs them.
 """
 
 import importlib.metadata
@@ -9,9 +9,7 @@ import importlib.util
 import json
 from pathlib import Path
 
-import numpy as np
-
-from mipo import evaluate, reasoning_data, store
+from mipo import reasoning_data, store
 
 TASKS = {"gsm8k": ("gsm8k_cot", "exact_match,strict-match"), "arc-challenge": ("arc_challenge", "acc,none"),
          "mmlu": ("mmlu", "acc,none"), "svamp": ("svamp_cot", "exact_match,strict-match")}
@@ -54,8 +52,7 @@ def tasks(dataset, rows, folder):
         groups.setdefault(row.get("subject", ""), []).append(row)
     found = []
     for subject, part in groups.items():
-        file = store.write_whole(Path(folder) / f"items{subject and '-' + subject}.jsonl",
-                                 "".join(json.dumps(row) + "\n" for row in part))
+        file = store.write_whole(Path(folder) / f"items{subject and '-' + subject}.jsonl", store.lines(part))
         found.append(configuration(dataset, subject) | {"dataset_path": "json", "dataset_name": None, "test_split": "test",
                                                         "dataset_kwargs": {"data_files": {"test": str(file)}}})
     return found
@@ -81,23 +78,21 @@ def _read(file):
     return (_read(file.parent / config.pop("include")) | config) if "include" in config else config
 
 
-def run(model, tokenizer, tasks, *, batch_size=8, seed=0):
+def run(model, tokenizer, tasks, *, batch_size=8):
     """{task: its log} of a model that is in memory, a row per item and filter; tasks are configurations (dicts)."""
     require()
     from lm_eval.models.huggingface import HFLM
 
-    return evaluated(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size), tasks, chat=True, seed=seed)
+    return evaluated(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size), tasks, chat=True)
 
 
-def evaluated(lm, tasks, *, chat=False, seed=0):
+def evaluated(lm, tasks, *, chat=False):
     """As `run`, of a model as the harness has it; chat: prompts are wrapped in the model's chat template."""
     from lm_eval import evaluator
     from lm_eval.tasks import TaskManager
 
     found = evaluator.simple_evaluate(lm, tasks=list(tasks), log_samples=True, apply_chat_template=chat, bootstrap_iters=0,
-                                      random_seed=seed, numpy_random_seed=seed, torch_random_seed=seed,
-                                      fewshot_random_seed=seed,  # ours are whole: it need not list its thousands of tasks
-                                      task_manager=TaskManager(include_defaults=False))
+                                      task_manager=TaskManager(include_defaults=False))  # ours are whole: none to list
     return found["samples"]
 
 
@@ -124,22 +119,3 @@ def scores(samples, name):
     if not mine:
         raise ValueError(f"no score {metric!r} of task {task!r} among {', '.join(samples) or 'nothing'}")
     return mine
-
-
-def compare(before, after):
-    """Paired difference in accuracy, (mean, low, high): after - before, items paired, resampled whole over seeds.
-
-    before, after   {item: score}, or a list of such, one per seed       errors   other items on one side than on the other
-    """
-    lists = [side if isinstance(side, list) else [side] for side in (before, after)]
-    if len(lists[0]) != len(lists[1]):
-        raise ValueError(f"{len(lists[0])} runs before and {len(lists[1])} after; give one per seed on both sides")
-    a, b, item, seed = [], [], [], []
-    for s, (old, new) in enumerate(zip(*lists, strict=True)):
-        if set(old) != set(new):
-            raise ValueError(f"seed {s}: {len(set(old) ^ set(new))} items were scored on one side only and have no partner")
-        keys = sorted(old)
-        a += [new[k] for k in keys]
-        b += [old[k] for k in keys]
-        item, seed = item + keys, seed + [s] * len(keys)
-    return evaluate.paired_bootstrap(np.array(a), np.array(b), [np.array(seed), np.array(item)])

@@ -47,11 +47,11 @@ class Place:
 
     @property
     def key(self):
-        return f"{self.name}@{self.revision}" if self.revision else self.path
+        return f"{self.name}@{self.revision}" if self.revision else store.content_hash(self.path)
 
 
-def commit(repo, wanted="", *, kind="model", run_dir=None):
-    """The full commit hash that `repo` is read at: `wanted`, else PINNED, else what the hub says now, asked once.
+def commit(repo, wanted="", *, run_dir=None):
+    """The full commit hash that a model is read at: `wanted`, else PINNED, else what the hub says now, asked once.
 
     An answer of the hub is printed and kept in run_dir/revisions.json, so that the next run reads the same files.
     errors  ValueError where `wanted` is not a full hash (a branch or a tag moves); Unavailable as in `explained`
@@ -64,21 +64,21 @@ def commit(repo, wanted="", *, kind="model", run_dir=None):
     file = store.resolve(run_dir) / "revisions.json" if run_dir else None
     kept = store.read_json(file) if file and file.exists() else {}
     if repo not in kept:
-        kept[repo] = _ask(repo, kind)
+        kept[repo] = _ask(repo)
         print(f"{repo}: no commit is pinned; reading {kept[repo]} from now on")
         if file:
-            with explained(repo, kind=kind):
+            with explained(repo):
                 store.write_whole(file, store.dumps(kept))
     return kept[repo]
 
 
-def _ask(repo, kind):
+def _ask(repo):
     import huggingface_hub
 
-    with explained(repo, kind=kind):
+    with explained(repo):
         if data.offline():  # the newest one that was downloaded before
-            return Path(huggingface_hub.snapshot_download(repo, repo_type=kind, local_files_only=True)).name
-        return huggingface_hub.HfApi().repo_info(repo, repo_type=kind).sha
+            return Path(huggingface_hub.snapshot_download(repo, local_files_only=True)).name
+        return huggingface_hub.HfApi().repo_info(repo).sha
 
 
 def model(name, revision="", *, run_dir=None):
@@ -160,7 +160,7 @@ def complete(folder):
     return all((folder / file).is_file() for file in set(json.loads(index.read_text())["weight_map"].values()))
 
 
-def megabytes(repo, revision, *, kind="model"):
+def megabytes(repo, revision):
     """What is left to download, MB, by the hub's own list of files; None where the hub cannot be asked.
 
     What the cache holds does not count, nor what has arrived of a file whose download broke off: its place is used again.
@@ -171,11 +171,11 @@ def megabytes(repo, revision, *, kind="model"):
     from huggingface_hub import constants, file_download
 
     try:
-        files = huggingface_hub.HfApi().repo_info(repo, revision=revision, repo_type=kind, files_metadata=True).siblings
+        files = huggingface_hub.HfApi().repo_info(repo, revision=revision, files_metadata=True).siblings
     except Exception:  # only a forecast: the download itself says what is wrong
         return None
-    wanted = [f for f in files if kind != "model" or any(fnmatch.fnmatch(f.rfilename, p) for p in WEIGHTS)]
-    cache = Path(constants.HF_HUB_CACHE) / file_download.repo_folder_name(repo_id=repo, repo_type=kind)
+    wanted = [f for f in files if any(fnmatch.fnmatch(f.rfilename, p) for p in WEIGHTS)]
+    cache = Path(constants.HF_HUB_CACHE) / file_download.repo_folder_name(repo_id=repo, repo_type="model")
     missing = [f for f in wanted if not (cache / "snapshots" / revision / f.rfilename).exists()]
     return max(0.0, sum(f.size or 0 for f in missing) / 1e6 - held(*cache.glob("blobs/*.incomplete")))
 

@@ -69,7 +69,7 @@ class Data:
     source: dict = field(default_factory=dict)
 
 
-def load(name, *, folder="", revision="", n_train=0, n_test=200, seed=0, run_dir=None):
+def load(name, *, folder="", n_train=0, n_test=200, seed=0):
     """A data set by name, or a reader's own .jsonl, as Data; n_train 0: all there are.
 
     kind "people"       records with query, context, gold (the reply that the person chose, or None), person, wishes
@@ -85,7 +85,7 @@ def load(name, *, folder="", revision="", n_train=0, n_test=200, seed=0, run_dir
         rows = [{**r, "person": r["context"], "wishes": [r["context"]]} for r in data.read_jsonl(name)]
         return _people(rows, n_train, n_test, seed, {"file": Path(name).name, "licence": "yours"})
     source = SOURCES[name]
-    rows, sha = fetch(name, folder=folder, revision=revision, run_dir=run_dir)
+    rows, sha = fetch(name, folder)
     about = {"repo": source.repo, "commit": sha, "licence": source.licence}
     if source.kind == "people":
         return _people(PEOPLE[name](**rows), n_train, n_test, seed, about)
@@ -110,12 +110,12 @@ def files_of(name, folder):
     return own if own.is_dir() else Path(folder)
 
 
-def fetch(name, *, folder="", revision="", run_dir=None):
-    """({part: rows}, commit) of a data set, the columns that are read; commit "" for a local folder."""
+def fetch(name, folder=""):
+    """({part: rows}, commit) of a data set, the columns that are read: the pinned commit, "" for a local folder."""
     if folder and reasoning_data.is_raw(name, folder):
         return reasoning_data.read_raw(name, folder), ""
     if not folder:
-        sha = hub.commit(SOURCES[name].repo, revision, kind="dataset", run_dir=run_dir)
+        sha = hub.PINNED[SOURCES[name].repo]
         return _at(name, sha), sha
     with tempfile.TemporaryDirectory() as fresh:  # datasets caches a folder by its name, and would miss that it changed
         return _read(name, path=str(files_of(name, folder)), cache_dir=fresh), ""

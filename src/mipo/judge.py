@@ -32,9 +32,9 @@ class Judge:
     called   what a reader calls it, for messages
     """
 
-    def __init__(self, loader, key, cache, *, called="", max_new_tokens=8, batch_size=32, progress=False):
+    def __init__(self, loader, key, cache, *, called="", batch_size=32, progress=False):
         self.loader, self.key, self.cache, self.called = loader, str(key), Path(cache), called or str(key)
-        self.settings = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "progress": progress}
+        self.settings = {"max_new_tokens": 8, "batch_size": batch_size, "progress": progress}
         self._loaded, self._known = None, self._read()
 
     def _read(self):
@@ -94,7 +94,7 @@ def check_form(answers, judge, limit=0.2):
                          f"out with -p judge \"\". What it said is kept in {judge.cache.name} of the run's folder.")
 
 
-def compare(judge, records, ours, theirs, *, limit=0.2):
+def compare(judge, records, ours, theirs):
     """Verdicts on pairs of replies, both orders: {"score": (n,) 1 win, 0 tie, -1 loss, "first": [...], "second": [...]}.
 
     A win needs both orders: a judge that changes its mind when the replies change places has seen no difference, and that
@@ -105,7 +105,7 @@ def compare(judge, records, ours, theirs, *, limit=0.2):
                                       query=r["query"], a=a, b=b) for r, a, b in zip(records, a_side, b_side, strict=True)])
 
     first, second = [[verdict(t) for t in side] for side in (ask(ours, theirs), ask(theirs, ours))]
-    check_form(first + second, judge, limit)
+    check_form(first + second, judge)
     value = {"A": 1, "B": -1, "tie": 0, None: 0}
     both = np.array([[value[v], -value[w]] for v, w in zip(first, second, strict=True)]).reshape(-1, 2)
     score = np.where(both[:, 0] == both[:, 1], both[:, 0], 0)

@@ -10,8 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+from mipo.gains import committed
 from mipo.numbers import Number, fmt
-from mipo.store import code_hashes, project_root, read_json, write_whole
+from mipo.sources import code_hashes
+from mipo.store import project_root, read_json, write_whole
 
 MISSING = "*(no number yet)*"
 WORDS = ("holds", "in part", "undecided", "fails", "not judged", "open")
@@ -155,8 +157,7 @@ REAL = "13-real-models"
 
 def real_models_table(results: dict[str, dict], page: str, staged: Mapping[str, Collection[str]]) -> str:
     """The claims that are also to be held against real models: open until a run on a GPU is committed in results/gpu."""
-    file = project_root() / "results" / "gpu" / f"{REAL}.json"
-    found = read_json(file)["claims"] if file.exists() else {}
+    found = (committed(REAL, "gpu") or {"claims": {}})["claims"]
     rows = ["| claim | who says so | on real models | measured |", "|---|---|---|---|"]
     for claim in load_claims():
         if REAL in claim.get("also", []):
@@ -168,10 +169,9 @@ def real_models_table(results: dict[str, dict], page: str, staged: Mapping[str, 
 
 def real_models_said(results: dict[str, dict], page: str, staged: Mapping[str, Collection[str]]) -> str:
     """One sentence: which run of real models is committed, and how it was made, or that there is none."""
-    file = project_root() / "results" / "gpu" / f"{REAL}.json"
-    if not file.exists():
+    kept = committed(REAL, "gpu")
+    if kept is None:
         return "Nothing has been run on real weights yet."
-    kept = read_json(file)
     changed = " with uncommitted changes" if kept["dirty"] else ""
     return (f"A run of {kept['date']} is committed: {kept['seconds_cold'] / 60:.0f} minutes on {kept['gpu'] or 'no GPU'} "
             f"({kept['machine']}), commit {kept['commit']}{changed}, torch {kept['versions']['torch']}, transformers "

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from mipo.store import closure, dumps, imported, project_root, read_json, source_hash, write_whole
+from mipo.sources import closure, imported, source_hash
+from mipo.store import dumps, project_root, read_json, write_whole
 
 SCALES = ("smoke", "laptop", "full", "gpu")
 GIVEN = ("run_dir", "scale")                       # set by the chain, never by a config

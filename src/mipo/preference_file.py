@@ -85,12 +85,12 @@ def as_text(rows, tokenizer):
     def reply(value):
         return value if isinstance(value, str) else value[0]["content"]
 
-    return [{"prompt": _render(row["prompt"], tokenizer, row["read_from"]), "chosen": reply(row["chosen"]),
+    return [{"prompt": written(row["prompt"], tokenizer, row["read_from"]), "chosen": reply(row["chosen"]),
              "rejected": reply(row["rejected"])} for row in rows]
 
 
-def _render(prompt, tokenizer, where):
-    """As data.render: a BOS that tokenizing would add once more is cut."""
+def written(prompt, tokenizer, where):
+    """A prompt as text, which may be that already; as in data.render, a BOS that tokenizing would add once more is cut."""
     if isinstance(prompt, str):
         return prompt
     try:
@@ -134,7 +134,7 @@ def prepare(run_dir, base, path, *, share=0.1, seed=0, progress=True):
             scored = response_logps(model, tokenizer, [row["prompt"] for row in texts], both, progress=progress).summed
             lines = [row | {"ref_chosen_logps": a, "ref_rejected_logps": b}
                      for row, (a, b) in zip(texts, scored.tolist(), strict=True)]
-            store.write_whole(folder / "pairs" / f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+            store.write_whole(folder / "pairs" / f"{name}.jsonl", store.lines(lines))
         return {name: len(part) for name, part in parts.items()}
 
     return store.run_or_load(run_dir, f"preferences-own-{seed}", {"share": share, "seed": seed}, make,

@@ -5,8 +5,8 @@ A policy is a `hub.Place` (the model as it was) or the Record of a training run.
 """
 
 import gc
-import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from mipo import fit, hub, hub_data, reasoning_data, serving, store
 from mipo import launch as launcher
 from mipo.data import render
 from mipo.diversity import token_lengths
-from mipo.preference_file import as_text
+from mipo.preference_file import written
 from mipo.recipes import METHODS, batch_of
 
 # ---- records ----
@@ -33,22 +33,21 @@ def run_or_load(run_dir, name, config, make, *, doing, what="", code=("mipo.real
 
 # ---- data ----
 
-def data(run_dir, name, *, folder="", revision="", n_train, n_test, seed=0):
+def data(run_dir, name, *, folder="", n_train, n_test, seed=0):
     """hub_data.Data as a record, so that a run without network finds what an earlier one read."""
-    sha = ""
-    if name in hub_data.SOURCES and not folder:
-        sha = hub.commit(hub_data.SOURCES[name].repo, revision, kind="dataset", run_dir=run_dir)
-    inputs = {"file": store.resolve(name)} if name not in hub_data.SOURCES else {}
-    if folder:
-        inputs["folder"] = hub_data.files_of(name, folder)
-    config = {"name": name if name in hub_data.SOURCES else "own", "commit": sha, "n_train": n_train,
-              "n_test": n_test, "seed": seed}
+    source, inputs, sha = hub_data.SOURCES.get(name), {}, ""
+    if source is None:
+        inputs = {"file": store.resolve(name)}
+    elif folder:
+        inputs = {"folder": hub_data.files_of(name, folder)}
+    else:
+        sha = hub.PINNED[source.repo]
+    config = {"name": name if source else "own", "commit": sha, "n_train": n_train, "n_test": n_test, "seed": seed}
 
     def make(target):
-        found = hub_data.load(str(inputs.get("file", name)), folder=folder, revision=sha, n_train=n_train, n_test=n_test,
-                              seed=seed, run_dir=run_dir)
+        found = hub_data.load(str(inputs.get("file", name)), folder=folder, n_train=n_train, n_test=n_test, seed=seed)
         for part in ("train", "test"):
-            store.write_whole(target / f"{part}.jsonl", "".join(json.dumps(r) + "\n" for r in getattr(found, part)))
+            store.write_whole(target / f"{part}.jsonl", store.lines(getattr(found, part)))
         return {"kind": found.kind, "train": len(found.train), "test": len(found.test), "source": found.source}
 
     kept = run_or_load(run_dir, "data", config, make, doing="dataset", what=name, code=["mipo.hub_data"], inputs=inputs)
@@ -80,8 +79,7 @@ def talk(messages):
 def rendered(tokenizer, record):
     """The prompt of a record as text: its query and context, or all messages of its talk."""
     if "messages" in record:
-        row = {"prompt": record["messages"], "chosen": "", "rejected": "", "read_from": record["read_from"]}
-        return as_text([row], tokenizer)[0]["prompt"]
+        return written(record["messages"], tokenizer, record["read_from"])
     return render(tokenizer, record["query"], record["context"])
 
 
@@ -130,15 +128,27 @@ def key_of(policy):
     return policy if isinstance(policy, store.Record) else policy.key
 
 
+_HELD = {}  # {key: (model, tokenizer)}, one at most
+
+
+def model_of(policy):
+    """(model, tokenizer), held until another is asked for: a card has room for one, and many ask for the same in turn."""
+    if policy.key not in _HELD:
+        release()
+        _HELD[policy.key] = fit.load(path_of(policy), dtype=fit.best_dtype())
+    return _HELD[policy.key]
+
+
 def release():
-    """Give memory of models that nobody holds any more back to the card."""
+    """Let go of the model that is held and give its memory back to the card."""
+    _HELD.clear()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def asked_of(records, fields=("query", "context")):
-    return hashlib.sha256(store.dumps([[r[f] for f in fields] for r in records]).encode()).hexdigest()
+    return store.digest([[r.get(f) for f in fields] for r in records])
 
 
 def asking(tokenizer, records):
@@ -157,35 +167,30 @@ def engine_of(run_dir, base, records, *, sampling, engine="auto", batch_size=64)
         return serving.known(engine)
 
     def make(folder):
-        model, tokenizer = fit.load(base.path, dtype=fit.best_dtype())
+        model, tokenizer = model_of(base)
         asked = asking(tokenizer, records)
         return {"engine": serving.choose(model, tokenizer, batch_size=batch_size, **asked, **sampling)}
 
     config = {**sampling, "dtype": fit.best_dtype(), "asked": asked_of(records)}
-    made = run_or_load(run_dir, "engine-real", config, make, doing="sampling", inputs={"base": base.key})
-    release()
-    return made.metrics["engine"]
+    return run_or_load(run_dir, "engine-real", config, make, doing="sampling", inputs={"base": base.key}).metrics["engine"]
 
 
-def replies(run_dir, policy, records, *, seed, sampling, batch_size=64, dtype="", progress=True):
+def replies(run_dir, policy, records, *, seed, sampling, batch_size=64, progress=True):
     """Record of a policy's replies to records, in replies.json; metrics: tokens (mean length), empty (share).
 
     sampling   keywords of `serving.generate`: temperature, top_p, max_new_tokens, engine
     """
-    dtype = dtype or fit.best_dtype()
-    config = {**sampling, "seed": seed, "dtype": dtype, "asked": asked_of(records)}
+    config = {**sampling, "seed": seed, "dtype": fit.best_dtype(), "asked": asked_of(records)}
 
     def make(folder):
-        model, tokenizer = fit.load(path_of(policy), dtype=dtype)
+        model, tokenizer = model_of(policy)
         said = serving.generate(model, tokenizer, **asking(tokenizer, records), seed=seed, batch_size=batch_size,
                                 progress=progress, **sampling)
         store.write_whole(folder / "replies.json", store.dumps(said))
         return {"tokens": float(token_lengths(said, tokenizer).mean()),
                 "empty": float(np.mean([not y.strip() for y in said]))}
 
-    made = run_or_load(run_dir, "answers-real", config, make, doing="sampling", inputs={"policy": key_of(policy)})
-    release()
-    return made
+    return run_or_load(run_dir, "answers-real", config, make, doing="sampling", inputs={"policy": key_of(policy)})
 
 
 def said(record):
@@ -227,7 +232,7 @@ def pairs(run_dir, base, records, kind, *, seed, sampling, batch_size=64, progre
                 for r, y, u in zip(records, yes, no, strict=True) if y != u and y.strip() and u.strip()]
         if not rows:
             raise ValueError("no pair is left: rejected replies equal chosen ones, or are empty; raise the temperature")
-        store.write_whole(folder / "pairs" / "train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        store.write_whole(folder / "pairs" / "train.jsonl", store.lines(rows))
         return {"pairs": len(rows), "left_out": len(records) - len(rows)}
 
     inputs = {"chosen": chosen} | ({"rejected": other} if other else {})
@@ -235,16 +240,16 @@ def pairs(run_dir, base, records, kind, *, seed, sampling, batch_size=64, progre
     return run_or_load(run_dir, f"pairs-real-{kind}", config, make, doing="sampling", what="making pairs", inputs=inputs)
 
 
-def labelled(run_dir, rows, seed):
+def labelled(run_dir, rows):
     """Record of labelled preferences as pairs/train.jsonl."""
-    text = "".join(json.dumps({k: r[k] for k in ("prompt", "chosen", "rejected")}) + "\n" for r in rows)
+    kept = [{k: r[k] for k in ("prompt", "chosen", "rejected")} for r in rows]
 
     def make(folder):
-        store.write_whole(folder / "pairs" / "train.jsonl", text)
+        store.write_whole(folder / "pairs" / "train.jsonl", store.lines(kept))
         return {"pairs": len(rows), "left_out": 0}
 
-    config = {"rows": hashlib.sha256(text.encode()).hexdigest(), "seed": seed}
-    return run_or_load(run_dir, "pairs-real-labelled", config, make, doing="sampling", what="making pairs")
+    return run_or_load(run_dir, "pairs-real-labelled", {"rows": store.digest(kept)}, make, doing="sampling",
+                       what="making pairs")
 
 
 # ---- training ----
@@ -259,12 +264,13 @@ def train(run_dir, method, base, made, *, lr, epochs, batch_size, micro_batch, m
     config = {"loss": method.loss, "loss_kwargs": method.loss_kwargs | (loss_kwargs or {}), "recipe": method.recipe,
               "lr": lr, "epochs": epochs, "batch_size": batch_size, "max_length": max_length, "lora_rank": lora_rank,
               "seed": seed, "dtype": fit.best_dtype()}
-    name = hashlib.sha256(store.dumps([config, str(base.key), made.key]).encode()).hexdigest()[:16]
-    checkpoints = store.resolve(run_dir) / "checkpoints" / name
+    checkpoints = store.resolve(run_dir) / "checkpoints"  # in a folder with the record's name, until that is whole
 
     def make(folder):
+        release()
+        mine = checkpoints / folder.stem.removeprefix(".")
         spec = config | {"base": str(base.path), "pairs": str(made.path / "pairs" / "train.jsonl"), "folder": str(folder),
-                         "checkpoints": str(checkpoints), "micro_batch": micro_batch, "checkpointing": checkpointing,
+                         "checkpoints": str(mine), "micro_batch": micro_batch, "checkpointing": checkpointing,
                          "save_every": save_every, "progress": progress}
         try:
             return launcher.run(spec, launch)
@@ -273,8 +279,7 @@ def train(run_dir, method, base, made, *, lr, epochs, batch_size, micro_batch, m
 
     found = run_or_load(run_dir, f"train-{method.loss}-real", config, make, doing="training", what=f"training {method.loss}",
                         code=["mipo.fit"], inputs={"base": base.key, "pairs": made})
-    fit.clean(checkpoints)
-    release()
+    shutil.rmtree(checkpoints / found.path.name, ignore_errors=True)
     return found
 
 
@@ -289,7 +294,7 @@ def tune(run_dir, base, found, name, *, seed, sampling, shots=8, lr=0.0, beta=0.
         made = pairs(run_dir, base, as_records(found.train, found.kind, shots), method.negatives, seed=seed,
                      sampling=sampling, batch_size=sample_batch, progress=how["progress"])
     else:
-        made = labelled(run_dir, found.train, seed)
+        made = labelled(run_dir, found.train)
     rate = method.lr * (10 if how["lora_rank"] else 1)  # published rates are of full fine-tuning; TRL's advice for adapters
     return train(run_dir, method, base, made, seed=seed, lr=lr or rate, batch_size=batch_of(found.kind, batch_size),
                  loss_kwargs={"beta": beta} if beta and "beta" in method.loss_kwargs else None, **how)

@@ -1,13 +1,11 @@
 """What replies of real models are worth, as records: without a judge, on labelled pairs, and by a local judge."""
 
-import hashlib
-
 import numpy as np
 
-from mipo import evaluate, fit, harness, hub_data, judge, own, store
+from mipo import evaluate, harness, hub_data, judge, own, store
 from mipo.logprobs import pmi_over_contexts, response_logps
 from mipo.preference_file import as_text
-from mipo.real import asked_of, key_of, path_of, release, run_or_load, said
+from mipo.real import asked_of, key_of, model_of, run_or_load, said
 
 # ---- numbers ----
 
@@ -70,14 +68,14 @@ def measure(run_dir, policy, base, records, answered, *, contexts=8, seed=0, bat
     self_bleu            of the replies, 0..100
     """
     def make(folder):
-        crowd, texts, found = own.groups(records, contexts, seed=seed), said(answered), {}
-        for end, place in (("", path_of(policy)), ("_base", base.path)):
-            model, tokenizer = fit.load(place, dtype=fit.best_dtype())
-            logps = own.under_contexts(model, tokenizer, records, texts, crowd, batch_size=batch_size, progress=progress)
+        crowd, texts, found, under = own.groups(records, contexts, seed=seed), said(answered), {}, {}
+        for end, scorer in (("", policy), ("_base", base)):
+            if scorer.key not in under:  # the base model is its own yardstick
+                under[scorer.key] = own.under_contexts(*model_of(scorer), records, texts, crowd, batch_size=batch_size,
+                                                       progress=progress)
+            logps = under[scorer.key]
             found |= {f"pmi{end}": pmi_over_contexts(logps[:, 0], logps).tolist(),
                       f"retrieval{end}": own.retrieval_credit(logps).tolist()}
-            del model
-            release()
         store.write_whole(folder / "scores.json", store.dumps(found))
         return {k: float(np.mean(v)) for k, v in found.items()} | {"self_bleu": own.alike(texts, records),
                                                                    "chance": 1 / max(map(len, crowd))}
@@ -92,21 +90,17 @@ def rank(run_dir, policy, rows, *, batch_size=16, progress=True):
 
     scores.json   mean, summed: [chosen, rejected] per pair, nats per token and per reply (see `own_reward`)
     """
-    key = hashlib.sha256(store.dumps([[r["prompt"], r["chosen"], r["rejected"]] for r in rows]).encode()).hexdigest()
-
     def make(folder):
-        model, tokenizer = fit.load(path_of(policy), dtype=fit.best_dtype())
-        texts = as_text([r | {"read_from": f"row {i}"} for i, r in enumerate(rows)], tokenizer)
+        model, tokenizer = model_of(policy)
+        texts = as_text(rows, tokenizer)
         scored = response_logps(model, tokenizer, [t["prompt"] for t in texts],
                                 [[t["chosen"], t["rejected"]] for t in texts], batch_size=batch_size, progress=progress)
         store.write_whole(folder / "scores.json", store.dumps({"mean": scored.mean.tolist(),
                                                                "summed": scored.summed.tolist()}))
         return {"accuracy": float((scored.mean[:, 0] > scored.mean[:, 1]).double().mean())}
 
-    made = run_or_load(run_dir, "weigh-real", {"rows": key}, make, doing="scoring", code=["mipo.real_scores"],
-                       inputs={"policy": key_of(policy)})
-    release()
-    return made
+    return run_or_load(run_dir, "weigh-real", {"rows": asked_of(rows, ("prompt", "chosen", "rejected"))}, make,
+                       doing="scoring", code=["mipo.real_scores"], inputs={"policy": key_of(policy)})
 
 
 def judged(run_dir, place, records, ours, theirs, *, rated=False, missing=None, batch_size=32, progress=True):
@@ -115,16 +109,15 @@ def judged(run_dir, place, records, ours, theirs, *, rated=False, missing=None, 
     metrics   judge.report, and with `rated` (where a record has a gold reply to be held against) released,
               released_base: share of our and of their replies rated at least as high as it
     missing   what a rating out of form counts as, see judge.OUT_OF_FORM
-    What the judge has said is kept in run_dir/verdicts, whatever happens later. A judge in a folder is known by its content.
+    What the judge has said is kept in run_dir/verdicts, whatever happens later.
     """
     mine, other = said(ours), said(theirs)
     known = [i for i, r in enumerate(records) if r.get("gold")] if rated else []
 
     def make(folder):
-        name = place.key if place.revision else store.content_hash(place.path)
-        cache = store.resolve(run_dir) / "verdicts" / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.jsonl"
-        asker = judge.Judge(lambda: fit.load(place.path, dtype=fit.best_dtype()), name, cache, called=place.name,
-                            batch_size=batch_size, progress=progress)
+        cache = store.resolve(run_dir) / "verdicts" / f"{store.digest(place.key)[:16]}.jsonl"
+        asker = judge.Judge(lambda: model_of(place), place.key, cache, called=place.name, batch_size=batch_size,
+                            progress=progress)
         found = judge.compare(asker, records, mine, other)
         metrics, found = judge.report(found, mine, other), {**found, "score": found["score"].tolist()}
         if known:
@@ -138,14 +131,12 @@ def judged(run_dir, place, records, ours, theirs, *, rated=False, missing=None, 
         store.write_whole(folder / "verdicts.json", store.dumps(found))
         return metrics
 
-    config = {"rated": bool(known), "missing": missing, "asked": asked_of(records, ("query", "context"))}
-    made = run_or_load(run_dir, "judge-real", config, make, doing="judging", what=f"the judge {place.name}",
+    config = {"rated": bool(known), "missing": missing, "asked": asked_of(records, ("query", "context", "wishes", "gold"))}
+    return run_or_load(run_dir, "judge-real", config, make, doing="judging", what=f"the judge {place.name}",
                        code=["mipo.real_scores"], inputs={"judge": place.key, "ours": ours, "theirs": theirs})
-    release()
-    return made
 
 
-def by_harness(run_dir, policy, dataset, items, *, shots=8, seed=0, batch_size=16):
+def by_harness(run_dir, policy, dataset, items, *, shots=8, batch_size=16):
     """Record of lm-evaluation-harness on a policy and our items, its score of each by the item's id in scores.json.
 
     samples.jsonl   what was asked and what the policy said, a line per item and filter, as the harness logs it
@@ -155,16 +146,12 @@ def by_harness(run_dir, policy, dataset, items, *, shots=8, seed=0, batch_size=1
 
     def make(folder):
         tasks = harness.tasks(dataset, rows, folder)
-        model, tokenizer = fit.load(path_of(policy), dtype=fit.best_dtype())
-        samples = harness.run(model, tokenizer, tasks, batch_size=batch_size, seed=seed)
+        samples = harness.run(*model_of(policy), tasks, batch_size=batch_size)
         found = harness.scores(samples, dataset)
         store.write_whole(folder / "samples.jsonl", harness.as_lines(samples))
         store.write_whole(folder / "scores.json", store.dumps(found))
         return {"accuracy": float(np.mean(list(found.values()))), "items": len(found)}
 
-    config = {"dataset": dataset, "seed": seed, "items": hashlib.sha256(store.dumps(rows).encode()).hexdigest(),
-              **harness.known_by(dataset)}
-    made = run_or_load(run_dir, "harness", config, make, doing="scoring", what="lm-evaluation-harness",
+    config = {"dataset": dataset, "items": store.digest(rows), **harness.known_by(dataset)}
+    return run_or_load(run_dir, "harness", config, make, doing="scoring", what="lm-evaluation-harness",
                        code=["mipo.real_scores"], inputs={"policy": key_of(policy)})
-    release()
-    return made

@@ -18,7 +18,7 @@ class Method:
 # DPO as SimPO's authors tuned it, β 0.01 and 5e-7).
 PEOPLE = {"mipo-random": Method("dpo", "random_context", {"beta": 0.1}),
           "mipo-missing": Method("dpo", "missing_context", {"beta": 0.1}),
-          "sft": Method("sft", "missing_context")}
+          "sft": Method("sft", "random_context")}  # on the pairs of the first: none are sampled for it
 REASONING = {"mipo": Method("dpo", "random_prompt", {"beta": 0.1}), "sft": Method("sft", "random_prompt")}
 PREFERENCES = {"rmipo": Method("rmipo", "", {"beta": 2.0}, "rmipo", 1e-6),
                "dpo": Method("dpo", "", {"beta": 0.01}, "rmipo"),

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from mipo.numbers import Number, fmt, interval_of, status, together
+from mipo.sources import code_hashes, imported
 from mipo.store import (
     STARTED,
     USED,
     Record,
-    code_hashes,
     covered,
     dumps,
-    imported,
     peak_memory,
     project_root,
     provenance,

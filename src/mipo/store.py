@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import datetime
 import fcntl
 import functools
@@ -24,8 +23,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-PACKAGE = Path(__file__).resolve().parent
-KEEPERS = ("mipo", "mipo.numbers", "mipo.record", "mipo.store")     # they keep numbers and change none
+from mipo.sources import PACKAGE, code_hashes
+
 VERSIONS = ("torch", "transformers", "trl", "peft", "datasets", "numpy", "scipy", "matplotlib")
 
 
@@ -102,75 +101,29 @@ def sync(*paths: Path) -> None:
 
 def content_hash(path: str | Path) -> str:
     """sha256 of a file, or of a folder's relative names and contents."""
-    path, digest = Path(path), hashlib.sha256()
+    path, found = Path(path), hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-        digest.update(f"{file.relative_to(path) if path.is_dir() else ''}\0".encode())
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
+        found.update(f"{file.relative_to(path) if path.is_dir() else ''}\0".encode())
+        state = file.stat()
+        found.update(_file_hash(file, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
+    return found.hexdigest()
 
 
-# ---- code ----
-
-def module_file(name: str) -> Path | None:
-    """mipo.x -> its source file, None when there is no such module (a function imported by name)."""
-    base = PACKAGE.joinpath(*name.split(".")[1:])
-    for file in (base / "__init__.py", base.with_suffix(".py")):
-        if file.exists():
-            return file
-    return None
+@functools.lru_cache(maxsize=10_000)
+def _file_hash(path: Path, *state: int) -> bytes:
+    """sha256 of a file as it is now: what tells that it was changed is part of what is remembered."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
-@functools.lru_cache(maxsize=200)
-def imported(source: str, inside: str = "mipo.x") -> set[str]:
-    """The mipo modules that a source imports, wherever in it; ``inside`` is the module it belongs to."""
-    names = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            stem = inside.rsplit(".", node.level)[0] if node.level else ""
-            base = ".".join(part for part in (stem, node.module) if part)
-            names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-    return {name for name in names if name.split(".")[0] == "mipo" and module_file(name)}
+def digest(value: Any) -> str:
+    """sha256 of a JSON value."""
+    return hashlib.sha256(dumps(value).encode()).hexdigest()
 
 
-def closure(names: Iterable[str]) -> dict[str, Path]:
-    """The named modules and every mipo module they import, directly or through others: {module: file}."""
-    found: dict[str, Path] = {}
-    todo = list(names)
-    while todo:
-        name = todo.pop()
-        if name in found:
-            continue
-        file = module_file(name)
-        if file is None:
-            raise ValueError(f"code names {name!r}, which is no module of mipo")
-        found[name] = file
-        inside = f"{name}.__init__" if file.name == "__init__.py" else name
-        todo += imported(file.read_text(encoding="utf-8"), inside)
-    return found
-
-
-def source_hash(file: Path) -> str:
-    """sha256 of what the code does: comments, blank lines and docstrings may change without spoiling a run."""
-    return _hash_of(file.read_text(encoding="utf-8"))
-
-
-@functools.lru_cache(maxsize=200)
-def _hash_of(source: str) -> str:
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            if node.body and ast.get_docstring(node, clean=False) is not None:
-                node.body[0] = ast.Pass()
-    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
-
-
-def code_hashes(code: Sequence[ModuleType | str]) -> dict[str, str]:
-    """{module: hash} of the closure, without the modules that only keep records."""
-    names = [item if isinstance(item, str) else item.__name__ for item in code]
-    names = [name if name.split(".")[0] == "mipo" else f"mipo.{name}" for name in names]
-    return {name: source_hash(file) for name, file in sorted(closure(names).items()) if name not in KEEPERS}
+def lines(rows: Iterable[dict]) -> str:
+    """Rows as JSONL."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 # ---- provenance ----
@@ -272,7 +225,7 @@ def run_or_load(run_dir: str | Path, name: str, config: dict, make: Callable[[Pa
     refuse_nan(config, f"{name}: config")
     parts = {"name": name, "config": config, "code": code_hashes(code),
              "inputs": {field: input_hash(value, field) for field, value in (inputs or {}).items()}}
-    key = hashlib.sha256(dumps(parts).encode()).hexdigest()
+    key = digest(parts)
     records = resolve(run_dir) / "records"
     folder, partial = records / f"{name}-{key[:16]}", records / f".{name}-{key[:16]}.partial"
     (records / ".locks").mkdir(parents=True, exist_ok=True)

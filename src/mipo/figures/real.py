@@ -26,9 +26,8 @@ def error_types(shares: dict) -> Figure:
             ax.barh(row, width, left=left, color=COLOURS[kind], edgecolor="white", height=0.72,
                     label=kind if row == 0 else None)
             if width >= 0.07:
-                dark = kind in ("right", "arithmetic", "reasoning", "wrong option")
                 ax.text(left + width / 2, row, f"{100 * width:.0f} %", ha="center", va="center", fontsize=9,
-                        color="white" if dark and kind != "reasoning" else "black")
+                        color="white" if kind in ("right", "arithmetic", "wrong option") else "black")
             left += width
     ax.set_yticks(range(len(shares)), list(shares))
     ax.set_ylim(len(shares) - 0.5, -0.5)

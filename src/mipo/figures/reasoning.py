@@ -128,19 +128,16 @@ def pass_curves(ks, curves: dict) -> Figure:
     return fig
 
 
-def beta_curves(grid, exact: dict, *, measured: dict | None = None, base: dict | None = None) -> Figure:
-    """Accuracy against β: lines for the exact optimum, points for trained policies, dashes for the base.
+def beta_curves(grid, exact: dict, *, measured: dict | None = None) -> Figure:
+    """Accuracy against β: lines for the exact optimum, points for trained policies.
 
     grid  (B,) values of β, 1/nats        exact  {name: (B,)}        measured  {name: {β: one per seed}}
-    base  {name: level before training}
     """
     fig, ax = subplots(size=(6.5, 3.4))
     shades, ends = dict(zip(exact, (BLUE, VERMILLION, PURPLE), strict=False)), []
     for name, values in exact.items():
         ax.plot(grid, values, color=shades[name])
         ends.append((grid[-1], values[-1], name, shades[name]))
-        if base:
-            ax.axhline(base[name], color=shades[name], ls="--", lw=1, alpha=0.7)
         for beta, found in (measured or {}).get(name, {}).items():
             strip_points(ax, beta, found, colour=shades[name], width=0)
     ax.set_xscale("log")
