@@ -24,6 +24,12 @@ def test_sizes_are_ticks_and_levels_are_where_they_should_be():
     assert any(list(line.get_ydata()) == [0.25, 0.25] for line in left.lines)
 
 
+def test_sizes_of_two_worlds_that_are_nearly_alike_share_a_tick():
+    found = {"same world": [(9.86e5, [0.1], True), (3.2e6, [0.1], True)], "world grows too": [(9.99e5, [0.2], True)]}
+    (ax,) = drawn(scaling.by_size({"gain": found}))
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["0.99M", "3.2M"]
+
+
 def test_points_measured_elsewhere_are_hollow():
     def white(here):
         axes = drawn(scaling.by_size({"gain": {"MIPO": [(1e6, [0.1, 0.2], here), (1e7, [0.1, 0.3], True)]}}))[0]

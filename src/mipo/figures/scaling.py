@@ -73,10 +73,10 @@ def _line(ax, points, colour, marker, shift):
 
 
 def _ticks(ax, parameters):
-    """One tick per size; names of sizes that lie close together stand at an angle."""
-    x = np.log10(parameters)
-    crowded = len(x) > 3
-    ax.set_xticks(x, [short(n) for n in parameters], rotation=40 if crowded else 0, ha="right" if crowded else "center",
-                  rotation_mode="anchor" if crowded else "default")
+    """One tick per size, one for sizes within a fifth of each other; names that lie close together stand at an angle."""
+    named = [n for i, n in enumerate(parameters) if i == 0 or n > 1.2 * parameters[i - 1]]
+    x, crowded = np.log10(parameters), len(named) > 3
+    how = dict(rotation=40, ha="right", rotation_mode="anchor") if crowded else {}
+    ax.set_xticks(np.log10(named), [short(n) for n in named], **how)
     ax.set_xlim(x.min() - 0.2, x.max() + 0.2)
     ax.set_xlabel("parameters")
