@@ -248,8 +248,8 @@ def labelled(run_dir, rows):
         store.write_whole(folder / "pairs" / "train.jsonl", store.lines(kept))
         return {"pairs": len(rows), "left_out": 0}
 
-    return run_or_load(run_dir, "pairs-real-labelled", {"rows": store.digest(kept)}, make, doing="sampling",
-                       what="making pairs")
+    config = {"rows": store.digest(kept)}
+    return run_or_load(run_dir, "pairs-real-labelled", config, make, doing="sampling", what="making pairs")
 
 
 # ---- training ----
@@ -283,8 +283,7 @@ def train(run_dir, method, base, made, *, lr, epochs, batch_size, micro_batch, m
     return found
 
 
-def tune(run_dir, base, found, name, *, seed, sampling, shots=8, lr=0.0, beta=0.0, batch_size=0,
-         sample_batch=64, **how):
+def tune(run_dir, base, found, name, *, seed, sampling, shots=8, lr=0.0, beta=0.0, batch_size=0, sample_batch=64, **how):
     """Record of a method's training run on a Data, its pairs made first; lr, beta, batch_size 0: as published.
 
     how   keywords of `train`. Adapters take ten times the learning rate, as TRL advises.
