@@ -95,6 +95,15 @@ def test_a_task_and_the_harness_s_version_are_in_the_key(monkeypatch, tmp_path):
     assert fresh("gsm8k")
 
 
+def test_an_item_without_a_score_is_refused(monkeypatch, tmp_path):
+    """It would have no partner when a policy is compared with the base model."""
+    monkeypatch.setattr(harness, "run", lambda *_, **__: {"svamp_cot": LOG[:1]})
+    monkeypatch.setattr(fit, "load", lambda *_, **__: (None, None))
+    items = [{"id": i, "query": "q", "gold": "1", "options": []} for i in "ab"]
+    with pytest.raises(ValueError, match="scored 1 of 2 items of svamp; not b"):
+        real_scores.by_harness(tmp_path / "run", Place("m", tmp_path, "a" * 40), "svamp", items)
+
+
 def test_the_harness_sees_a_right_answer(mipo_data, tmp_path, monkeypatch):
     """A model that always gives the gold answer is right everywhere: ids, golds and filters fit together."""
     from lm_eval.api.model import LM

@@ -124,10 +124,6 @@ def path_of(policy):
     return policy.path / "model" if isinstance(policy, store.Record) else policy.path
 
 
-def key_of(policy):
-    return policy if isinstance(policy, store.Record) else policy.key
-
-
 _HELD = {}  # {key: (model, tokenizer)}, one at most
 
 
@@ -190,7 +186,7 @@ def replies(run_dir, policy, records, *, seed, sampling, batch_size=64, progress
         return {"tokens": float(token_lengths(said, tokenizer).mean()),
                 "empty": float(np.mean([not y.strip() for y in said]))}
 
-    return run_or_load(run_dir, "answers-real", config, make, doing="sampling", inputs={"policy": key_of(policy)})
+    return run_or_load(run_dir, "answers-real", config, make, doing="sampling", inputs={"policy": policy.key})
 
 
 def said(record):

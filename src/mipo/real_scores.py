@@ -5,7 +5,7 @@ import numpy as np
 from mipo import evaluate, harness, hub_data, judge, own, store
 from mipo.logprobs import pmi_over_contexts, response_logps
 from mipo.preference_file import as_text
-from mipo.real import asked_of, key_of, model_of, run_or_load, said
+from mipo.real import asked_of, model_of, run_or_load, said
 
 # ---- numbers ----
 
@@ -82,7 +82,7 @@ def measure(run_dir, policy, base, records, answered, *, contexts=8, seed=0, bat
 
     config = {"contexts": contexts, "seed": seed, "asked": asked_of(records)}
     return run_or_load(run_dir, "own-real", config, make, doing="scoring", code=["mipo.real_scores"],
-                       inputs={"policy": key_of(policy), "base": base.key, "replies": answered})
+                       inputs={"policy": policy.key, "base": base.key, "replies": answered})
 
 
 def rank(run_dir, policy, rows, *, batch_size=16, progress=True):
@@ -100,7 +100,7 @@ def rank(run_dir, policy, rows, *, batch_size=16, progress=True):
         return {"accuracy": float((scored.mean[:, 0] > scored.mean[:, 1]).double().mean())}
 
     return run_or_load(run_dir, "weigh-real", {"rows": asked_of(rows, ("prompt", "chosen", "rejected"))}, make,
-                       doing="scoring", code=["mipo.real_scores"], inputs={"policy": key_of(policy)})
+                       doing="scoring", code=["mipo.real_scores"], inputs={"policy": policy.key})
 
 
 def judged(run_dir, place, records, ours, theirs, *, rated=False, missing=None, batch_size=32, progress=True):
@@ -148,10 +148,13 @@ def by_harness(run_dir, policy, dataset, items, *, shots=8, batch_size=16):
         tasks = harness.tasks(dataset, rows, folder)
         samples = harness.run(*model_of(policy), tasks, batch_size=batch_size)
         found = harness.scores(samples, dataset)
+        lost = [row["id"] for row in rows if row["id"] not in found]
+        if lost:  # a pair needs both sides
+            raise ValueError(f"lm-evaluation-harness scored {len(found)} of {len(rows)} items of {dataset}; not {lost[0]}")
         store.write_whole(folder / "samples.jsonl", harness.as_lines(samples))
         store.write_whole(folder / "scores.json", store.dumps(found))
         return {"accuracy": float(np.mean(list(found.values()))), "items": len(found)}
 
     config = {"dataset": dataset, "items": store.digest(rows), **harness.known_by(dataset)}
     return run_or_load(run_dir, "harness", config, make, doing="scoring", what="lm-evaluation-harness",
-                       code=["mipo.real_scores"], inputs={"policy": key_of(policy)})
+                       code=["mipo.real_scores"], inputs={"policy": policy.key})
