@@ -9,7 +9,7 @@ comma := ,
 
 .PHONY: book setup test compare bench clean
 book: .venv/.book
-	@$(BIN)/python -m mipo.chain book --scale $(SCALE) $(if $(DRY),--dry) $(if $(JOBS),--jobs $(JOBS))
+	@$(BIN)/python -m mipo_study.book.run book --scale $(SCALE) $(if $(DRY),--dry) $(if $(JOBS),--jobs $(JOBS))
 
 setup: .venv/.book
 
@@ -17,10 +17,10 @@ test: .venv/.dev
 	$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile $(ARGS)
 
 compare: .venv/.book
-	@$(BIN)/python -m mipo.compare --scale $(SCALE)
+	@$(BIN)/python -m mipo_study.book.compare --scale $(SCALE)
 
 bench: .venv/.dev
-	$(BIN)/python -m mipo.speed $(ARGS)
+	$(BIN)/python -m mipo_study.bench.speed $(ARGS)
 
 clean:
 	rm -rf runs .snakemake .pytest_cache

@@ -33,4 +33,4 @@ for step in STEPS.values():
             name=step.name,
             scale=step.scale,
         shell:
-            "{sys.executable} -m mipo.chain notebook {params.name} --scale {params.scale}"
+            "{sys.executable} -m mipo_study.book.run notebook {params.name} --scale {params.scale}"

@@ -15,30 +15,39 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def chain(*arguments, root=ROOT, **more):
-    """python -m mipo.chain, as make calls it."""
-    return subprocess.run([sys.executable, "-m", "mipo.chain", *arguments], env={**os.environ, "MIPO_ROOT": str(root)},
-                          cwd=root, capture_output=True, text=True, check=False, **more)
+    """python -m mipo_study.book.run, as make calls it."""
+    return subprocess.run(
+        [sys.executable, "-m", "mipo_study.book.run", *arguments],
+        env={**os.environ, "MIPO_ROOT": str(root)},
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+        **more,
+    )
 
 
 @functools.cache
 def smoke_book():
     """Folder of the book's HTML after `make book SCALE=smoke`."""
     (ROOT / "runs").mkdir(exist_ok=True)
-    with open(ROOT / "runs" / ".smoke-tests", "w") as lock:  # a second test process waits, then finds nothing to do
+    with open(
+        ROOT / "runs" / ".smoke-tests", "w"
+    ) as lock:  # a second test process waits, then finds nothing to do
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = chain("book", "--scale", "smoke")
     assert done.returncode == 0, done.stdout + done.stderr
     return ROOT / "runs" / "smoke" / "book" / "_build" / "html"
 
 
-PARAMETERS = '''run_dir = "runs/hand"  # where results go
+PARAMETERS = """run_dir = "runs/hand"  # where results go
 scale = "hand"
 beta = 0.5  # 1/nats
 steps = 3
 seeds = [0, 1]
 model = None
-threads = 1'''
-START = '''import sys
+threads = 1"""
+START = """import sys
 import time
 import matplotlib
 matplotlib.use("agg")
@@ -46,18 +55,20 @@ import matplotlib.pyplot as plt
 from mipo import record, store
 nb = record.Notebook("NAME", run_dir=run_dir, scale=scale)
 print("to", "stderr", file=sys.stderr)
-'''
-RUN = '''def make(folder):
+"""
+RUN = """def make(folder):
     (folder / "x.txt").write_text("half")
     if not (store.project_root() / "quick").exists():
         time.sleep(60)
     return {"a": beta}
-r = record.run_or_load(run_dir, "slow", {"beta": beta}, make, code=["store"])'''
-FIGURE = '''fig, ax = plt.subplots()
+r = record.run_or_load(run_dir, "slow", {"beta": beta}, make, code=["mipo.files"])"""
+FIGURE = """fig, ax = plt.subplots()
 ax.plot([1, 2])
-nb.figure(fig, "line", alt="A line [straight] from 1 to 2", shows=f"It rises; $\\\\beta$ is {beta}.")'''
-CLAIM = 'nb.number("beta", beta, "1/nats")\n' \
-        'nb.claim("%s", value=beta, region=(0, None), unit="1/nats", figure="line")'
+nb.figure(fig, "line", alt="A line [straight] from 1 to 2", shows=f"It rises; $\\\\beta$ is {beta}.")"""
+CLAIM = (
+    'nb.number("beta", beta, "1/nats")\n'
+    'nb.claim("%s", value=beta, region=(0, None), unit="1/nats", figure="line")'
+)
 
 INDEX = """# Index
 
@@ -83,11 +94,19 @@ def notebook(name, slug, *, need=None, extra=""):
         new_markdown_cell(f"# What is {name}?\n\nWords."),
         new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
         new_code_cell(START.replace("NAME", name) + extra),
-        new_code_cell(RUN), new_code_cell(f'nb.need("{need}", "thing").name' if need else "1 + 1"),
-        new_code_cell('nb.artifact("thing", r.path / "x.txt").name'), new_code_cell(FIGURE),
-        new_code_cell(CLAIM % slug, metadata={"tags": [f"claim-{slug}"]}), new_code_cell("nb.close().name")]
+        new_code_cell(RUN),
+        new_code_cell(f'nb.need("{need}", "thing").name' if need else "1 + 1"),
+        new_code_cell('nb.artifact("thing", r.path / "x.txt").name'),
+        new_code_cell(FIGURE),
+        new_code_cell(CLAIM % slug, metadata={"tags": [f"claim-{slug}"]}),
+        new_code_cell("nb.close().name"),
+    ]
     book = new_notebook(cells=cells)
-    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    book.metadata["kernelspec"] = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
     return book
 
 
@@ -99,15 +118,24 @@ def small_project(where):
         shutil.copy(ROOT / file, where / file)
     shutil.copytree(ROOT / "book" / "_static", where / "book" / "_static")
     shutil.copy(ROOT / "book" / "references.bib", where / "book" / "references.bib")
-    nbformat.write(notebook("01-first", "c01-one"), where / "notebooks" / "01-first.ipynb")
-    nbformat.write(notebook("02-second", "c02-two", need="01-first"), where / "notebooks" / "02-second.ipynb")
-    (where / "configs" / "laptop.yml").write_text("01-first:\n  beta: 0.7\n02-second:\n  beta: 1\n")
+    nbformat.write(
+        notebook("01-first", "c01-one"), where / "notebooks" / "01-first.ipynb"
+    )
+    nbformat.write(
+        notebook("02-second", "c02-two", need="01-first"),
+        where / "notebooks" / "02-second.ipynb",
+    )
+    (where / "configs" / "laptop.yml").write_text(
+        "01-first:\n  beta: 0.7\n02-second:\n  beta: 1\n"
+    )
     (where / "book" / "claims.yml").write_text(
         "- {slug: c01-one, claim: One., who: a, kind: finding, notebook: 01-first}\n"
         "- {slug: c02-two, claim: Two., who: b, kind: finding, notebook: 02-second}\n"
-        "- {slug: c03-three, claim: Three., who: b, kind: finding, open: 03 third}\n")
+        "- {slug: c03-three, claim: Three., who: b, kind: finding, open: 03 third}\n"
+    )
     (where / "book" / "index.md").write_text(INDEX)
     (where / "_toc.yml").write_text(
         "format: jb-book\nroot: book/index\nparts:\n- caption: A\n  chapters:\n  - file: notebooks/01-first\n"
-        "  - file: notebooks/02-second\n  - file: notebooks/03-third\n")
+        "  - file: notebooks/02-second\n  - file: notebooks/03-third\n"
+    )
     return where

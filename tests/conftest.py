@@ -19,17 +19,30 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 
-PEOPLE = ["a nurse who cycles to work", "a retired teacher", "a student of physics", "a baker with two children",
-          "a farmer from the north"]
-QUERIES = ["Write a short email to my neighbour.", "Explain what a loan is.", "Recommend a book for the weekend.",
-           "When does the library open?"]
+PEOPLE = [
+    "a nurse who cycles to work",
+    "a retired teacher",
+    "a student of physics",
+    "a baker with two children",
+    "a farmer from the north",
+]
+QUERIES = [
+    "Write a short email to my neighbour.",
+    "Explain what a loan is.",
+    "Recommend a book for the weekend.",
+    "When does the library open?",
+]
 
-CHATML = ("{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-          "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 # as Llama 3: the template writes BOS, and so does the tokenizer; whoever does both gets two
-LLAMA_HEADERS = ("{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
-                 "{{ m['content'] }}<|eot_id|>{% endfor %}"
-                 "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}")
+LLAMA_HEADERS = (
+    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
+    "{{ m['content'] }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
 
 
 def _bpe(special):
@@ -39,14 +52,26 @@ def _bpe(special):
     tok = Tokenizer(models.BPE())
     tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tok.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
-    tok.train_from_iterator([f"I am {p}. {q} user assistant" for p in PEOPLE for q in QUERIES], trainer)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=special,
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tok.train_from_iterator(
+        [f"I am {p}. {q} user assistant" for p in PEOPLE for q in QUERIES], trainer
+    )
     return tok
 
 
-_SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-          "num_key_value_heads": 2, "max_position_embeddings": 256}
+_SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
 
 
 @pytest.fixture(scope="session")
@@ -55,11 +80,23 @@ def tiny_qwen2(tmp_path_factory) -> Path:
     import torch
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-    tok = PreTrainedTokenizerFast(tokenizer_object=_bpe(["<|endoftext|>", "<|im_start|>", "<|im_end|>"]),
-                                  eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHATML)
+    tok = PreTrainedTokenizerFast(
+        tokenizer_object=_bpe(["<|endoftext|>", "<|im_start|>", "<|im_end|>"]),
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=CHATML,
+    )
     torch.manual_seed(0)
-    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tok), tie_word_embeddings=True, bos_token_id=None,
-                                         eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id, **_SIZES))
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=len(tok),
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tok.eos_token_id,
+            pad_token_id=tok.pad_token_id,
+            **_SIZES,
+        )
+    )
     return _save(model, tok, tmp_path_factory.mktemp("hub") / "tiny-qwen2")
 
 
@@ -71,14 +108,31 @@ def tiny_llama(tmp_path_factory) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     bos = "<|begin_of_text|>"
-    bpe = _bpe([bos, "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|pad|>"])
-    bpe.post_processor = TemplateProcessing(single=f"{bos} $A", pair=f"{bos} $A {bos} $B",
-                                            special_tokens=[(bos, bpe.token_to_id(bos))])
-    tok = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=bos, eos_token="<|eot_id|>", pad_token="<|pad|>",
-                                  chat_template=LLAMA_HEADERS)
+    bpe = _bpe(
+        [bos, "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|pad|>"]
+    )
+    bpe.post_processor = TemplateProcessing(
+        single=f"{bos} $A",
+        pair=f"{bos} $A {bos} $B",
+        special_tokens=[(bos, bpe.token_to_id(bos))],
+    )
+    tok = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token=bos,
+        eos_token="<|eot_id|>",
+        pad_token="<|pad|>",
+        chat_template=LLAMA_HEADERS,
+    )
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tok), bos_token_id=tok.bos_token_id,
-                                         eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id, **_SIZES))
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tok),
+            bos_token_id=tok.bos_token_id,
+            eos_token_id=tok.eos_token_id,
+            pad_token_id=tok.pad_token_id,
+            **_SIZES,
+        )
+    )
     return _save(model, tok, tmp_path_factory.mktemp("hub") / "tiny-llama")
 
 
@@ -101,7 +155,11 @@ def records_list() -> list[dict]:
     for i, person in enumerate(PEOPLE):
         for j, query in enumerate(QUERIES):
             row = {"context": "" if i == 4 else f"I am {person}.", "query": query}
-            rows.append(row if j == 3 else {**row, "gold": f"Dear friend, as {person} I would say yes."})
+            rows.append(
+                row
+                if j == 3
+                else {**row, "gold": f"Dear friend, as {person} I would say yes."}
+            )
     return rows
 
 
@@ -109,7 +167,9 @@ def records_list() -> list[dict]:
 def records_jsonl(tmp_path_factory, records_list) -> Path:
     """The twenty records as a JSONL file."""
     path = tmp_path_factory.mktemp("records") / "records.jsonl"
-    path.write_text("".join(json.dumps(r) + "\n" for r in records_list), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(r) + "\n" for r in records_list), encoding="utf-8"
+    )
     return path
 
 
@@ -125,16 +185,16 @@ def mipo_data() -> Path:
 @pytest.fixture
 def fill_disk(monkeypatch):
     """fill_disk(name): from now on there is no room for a file of that name."""
-    from mipo import store
+    from mipo import files
 
     def fill(name):
-        write = store.write_whole
+        write = files.write_whole
 
         def no_room(path, text):
             if path.name == name:
                 raise OSError(errno.ENOSPC, "No space left on device")
             return write(path, text)
 
-        monkeypatch.setattr(store, "write_whole", no_room)
+        monkeypatch.setattr(files, "write_whole", no_room)
 
     return fill

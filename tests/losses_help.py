@@ -11,7 +11,11 @@ KEYWORDS = {  # where the defaults would hide something, or there are none; the 
     "dpo": {"beta": 0.5},
     "dpo_norm": {"beta": 5.0},
     "ipo": {"tau": 0.25},
-    "kto": {"beta": 0.2, "desirable_weight": 1.2, "undesirable_weight": 0.8},  # mean 1, where the bound is declared
+    "kto": {
+        "beta": 0.2,
+        "desirable_weight": 1.2,
+        "undesirable_weight": 0.8,
+    },  # mean 1, where the bound is declared
     "rdpo": {"beta": 0.5, "alpha": 0.3},
     "alphadpo": {"beta": 2.0, "gamma0": 0.4, "alpha": 0.3},
     "simpo": {"beta": 2.0, "gamma": 0.5},
@@ -31,12 +35,22 @@ KEYWORDS = {  # where the defaults would hide something, or there are none; the 
     "sft": {},
 }
 NEEDED_FOR = {  # the tensors beyond the policy's own log-probs, and the word in `needs` that promises them
-    "ref_logps": "reference", "ref_chosen_logps": "reference", "ref_rejected_logps": "reference",
-    "delta_pmi": "marginal", "kl": "mismatched", "chosen_tokens": "lengths", "rejected_tokens": "lengths",
-    "gap_mean": "moments", "gap_std": "moments",
-}  # fmt: skip
+    "ref_logps": "reference",
+    "ref_chosen_logps": "reference",
+    "ref_rejected_logps": "reference",
+    "delta_pmi": "marginal",
+    "kl": "mismatched",
+    "chosen_tokens": "lengths",
+    "rejected_tokens": "lengths",
+    "gap_mean": "moments",
+    "gap_std": "moments",
+}
 SHAPES = {"candidates": (3, 4), "contexts": (3, 4), "matrix": (3, 4, 4)}
-AT_REST = {"chosen_tokens": 1.0, "rejected_tokens": 1.0, "gap_std": 1.0}  # delta_pmi, kl and gap_mean: 0
+AT_REST = {
+    "chosen_tokens": 1.0,
+    "rejected_tokens": 1.0,
+    "gap_std": 1.0,
+}  # delta_pmi, kl and gap_mean: 0
 NO_NUMBERS = [nan, inf, "0.1", None, True]
 ALL = sorted(losses.LOSSES)
 
@@ -48,13 +62,20 @@ def T(*values):
 def settings(name):
     """Every keyword of a loss: its defaults, and what KEYWORDS says."""
     params = inspect.signature(losses.get(name)).parameters.values()
-    return {p.name: p.default for p in params if p.kind is p.KEYWORD_ONLY} | KEYWORDS[name]
+    return {p.name: p.default for p in params if p.kind is p.KEYWORD_ONLY} | KEYWORDS[
+        name
+    ]
 
 
 def random_inputs(loss, seed=0):
     """Log-probs between -3 and 0, three rows; pairs of either order, token counts from 1 to 9, a kl above 0."""
     gen = torch.Generator().manual_seed(seed)
-    ranges = {"delta_pmi": (-1, 2), "kl": (0, 3), "gap_mean": (-1, 1), "gap_std": (0.5, 2)}
+    ranges = {
+        "delta_pmi": (-1, 2),
+        "kl": (0, 3),
+        "gap_mean": (-1, 1),
+        "gap_std": (0.5, 2),
+    }
 
     def draw(name):
         u = torch.rand(SHAPES.get(loss.takes, (3,)), generator=gen, dtype=torch.float64)
@@ -68,7 +89,11 @@ def random_inputs(loss, seed=0):
 
 def policy_names(loss):
     """Those of the inputs that gradients reach: the log-probs of the policy."""
-    return [name for name in losses.inputs_of(loss) if name.endswith("logps") and not name.startswith("ref_")]
+    return [
+        name
+        for name in losses.inputs_of(loss)
+        if name.endswith("logps") and not name.startswith("ref_")
+    ]
 
 
 def policy_logps(loss, inputs):

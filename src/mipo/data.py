@@ -18,7 +18,7 @@ def offline() -> bool:
 
 
 def load(name: str | Path, **kwargs) -> list[dict]:
-    """Records by name: "world" (mipo.world), "polis" (mipo.polis), or the path of a .jsonl file.
+    """Records by name: "world" (mipo.world), "polis" (mipo.worlds.polis), or the path of a .jsonl file.
 
     A record is a dict with "query" (str), "context" (str, may be empty), "gold" (str or None) and any further
     columns of its source. Keywords travel to the source's own function.
@@ -30,14 +30,16 @@ def load(name: str | Path, **kwargs) -> list[dict]:
 
         return world.records(**kwargs)
     if str(name) == "polis":
-        from mipo import polis
+        from mipo.worlds import polis
 
         return polis.records(**kwargs)
     if Path(name).suffix == ".jsonl":
         return read_jsonl(name, **kwargs)
     near = difflib.get_close_matches(str(name).lower(), ["world", "polis"], n=1)
     hint = f'; did you mean "{near[0]}"?' if near else ""
-    raise ValueError(f'records "{name}": expected "world", "polis" or the path of a file that ends in .jsonl{hint}')
+    raise ValueError(
+        f'records "{name}": expected "world", "polis" or the path of a file that ends in .jsonl{hint}'
+    )
 
 
 def read_jsonl(path: str | Path) -> list[dict]:
@@ -51,7 +53,9 @@ def read_jsonl(path: str | Path) -> list[dict]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file; give the path of a JSONL file of records")
+        raise ValueError(
+            f"{path}: there is no such file; give the path of a JSONL file of records"
+        )
     records = []
     for number, raw in enumerate(path.read_bytes().split(b"\n"), start=1):
         where = f"{path}, line {number}"
@@ -59,7 +63,9 @@ def read_jsonl(path: str | Path) -> list[dict]:
         if text:
             records.append(_record(_parse(text, where), where))
     if not records:
-        raise ValueError(f'{path}: the file holds no record; write one JSON object with a "query" per line')
+        raise ValueError(
+            f'{path}: the file holds no record; write one JSON object with a "query" per line'
+        )
     return records
 
 
@@ -68,9 +74,13 @@ def _decode(raw: bytes, where: str, *, first: bool) -> str:
     try:
         text = raw.decode("utf-8-sig" if first else "utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: byte {error.start + 1} is not UTF-8; save the file as UTF-8") from None
+        raise ValueError(
+            f"{where}: byte {error.start + 1} is not UTF-8; save the file as UTF-8"
+        ) from None
     if "\0" in text:
-        raise ValueError(f"{where}: NUL bytes, so this is not UTF-8 text (UTF-16?); save the file as UTF-8")
+        raise ValueError(
+            f"{where}: NUL bytes, so this is not UTF-8 text (UTF-16?); save the file as UTF-8"
+        )
     return text
 
 
@@ -87,10 +97,14 @@ def _parse(text: str, where: str) -> dict:
     try:
         value = json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error.msg} at character {error.pos + 1}); "
-                         "write one complete JSON object per line") from None
+        raise ValueError(
+            f"{where}: not JSON ({error.msg} at character {error.pos + 1}); "
+            "write one complete JSON object per line"
+        ) from None
     if not isinstance(value, dict):
-        raise ValueError(f'{where}: expected a JSON object such as {{"query": "…"}}, got {_kind(value)}')
+        raise ValueError(
+            f'{where}: expected a JSON object such as {{"query": "…"}}, got {_kind(value)}'
+        )
     return value
 
 
@@ -98,9 +112,13 @@ def _record(row: dict, where: str) -> dict:
     """A checked record: known fields have the right type, slips in field names are errors."""
     for name in row:
         if name not in FIELDS:
-            near = difflib.get_close_matches(name.lower().strip(), FIELDS, n=1, cutoff=0.75)
+            near = difflib.get_close_matches(
+                name.lower().strip(), FIELDS, n=1, cutoff=0.75
+            )
             if near:
-                raise ValueError(f'{where}: unknown field "{name}"; did you mean "{near[0]}"?')
+                raise ValueError(
+                    f'{where}: unknown field "{name}"; did you mean "{near[0]}"?'
+                )
     if "query" not in row:
         others = sorted(_OTHER_NAMES & set(row))
         hint = f'; rename "{others[0]}" to "query"' if others else ""
@@ -109,17 +127,29 @@ def _record(row: dict, where: str) -> dict:
         value = row.get(name)
         optional = name != "query"
         if not (isinstance(value, str) or (optional and value is None)):
-            raise ValueError(f'{where}: field "{name}" must be text, got {_kind(value)}; put it in double quotes')
+            raise ValueError(
+                f'{where}: field "{name}" must be text, got {_kind(value)}; put it in double quotes'
+            )
     if not row["query"].strip():
-        raise ValueError(f'{where}: field "query" is empty; write what the model is asked')
-    return {**row, "context": row.get("context") or "", "query": row["query"], "gold": row.get("gold"), "read_from": where}
+        raise ValueError(
+            f'{where}: field "query" is empty; write what the model is asked'
+        )
+    return {
+        **row,
+        "context": row.get("context") or "",
+        "query": row["query"],
+        "gold": row.get("gold"),
+        "read_from": where,
+    }
 
 
 def _kind(value) -> str:
     """What a JSON value is, in JSON's own words."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return {dict: "an object", list: "an array", str: "text"}.get(type(value), "a number")
+    return {dict: "an object", list: "an array", str: "text"}.get(
+        type(value), "a number"
+    )
 
 
 def render(tokenizer, query: str, context: str = "") -> str:
@@ -135,12 +165,21 @@ def render(tokenizer, query: str, context: str = "") -> str:
             raise ValueError(f"render: {name} must be text, got {type(value).__name__}")
     if not getattr(tokenizer, "chat_template", None):
         name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
-        raise ValueError(f"tokenizer {name} has no chat template, so a prompt cannot be written as a user's turn; "
-                         "use an Instruct model, or set tokenizer.chat_template")
+        raise ValueError(
+            f"tokenizer {name} has no chat template, so a prompt cannot be written as a user's turn; "
+            "use an Instruct model, or set tokenizer.chat_template"
+        )
     content = f"{context}\n\n{query}" if context else query
-    text = tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False,
-                                         add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
     bos = tokenizer.bos_token
-    if bos and text.startswith(bos) and tokenizer(text)["input_ids"][:2] == [tokenizer.bos_token_id] * 2:
-        text = text[len(bos):]
+    if (
+        bos
+        and text.startswith(bos)
+        and tokenizer(text)["input_ids"][:2] == [tokenizer.bos_token_id] * 2
+    ):
+        text = text[len(bos) :]
     return text

@@ -7,16 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mipo.store import plain, refuse_nan
+from mipo.files import plain, refuse_nan
 
 
-def status(interval: tuple[float, float] | None, region: tuple[float | None, float | None]) -> str:
+def status(
+    interval: tuple[float, float] | None, region: tuple[float | None, float | None]
+) -> str:
     """holds: interval inside the region · fails: wholly outside · undecided: it straddles, or there is no interval.
 
     region = (low, high), ends included; None is no limit. An interval that is one point on an end is undecided: two arms
     that are alike in every seed are neither more nor less. Source: the study's rule for findings.
     """
-    low, high = (-math.inf if region[0] is None else region[0]), (math.inf if region[1] is None else region[1])
+    low, high = (
+        (-math.inf if region[0] is None else region[0]),
+        (math.inf if region[1] is None else region[1]),
+    )
     if not low <= high:
         raise ValueError(f"region {region}: its low end is above its high end")
     if interval is None or None in interval:
@@ -64,7 +69,7 @@ class Number:
             return f"{fmt(self.mean)}{unit}"
         return f"{fmt(self.mean)} [{fmt(self.low)}, {fmt(self.high)}]{unit}"
 
-    __repr__ = __str__                             # what a cell shows whose last line is a number
+    __repr__ = __str__  # what a cell shows whose last line is a number
 
     def __float__(self) -> float:
         return float(self.mean)
@@ -74,7 +79,9 @@ class Number:
         return (self.low, self.high)
 
 
-def interval_of(values: Any, unit: str = "", note: str = "", interval: Sequence[float] | None = None) -> Number:
+def interval_of(
+    values: Any, unit: str = "", note: str = "", interval: Sequence[float] | None = None
+) -> Number:
     """A float is exact; a list is seeds: mean with a 95 % t interval over them; a given interval is kept."""
     if isinstance(values, Number):
         return values
@@ -82,7 +89,9 @@ def interval_of(values: Any, unit: str = "", note: str = "", interval: Sequence[
     refuse_nan(values, "values")
     if not isinstance(values, (list, tuple)):
         low, high = interval if interval is not None else (values, values)
-        return Number(float(values), float(low), float(high), 1, [float(values)], unit, note)
+        return Number(
+            float(values), float(low), float(high), 1, [float(values)], unit, note
+        )
     seeds = [float(v) for v in values]
     if not seeds:
         raise ValueError("a number needs at least one value")
@@ -93,4 +102,6 @@ def interval_of(values: Any, unit: str = "", note: str = "", interval: Sequence[
         from mipo.evaluate import t_interval  # one formula, one function
 
         mean, *interval = (float(v) for v in t_interval(seeds))
-    return Number(mean, float(interval[0]), float(interval[1]), len(seeds), seeds, unit, note)
+    return Number(
+        mean, float(interval[0]), float(interval[1]), len(seeds), seeds, unit, note
+    )

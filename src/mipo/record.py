@@ -13,29 +13,34 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mipo.cache import STARTED, USED, Run, code_hashes, covered, imported, run_or_load
+from mipo.files import dumps, project_root, read_json, resolve, write_whole
 from mipo.numbers import Number, fmt, interval_of, status, together
-from mipo.sources import code_hashes, imported
-from mipo.store import (
-    STARTED,
-    USED,
-    Record,
-    covered,
-    dumps,
-    peak_memory,
-    project_root,
-    provenance,
-    read_json,
-    resolve,
-    run_or_load,
-    write_whole,
-)
+from mipo.provenance import peak_memory, provenance
 
-__all__ = ["Notebook", "Number", "Record", "fmt", "interval_of", "run_or_load", "status", "together"]
+__all__ = [
+    "Notebook",
+    "Number",
+    "Run",
+    "fmt",
+    "interval_of",
+    "run_or_load",
+    "status",
+    "together",
+]
 
-JUDGED = ("laptop", "full", "gpu")                 # smoke draws no conclusion; by hand, parameters are the reader's
+JUDGED = (
+    "laptop",
+    "full",
+    "gpu",
+)  # smoke draws no conclusion; by hand, parameters are the reader's
 
 
-def show(markdown: str, data: Mapping[str, Any] | None = None, metadata: Mapping[str, Any] | None = None) -> None:
+def show(
+    markdown: str,
+    data: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
     """Display rich output in a kernel, plain text elsewhere."""
     from IPython import get_ipython
     from IPython.display import display
@@ -53,8 +58,13 @@ def svg(fig: Any) -> str:
 
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "mipo", "svg.fonttype": "path"}):
-        fig.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, facecolor="white",
-                    bbox_inches="tight")
+        fig.savefig(
+            buffer,
+            format="svg",
+            metadata={"Date": None, "Creator": None},
+            facecolor="white",
+            bbox_inches="tight",
+        )
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
@@ -72,19 +82,30 @@ def refuse_unknown_parameters() -> None:
     from IPython import get_ipython
 
     shell = get_ipython()
-    cells = [cell for cell in shell.user_ns.get("In", []) if cell.strip()] if shell else []
+    cells = (
+        [cell for cell in shell.user_ns.get("In", []) if cell.strip()] if shell else []
+    )
     for before, injected in zip(cells, cells[1:], strict=False):
         if injected.startswith("# Parameters\n"):
             known, given = assigned(before), assigned(injected)
             for name in sorted(given - known):
                 close = difflib.get_close_matches(name, known, 1, cutoff=0.5)
-                hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(sorted(known))}"
+                hint = (
+                    f"did you mean {close[0]!r}?"
+                    if close
+                    else f"it has {', '.join(sorted(known))}"
+                )
                 raise ValueError(f"unknown parameter {name!r}: {hint}")
 
 
 def assigned(source: str) -> set[str]:
-    return {target.id for node in ast.parse(source).body if isinstance(node, (ast.Assign, ast.AnnAssign))
-            for target in getattr(node, "targets", [getattr(node, "target", None)]) if isinstance(target, ast.Name)}
+    return {
+        target.id
+        for node in ast.parse(source).body
+        if isinstance(node, (ast.Assign, ast.AnnAssign))
+        for target in getattr(node, "targets", [getattr(node, "target", None)])
+        if isinstance(target, ast.Name)
+    }
 
 
 class Notebook:
@@ -94,22 +115,41 @@ class Notebook:
     published: the scale whose committed results are the published ones.
     """
 
-    def __init__(self, name: str, *, run_dir: str | Path = "runs/hand", scale: str = "hand", own: bool = False,
-                 published: str = "full"):
+    def __init__(
+        self,
+        name: str,
+        *,
+        run_dir: str | Path = "runs/hand",
+        scale: str = "hand",
+        own: bool = False,
+        published: str = "full",
+    ):
         refuse_unknown_parameters()
-        self.name, self.number_of, self.scale, self.own = name, name.split("-")[0], scale, own
+        self.name, self.number_of, self.scale, self.own = (
+            name,
+            name.split("-")[0],
+            scale,
+            own,
+        )
         self.run_dir, self.given_run_dir = resolve(run_dir), str(run_dir)
         self.published_in = project_root() / "results" / published
         self.numbers: dict[str, Number] = {}
         self.claims: dict[str, dict] = {}
         self.figures: dict[str, dict] = {}
-        self.skipped = ""                          # why nothing was run
+        self.skipped = ""  # why nothing was run
         self.start, self.before = float(os.environ.get(STARTED, time.time())), set(USED)
 
     # ---- numbers and words ----
 
-    def number(self, name: str, values: Any, unit: str, *, note: str = "",
-               interval: Sequence[float] | None = None) -> Number:
+    def number(
+        self,
+        name: str,
+        values: Any,
+        unit: str,
+        *,
+        note: str = "",
+        interval: Sequence[float] | None = None,
+    ) -> Number:
         """Keep a number: a float is exact, a list is one value per seed (t interval), or give its interval."""
         try:
             self.numbers[name] = interval_of(values, unit, note, interval)
@@ -123,7 +163,11 @@ class Notebook:
 
     def _published_run(self, notebook: str = "") -> dict:
         file = self.published_in / f"{notebook or self.name}.json"
-        return read_json(file) if file.exists() else {"numbers": {}, "claims": {}, "figures": {}}
+        return (
+            read_json(file)
+            if file.exists()
+            else {"numbers": {}, "claims": {}, "figures": {}}
+        )
 
     def _published_svg(self, figure: Mapping) -> str:
         return (self.published_in / figure["file"]).read_text(encoding="utf-8")
@@ -138,19 +182,34 @@ class Notebook:
         figure = self._published_run(notebook)["figures"].get(name)
         if figure:
             text = self._published_svg(figure)
-            about = {"alt": figure["alt"], "file": f"{self.number_of}-{name}-published.svg"}
+            about = {
+                "alt": figure["alt"],
+                "file": f"{self.number_of}-{name}-published.svg",
+            }
             show(figure["alt"], {"image/svg+xml": text}, {"mipo": about})
         return bool(figure)
 
     def skip(self, why: str) -> Path:
         """Say why this notebook cannot run here, show what the published run found instead, and close."""
         kept, self.skipped = self._published_run(), why
-        show(f"**{why}** Nothing was run. Below is what the published run found." if kept["claims"] else
-             f"**{why}** Nothing was run, and there is no published run yet.")
+        show(
+            f"**{why}** Nothing was run. Below is what the published run found."
+            if kept["claims"]
+            else f"**{why}** Nothing was run, and there is no published run yet."
+        )
         for slug, claim in kept["claims"].items():
-            show(self._box(slug, claim.get("parts", {"": claim}), claim["status"], claim["statement"]))
+            show(
+                self._box(
+                    slug,
+                    claim.get("parts", {"": claim}),
+                    claim["status"],
+                    claim["statement"],
+                )
+            )
         for name, figure in kept["figures"].items():
-            self._keep_figure(name, self._published_svg(figure), figure["file"], figure["alt"])
+            self._keep_figure(
+                name, self._published_svg(figure), figure["file"], figure["alt"]
+            )
         return self.close()
 
     # ---- claims ----
@@ -158,20 +217,47 @@ class Notebook:
     def judged(self) -> bool:
         return self.scale in JUDGED and not self.own
 
-    def claim(self, slug: str, *, value: Any = None, values: Any = None, interval: Sequence[float] | None = None,
-              region: tuple[float | None, float | None] = (None, None), unit: str = "", figure: str | None = None,
-              parts: Mapping[str, Mapping] | None = None, kind: str = "finding", statement: str = "") -> str | None:
+    def claim(
+        self,
+        slug: str,
+        *,
+        value: Any = None,
+        values: Any = None,
+        interval: Sequence[float] | None = None,
+        region: tuple[float | None, float | None] = (None, None),
+        unit: str = "",
+        figure: str | None = None,
+        parts: Mapping[str, Mapping] | None = None,
+        kind: str = "finding",
+        statement: str = "",
+    ) -> str | None:
         """Hold a measurement against the claimed region; show it; keep it. Returns the status, None when not judged.
 
         value: exact number or Number · values: one per seed · interval: with value · parts: {name: these keywords}.
         An identity that does not hold raises; a finding never does.
         """
         if kind not in ("identity", "finding"):
-            raise ValueError(f"claim {slug}: kind {kind!r} is neither 'identity' nor 'finding'")
+            raise ValueError(
+                f"claim {slug}: kind {kind!r} is neither 'identity' nor 'finding'"
+            )
         statement = statement or sentence(slug)
-        own_part = {} if parts else {"": {"value": value, "values": values, "interval": interval, "region": region,
-                                          "unit": unit}}
-        rows = {name: self._measure(slug, **part) for name, part in (parts or own_part).items()}
+        own_part = (
+            {}
+            if parts
+            else {
+                "": {
+                    "value": value,
+                    "values": values,
+                    "interval": interval,
+                    "region": region,
+                    "unit": unit,
+                }
+            }
+        )
+        rows = {
+            name: self._measure(slug, **part)
+            for name, part in (parts or own_part).items()
+        }
         found = together([row["status"] for row in rows.values()])
         if kind == "identity" and found != "holds":
             raise AssertionError(f"{slug} is an identity and must hold: {rows}")
@@ -179,30 +265,63 @@ class Notebook:
         for row in rows.values():
             row["status"] = row["status"] if self.judged() else None
         first = next(iter(rows.values()))
-        self.claims[slug] = {**({"parts": rows} if parts else first), "status": judged, "kind": kind,
-                             "figure": figure, "statement": statement}
+        self.claims[slug] = {
+            **({"parts": rows} if parts else first),
+            "status": judged,
+            "kind": kind,
+            "figure": figure,
+            "statement": statement,
+        }
         show(self._box(slug, rows, judged, statement))
         return judged
 
-    def _measure(self, slug: str, *, value=None, values=None, interval=None, region=(None, None), unit="") -> dict:
+    def _measure(
+        self,
+        slug: str,
+        *,
+        value=None,
+        values=None,
+        interval=None,
+        region=(None, None),
+        unit="",
+    ) -> dict:
         if (value is None) == (values is None):
             raise ValueError(f"claim {slug}: give either value or values")
         try:
-            number = interval_of(value if values is None else values, unit, "", interval)
+            number = interval_of(
+                value if values is None else values, unit, "", interval
+            )
         except ValueError as error:
             raise ValueError(f"claim {slug}: {error}") from None
-        limits = [None if end is None or math.isinf(end) else float(end) for end in region]
-        return {"number": asdict(number), "region": limits, "status": status(number.interval, tuple(limits))}
+        limits = [
+            None if end is None or math.isinf(end) else float(end) for end in region
+        ]
+        return {
+            "number": asdict(number),
+            "region": limits,
+            "status": status(number.interval, tuple(limits)),
+        }
 
     def _box(self, slug: str, rows: dict, judged: str | None, statement: str) -> str:
-        why = "smoke run" if self.scale == "smoke" else "the reader's own model or data" if self.own else "run by hand"
+        why = (
+            "smoke run"
+            if self.scale == "smoke"
+            else "the reader's own model or data"
+            if self.own
+            else "run by hand"
+        )
         lines = [f"> **Claim {slug.split('-')[0]}.** {statement}".rstrip(), ">"]
         for name, row in rows.items():
             low, high = row["region"]
-            ends = [f"at least {fmt(low)}"] * (low is not None) + [f"at most {fmt(high)}"] * (high is not None)
+            ends = [f"at least {fmt(low)}"] * (low is not None) + [
+                f"at most {fmt(high)}"
+            ] * (high is not None)
             part = f"{name}: " if name else ""
-            lines.append(f"> {part}measured **{Number(**row['number'])}**; claimed: {' and '.join(ends) or 'any value'}"
-                         + (f" → {row['status']}" if name and row["status"] else "") + "  ")
+            lines.append(
+                f"> {part}measured **{Number(**row['number'])}**; claimed: {' and '.join(ends) or 'any value'}"
+                + (f" → {row['status']}" if name and row["status"] else "")
+                + "  "
+            )
         lines.append(f"> Status: **{judged}**" if judged else f"> No status: {why}.")
         return "\n".join(lines)
 
@@ -211,7 +330,9 @@ class Notebook:
     def figure(self, fig: Any, name: str, *, alt: str, shows: str = "") -> None:
         """Save as SVG, show once with its alt text, then say what it shows."""
         if not alt.strip():
-            raise ValueError(f"figure {name!r}: write an alt text that says what is to be seen")
+            raise ValueError(
+                f"figure {name!r}: write an alt text that says what is to be seen"
+            )
         import matplotlib.pyplot as plt
 
         self._keep_figure(name, svg(fig), f"figures/{self.number_of}-{name}.svg", alt)
@@ -222,13 +343,20 @@ class Notebook:
     def _keep_figure(self, name: str, text: str, file: str, alt: str) -> None:
         write_whole(self.run_dir / "results" / file, text)
         self.figures[name] = {"file": file, "alt": alt}
-        show(alt, {"image/svg+xml": text}, {"mipo": {"alt": alt, "file": Path(file).name}})
+        show(
+            alt,
+            {"image/svg+xml": text},
+            {"mipo": {"alt": alt, "file": Path(file).name}},
+        )
 
     # ---- what later notebooks need ----
 
     def artifact(self, name: str, path: str | Path) -> Path:
         """Tell later notebooks where a file or folder of this run lies."""
-        path, index = Path(path).resolve(), self.run_dir / "artifacts" / f"{self.name}.json"
+        path, index = (
+            Path(path).resolve(),
+            self.run_dir / "artifacts" / f"{self.name}.json",
+        )
         if not path.exists():
             raise ValueError(f"artifact {name!r}: {path} does not exist")
         kept = read_json(index) if index.exists() else {}
@@ -248,24 +376,40 @@ class Notebook:
         raise FileNotFoundError(
             f"{self.name} needs {name!r} from {notebook}; {self.given_run_dir} does not hold it. Make it with:\n"
             f"  mkdir -p {self.given_run_dir}/notebooks && papermill notebooks/{notebook}.ipynb {out} "
-            f"-p run_dir {self.given_run_dir}")
+            f"-p run_dir {self.given_run_dir}"
+        )
 
     def close(self) -> Path:
         """Write results/<notebook>.json: numbers, claims, figures, provenance, hashes of the code it used."""
         own = (self.start, time.time())
         source = project_root() / "notebooks" / f"{self.name}.ipynb"
         cells = read_json(source)["cells"] if source.exists() else []
-        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-        code = [name for name in imported(text) if not name.startswith("mipo.figures")]
+        text = "\n".join(
+            "".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"
+        )
+        code = [
+            name for name in imported(text) if not name.startswith("mipo_study.figures")
+        ]
         spans = {name: USED[name] for name in USED.keys() - self.before}
-        work = {}                                  # seconds of its records by kind, the first word of their names
+        work = {}  # seconds of its records by kind, the first word of their names
         for name, (begun, ended) in spans.items():
             kind = name.split("-")[0]
             work[kind] = round(work.get(kind, 0) + ended - begun, 1)
         cold = covered([own, *spans.values()])
-        out = {"notebook": self.name, "scale": self.scale, "own": self.own, "skipped": self.skipped,
-               "numbers": {name: asdict(number) for name, number in self.numbers.items()},
-               "claims": self.claims, "figures": self.figures, "seconds": round(covered([own]), 1),
-               "seconds_cold": round(cold, 1), "work": work, "seconds_outside": round(cold - covered(spans.values()), 1),
-               "memory_gb": peak_memory(), "code": code_hashes(sorted(code)), **provenance()}
+        out = {
+            "notebook": self.name,
+            "scale": self.scale,
+            "own": self.own,
+            "skipped": self.skipped,
+            "numbers": {name: asdict(number) for name, number in self.numbers.items()},
+            "claims": self.claims,
+            "figures": self.figures,
+            "seconds": round(covered([own]), 1),
+            "seconds_cold": round(cold, 1),
+            "work": work,
+            "seconds_outside": round(cold - covered(spans.values()), 1),
+            "memory_gb": peak_memory(),
+            "code": code_hashes(sorted(code)),
+            **provenance(),
+        }
         return write_whole(self.run_dir / "results" / f"{self.name}.json", dumps(out))

@@ -17,10 +17,12 @@ from transformers import AutoTokenizer, Trainer, set_seed
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
-from mipo import loss_inputs, losses, preferences, shared_prompt
+from mipo import losses
+from mipo.lm import batches as preferences
+from mipo.lm import loss_inputs, shared_prompt
+from mipo.lm.loss_inputs import apply_loss
+from mipo.lm.progress import ProgressBar
 from mipo.logprobs import first_tokens, sum_rows, token_logps
-from mipo.loss_inputs import apply_loss
-from mipo.progress import ProgressBar
 from mipo.trainer_config import PreferenceConfig
 
 LOG = logging.getLogger(__name__)
@@ -39,12 +41,23 @@ class PreferenceTrainer(Trainer):
     """
 
     def __init__(
-        self, model, args: PreferenceConfig | None = None, data_collator=None, train_dataset=None, eval_dataset=None,
-        processing_class=None, callbacks=None, optimizers=(None, None), peft_config=None, **kwargs,
-    ):  # fmt: skip
+        self,
+        model,
+        args: PreferenceConfig | None = None,
+        data_collator=None,
+        train_dataset=None,
+        eval_dataset=None,
+        processing_class=None,
+        callbacks=None,
+        optimizers=(None, None),
+        peft_config=None,
+        **kwargs,
+    ):
         args = args or PreferenceConfig(output_dir="preference")
         if args.batch_tokens is not None and args.world_size > 1:
-            raise ValueError("batch_tokens works in one process only; leave it out with several")
+            raise ValueError(
+                "batch_tokens works in one process only; leave it out with several"
+            )
         set_seed(args.seed)  # adapters start from random weights
         model, tokenizer = _load(model, processing_class, args)
         if args.disable_dropout:
@@ -52,8 +65,15 @@ class PreferenceTrainer(Trainer):
                 if isinstance(module, torch.nn.Dropout):
                     module.p = 0.0
         self.loss_fn = losses.check(args.loss, args.loss_kwargs)
-        self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        self._tokenizer, self._metrics = tokenizer, {"train": defaultdict(list), "eval": defaultdict(list)}
+        self._pad_id = (
+            tokenizer.pad_token_id
+            if tokenizer.pad_token_id is not None
+            else tokenizer.eos_token_id
+        )
+        self._tokenizer, self._metrics = (
+            tokenizer,
+            {"train": defaultdict(list), "eval": defaultdict(list)},
+        )
         self._reference = preferences.Reference(model, self._pad_id, args)
         self._moments = loss_inputs.Moments()
         self.args = args
@@ -63,16 +83,34 @@ class PreferenceTrainer(Trainer):
             model = _adapt(model, peft_config, args)
         obstacle = shared_prompt.why_not(model) if args.share_prompts else None
         if obstacle:
-            LOG.warning("every reply is computed with its own prompt, since this model does not share them: %s", obstacle)
+            LOG.warning(
+                "every reply is computed with its own prompt, since this model does not share them: %s",
+                obstacle,
+            )
         self._shares = args.share_prompts and not obstacle
-        compares = args.device.type == "cuda" if args.compare_sharing is None else args.compare_sharing
+        compares = (
+            args.device.type == "cuda"
+            if args.compare_sharing is None
+            else args.compare_sharing
+        )
         self._compares = compares and args.world_size == 1 and args.batch_tokens is None
         super().__init__(
-            model=model, args=args, data_collator=data_collator or self._collate, train_dataset=train_dataset,
-            eval_dataset=eval_dataset, processing_class=tokenizer, callbacks=callbacks, optimizers=optimizers, **kwargs,
-        )  # fmt: skip
-        self.model_accepts_loss_kwargs = False  # our loss is a mean over rows: average it over accumulated batches
-        self.remove_callback(PrinterCallback if args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)
+            model=model,
+            args=args,
+            data_collator=data_collator or self._collate,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=tokenizer,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            **kwargs,
+        )
+        self.model_accepts_loss_kwargs = (
+            False  # our loss is a mean over rows: average it over accumulated batches
+        )
+        self.remove_callback(
+            PrinterCallback if args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK
+        )
         if not args.disable_tqdm:
             self.add_callback(ProgressBar)
         self.add_callback(_ChooseRows(self))
@@ -80,14 +118,23 @@ class PreferenceTrainer(Trainer):
     def _prepare(self, dataset, name):
         """Token sets of a data set, or of each in a dict of data sets."""
         if isinstance(dataset, dict):
-            return {key: self._prepare(value, f"{name}[{key!r}]") for key, value in dataset.items()}
+            return {
+                key: self._prepare(value, f"{name}[{key!r}]")
+                for key, value in dataset.items()
+            }
         if dataset is None or isinstance(dataset, preferences.TokenSets):
             return dataset
         return preferences.prepare(
-            dataset, self._tokenizer, self._reference.model, self.loss_fn,
-            name=name, max_length=self.args.max_length, reference=self._reference,
-            first_token=self.args.first_token, frozen_marginal=self.args.marginal == "frozen",
-        )  # fmt: skip
+            dataset,
+            self._tokenizer,
+            self._reference.model,
+            self.loss_fn,
+            name=name,
+            max_length=self.args.max_length,
+            reference=self._reference,
+            first_token=self.args.first_token,
+            frozen_marginal=self.args.marginal == "frozen",
+        )
 
     def train(self, *args, **kwargs):
         self._reference.closed = True
@@ -101,7 +148,9 @@ class PreferenceTrainer(Trainer):
         here = [self.args.device] if self.args.device.type == "cuda" else []
         try:
             with torch.random.fork_rng(here):  # dropout of adapters draws
-                self._shares = shared_prompt.pays(self._try, torch.cuda.synchronize if here else None)
+                self._shares = shared_prompt.pays(
+                    self._try, torch.cuda.synchronize if here else None
+                )
         finally:
             self.model.zero_grad()
             self._metrics["train"].clear()
@@ -110,7 +159,9 @@ class PreferenceTrainer(Trainer):
     def _try(self, share: bool):
         """One step's forward and backward pass as training does them; no weight changes."""
         rows = range(min(self.args.train_batch_size, len(self.train_dataset)))
-        batch = preferences.collate_sets([self.train_dataset[i] for i in rows], self._pad_id, share)
+        batch = preferences.collate_sets(
+            [self.train_dataset[i] for i in rows], self._pad_id, share
+        )
         self.model.train()
         loss = self.compute_loss(self.model_wrapped, self._prepare_inputs(batch))
         self.accelerator.backward(loss)
@@ -119,16 +170,26 @@ class PreferenceTrainer(Trainer):
         """As ``Trainer``'s, or batches of ``batch_tokens`` tokens."""
         if self.args.batch_tokens is None:
             return super().get_train_dataloader()
-        batches = preferences.TokenBatches(self.train_dataset.lengths(self._shares), self.args.batch_tokens, self.args.seed)
-        loader = torch.utils.data.DataLoader(self.train_dataset, batch_sampler=batches, collate_fn=self.data_collator)
+        batches = preferences.TokenBatches(
+            self.train_dataset.lengths(self._shares),
+            self.args.batch_tokens,
+            self.args.seed,
+        )
+        loader = torch.utils.data.DataLoader(
+            self.train_dataset, batch_sampler=batches, collate_fn=self.data_collator
+        )
         return self.accelerator.prepare(loader)
 
     def _collate(self, items):
         return preferences.collate_sets(items, self._pad_id, self._shares)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self, model, inputs, return_outputs=False, num_items_in_batch=None
+    ):
         """Mean of the loss over the batch; keeps the metrics that TRL logs."""
-        with self.accelerator.autocast():  # so that the LM head has the precision that it had for the reference
+        with (
+            self.accelerator.autocast()
+        ):  # so that the LM head has the precision that it had for the reference
             sides = loss_inputs.score_sides(model, inputs, self.args.marginal)
             logps, rows = token_logps(model, inputs)  # (M,)
         shape = (inputs["members"], -1)
@@ -137,25 +198,39 @@ class PreferenceTrainer(Trainer):
         first = first_tokens(logps, rows, inputs).detach().reshape(shape)
         ref = inputs.get("ref")
         extra = self._extras(inputs, sides, summed.detach(), tokens, first)
-        loss = apply_loss(self.loss_fn, self._kwargs(), summed, tokens, ref, **extra).mean()
+        loss = apply_loss(
+            self.loss_fn, self._kwargs(), summed, tokens, ref, **extra
+        ).mean()
         if not torch.isfinite(loss):
             off = (~torch.isfinite(summed)).any(dim=0).nonzero().flatten().tolist()
-            whose = f"; the policy's own log-probs of pairs {off} of the batch are not finite" if off else ""
+            whose = (
+                f"; the policy's own log-probs of pairs {off} of the batch are not finite"
+                if off
+                else ""
+            )
             raise FloatingPointError(
                 f"the loss is {loss.item()}{whose}, at step {self.state.global_step + 1} (loss {self.args.loss!r},"
                 f" {self.args.loss_kwargs}, learning rate {self.args.learning_rate:g}); lower the learning rate, or"
                 " check the model's weights and the reference log-probs"
             )
-        self._measure(summed.detach(), tokens, ref, extra, "train" if model.training else "eval")
+        self._measure(
+            summed.detach(), tokens, ref, extra, "train" if model.training else "eval"
+        )
         return (loss, {"logps": summed.detach().T}) if return_outputs else loss
 
     def _kwargs(self) -> dict:
         """The loss's keywords, with the margin as far as its warm-up has come."""
-        kwargs, last = self.args.loss_kwargs, self.args.margin_warmup * self.state.max_steps
+        kwargs, last = (
+            self.args.loss_kwargs,
+            self.args.margin_warmup * self.state.max_steps,
+        )
         if not self.model.training or self.state.global_step >= last:
             return kwargs
         share = self.state.global_step / last
-        return kwargs | {k: share * losses.default(self.loss_fn, k, kwargs) for k in ("gamma_min", "gamma_max")}
+        return kwargs | {
+            k: share * losses.default(self.loss_fn, k, kwargs)
+            for k in ("gamma_min", "gamma_max")
+        }
 
     def _extras(self, inputs, sides, summed, tokens, first) -> dict[str, Tensor]:
         """What the loss needs beyond log-probs of the policy and the reference, each (B,) and without gradient."""
@@ -163,14 +238,21 @@ class PreferenceTrainer(Trainer):
         if "marginal" in needs:
             alone = sides.get("marginal", inputs["marginal"].get("ref"))
             found["delta_pmi"] = loss_inputs.delta_pmi(
-                alone, inputs["marginal"]["tokens"].reshape(summed.shape), summed, tokens, first,
-                marginal=self.args.marginal, first_token=self.args.first_token,
-            )  # fmt: skip
+                alone,
+                inputs["marginal"]["tokens"].reshape(summed.shape),
+                summed,
+                tokens,
+                first,
+                marginal=self.args.marginal,
+                first_token=self.args.first_token,
+            )
         if "mismatched" in needs:
             found["kl"] = sides["mismatched"][0] - inputs["mismatched"]["ref"][0]
         if "moments" in needs:
             ratio = (summed - inputs["ref"]) / tokens
-            found["gap_mean"], found["gap_std"] = self._moments(ratio[0] - ratio[1], update=self.model.training)
+            found["gap_mean"], found["gap_std"] = self._moments(
+                ratio[0] - ratio[1], update=self.model.training
+            )
         return found
 
     def _measure(self, summed, tokens, ref, extra, mode):
@@ -181,30 +263,42 @@ class PreferenceTrainer(Trainer):
             k = round(k**0.5)  # the replies to the row's own prompt come first
         found = {"logps/chosen": summed[0].mean()}
         if k > 1:
-            beta = self.args.loss_kwargs.get("beta", self.args.loss_kwargs.get("tau", 1.0))
+            beta = self.args.loss_kwargs.get(
+                "beta", self.args.loss_kwargs.get("tau", 1.0)
+            )
             base = summed / tokens if self.loss_fn.logps == "mean" else summed
             rewards = beta * ((base if ref is None else summed - ref)[:k])
             found |= {
                 "logps/rejected": summed[1:k].mean(),
                 "rewards/chosen": rewards[0].mean(),
                 "rewards/rejected": rewards[1:].mean(),
-                "rewards/accuracies": (rewards[0] > rewards[1:].amax(dim=0)).float().mean(),
+                "rewards/accuracies": (rewards[0] > rewards[1:].amax(dim=0))
+                .float()
+                .mean(),
                 "rewards/margins": (rewards[0] - rewards[1:].mean(dim=0)).mean(),
             }
         if "delta_pmi" in extra:
             names = ("gamma_min", "gamma_max", "scale")
             kwargs = {k: losses.default(self.loss_fn, k, self._kwargs()) for k in names}
             gamma = losses.gamma_decay(extra["delta_pmi"], **kwargs)
-            found |= {"margin/gamma": gamma.mean(), "margin/gamma_std": gamma.std(correction=0),
-                      "margin/delta_pmi": extra["delta_pmi"].mean(),
-                      "margin/delta_pmi_std": extra["delta_pmi"].std(correction=0)}  # fmt: skip
+            found |= {
+                "margin/gamma": gamma.mean(),
+                "margin/gamma_std": gamma.std(correction=0),
+                "margin/delta_pmi": extra["delta_pmi"].mean(),
+                "margin/delta_pmi_std": extra["delta_pmi"].std(correction=0),
+            }
         for key, value in found.items():
             self._metrics[mode][key].append(value)
 
     def log(self, logs, start_time=None):
         mode = "train" if self.model.training else "eval"
         prefix = "eval_" if mode == "eval" else ""
-        logs.update({prefix + k: torch.stack(v).mean().item() for k, v in self._metrics[mode].items()})
+        logs.update(
+            {
+                prefix + k: torch.stack(v).mean().item()
+                for k, v in self._metrics[mode].items()
+            }
+        )
         self._metrics[mode].clear()
         super().log(logs, start_time)
 
@@ -213,7 +307,11 @@ class PreferenceTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
-        return (loss, None, None) if prediction_loss_only else (loss, outputs["logps"], None)
+        return (
+            (loss, None, None)
+            if prediction_loss_only
+            else (loss, outputs["logps"], None)
+        )
 
     def evaluate(self, eval_dataset=None, *args, **kwargs):
         """As ``Trainer.evaluate``; a new data set needs reference columns once training began."""
@@ -237,12 +335,16 @@ def _load(model, tokenizer, args):
     if isinstance(model, str | os.PathLike):
         from mipo.models import load_model
 
-        model, loaded = load_model(str(model), device=str(args.device), **args.model_init_kwargs)
+        model, loaded = load_model(
+            str(model), device=str(args.device), **args.model_init_kwargs
+        )
         tokenizer = tokenizer or loaded
     if tokenizer is None:
         name = getattr(model.config, "_name_or_path", "")
         if not name:
-            raise ValueError("the model has no name to load a tokenizer by; pass processing_class=tokenizer")
+            raise ValueError(
+                "the model has no name to load a tokenizer by; pass processing_class=tokenizer"
+            )
         tokenizer = AutoTokenizer.from_pretrained(name)
     if getattr(model, "hf_device_map", None) is None:
         model.to(args.device)
@@ -254,9 +356,15 @@ def _adapt(model, peft_config, args):
     from peft import PeftModel, get_peft_model
 
     if isinstance(model, PeftModel):
-        raise ValueError("the model already has an adapter; merge it first, or leave out peft_config to train it on")
-    with warnings.catch_warnings():  # PEFT reads a property that transformers has renamed
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        raise ValueError(
+            "the model already has an adapter; merge it first, or leave out peft_config to train it on"
+        )
+    with (
+        warnings.catch_warnings()
+    ):  # PEFT reads a property that transformers has renamed
+        warnings.filterwarnings(
+            "ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning
+        )
         model = get_peft_model(model, peft_config)
     if args.activation_checkpointing or args.gradient_checkpointing:
         model.enable_input_require_grads()

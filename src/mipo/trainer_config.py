@@ -6,8 +6,8 @@ import torch
 from transformers import TrainingArguments
 
 from mipo import losses
+from mipo.lm.loss_inputs import MARGINALS
 from mipo.logprobs import FIRST_TOKEN
-from mipo.loss_inputs import MARGINALS
 
 
 @dataclass
@@ -46,27 +46,49 @@ class PreferenceConfig(TrainingArguments):
     ref_cache_dir: str | None = None
     disable_dropout: bool = True
     model_init_kwargs: dict = field(default_factory=dict)
-    learning_rate: float = field(default=1e-6, metadata={"help": "Initial learning rate, TRL's default for DPO."})
-    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps, as TRL."})
-    save_strategy: str = field(default="no", metadata={"help": "When to write checkpoints: no, steps or epoch."})
-    report_to: str | list[str] | None = field(default="none", metadata={"help": "Trackers to report to."})
+    learning_rate: float = field(
+        default=1e-6, metadata={"help": "Initial learning rate, TRL's default for DPO."}
+    )
+    logging_steps: float = field(
+        default=10, metadata={"help": "Log every so many steps, as TRL."}
+    )
+    save_strategy: str = field(
+        default="no",
+        metadata={"help": "When to write checkpoints: no, steps or epoch."},
+    )
+    report_to: str | list[str] | None = field(
+        default="none", metadata={"help": "Trackers to report to."}
+    )
 
     def __post_init__(self):
         self.remove_unused_columns = False  # the data are token rows by then
-        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
+        self.dataloader_pin_memory = (
+            self.dataloader_pin_memory and torch.cuda.is_available()
+        )
         super().__post_init__()
         if self.loss_kwargs is None:
             self.loss_kwargs = {"beta": 0.1} if self.loss == "dpo" else {}
         loss = losses.check(self.loss, self.loss_kwargs)
         for name, known in (("first_token", FIRST_TOKEN), ("marginal", MARGINALS)):
             if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}")
+                raise ValueError(
+                    f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}"
+                )
         if not 0 <= self.margin_warmup <= 1:
-            raise ValueError(f"margin_warmup must be between 0 and 1; got {self.margin_warmup!r}")
+            raise ValueError(
+                f"margin_warmup must be between 0 and 1; got {self.margin_warmup!r}"
+            )
         if self.batch_tokens is not None and self.batch_tokens < 1:
-            raise ValueError(f"batch_tokens must be at least 1; got {self.batch_tokens!r}")
-        if "marginal" not in loss.needs and (self.marginal, self.margin_warmup) != ("policy", 0.0):
-            raise ValueError(f"loss {self.loss!r} has no marginal; leave out marginal and margin_warmup")
+            raise ValueError(
+                f"batch_tokens must be at least 1; got {self.batch_tokens!r}"
+            )
+        if "marginal" not in loss.needs and (self.marginal, self.margin_warmup) != (
+            "policy",
+            0.0,
+        ):
+            raise ValueError(
+                f"loss {self.loss!r} has no marginal; leave out marginal and margin_warmup"
+            )
 
     @property
     def n_gpu(self) -> int:

@@ -13,10 +13,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mipo.grammar import ASIDE_RATE, ATTRIBUTES, SILENT, TASKS, WORDINGS, find_task, parse, write
-from mipo.population import NOBODY, Person, person, records
+from mipo.worlds.grammar import (
+    ASIDE_RATE,
+    ATTRIBUTES,
+    SILENT,
+    TASKS,
+    WORDINGS,
+    find_task,
+    parse,
+    write,
+)
+from mipo.worlds.population import NOBODY, Person, person, records
 
 __all__ = ["NOBODY", "TASKS", "Law", "Person", "World", "person", "records"]
+
 
 @dataclass(frozen=True)
 class Law:
@@ -28,8 +38,16 @@ class Law:
     def log_prob(self, values):
         """log p of the slot values (a tuple in the task's order), nats; wordings not included."""
         with np.errstate(divide="ignore"):
-            return float(sum(np.log(table[tuple(_index(self.task.slots[i], values[i]) for i in slots)])
-                             for slots, table in self.groups))
+            return float(
+                sum(
+                    np.log(
+                        table[
+                            tuple(_index(self.task.slots[i], values[i]) for i in slots)
+                        ]
+                    )
+                    for slots, table in self.groups
+                )
+            )
 
     def slot(self, i):
         """Marginal distribution (V,) of slot i."""
@@ -40,11 +58,20 @@ class Law:
 
     def kl(self, other):
         """KL(self ‖ other), nats."""
-        return float(sum(_kl(p, q) for (_, p), (_, q) in zip(self.groups, other.groups, strict=True)))
+        return float(
+            sum(
+                _kl(p, q)
+                for (_, p), (_, q) in zip(self.groups, other.groups, strict=True)
+            )
+        )
 
     def adherence(self, who):
         """Expected share of the relevant slots that state the person's own value."""
-        hits = [self.slot(i)[_index(s, who[s.attribute])] for i, s in enumerate(self.task.slots) if s.relevant]
+        hits = [
+            self.slot(i)[_index(s, who[s.attribute])]
+            for i, s in enumerate(self.task.slots)
+            if s.relevant
+        ]
         return float(np.mean(hits))
 
     def sample(self, rng):
@@ -69,7 +96,9 @@ class World:
 
     def __post_init__(self):
         if self.without not in ("marginal", "default"):
-            raise ValueError(f"without={self.without!r}: choose 'marginal' or 'default'")
+            raise ValueError(
+                f"without={self.without!r}: choose 'marginal' or 'default'"
+            )
 
     # ---- laws -------------------------------------------------------------------------------------------------------
 
@@ -78,12 +107,22 @@ class World:
         """p(y | x, c) as a Law; attributes the person leaves out are averaged over their prior."""
         task = find_task(task)
         if who == NOBODY and self.without == "default":
-            return Law(task, tuple((g, _outer([_generic(task.slots[i]) for i in g])) for g in _groups(task)))
+            return Law(
+                task,
+                tuple(
+                    (g, _outer([_generic(task.slots[i]) for i in g]))
+                    for g in _groups(task)
+                ),
+            )
         return Law(task, tuple((g, _group_table(task, g, who)) for g in _groups(task)))
 
     def marginal(self, task):
         """p(y | x) = Σ_c p(c) p(y | x, c), whatever the law of replies to nobody."""
-        return World("marginal").law(find_task(task).name) if self.without == "default" else self.law(task)
+        return (
+            World("marginal").law(find_task(task).name)
+            if self.without == "default"
+            else self.law(task)
+        )
 
     def optimum(self, task, who, beta, *, level="sequence", negative="random_context"):
         """π* ∝ p · (p/q)^(1/β), the policy that MIPO aims at, as a Law.
@@ -97,7 +136,13 @@ class World:
         p = self.law(task, who)
         q = self.marginal(task) if negative == "random_context" else self.law(task)
         tilt = _tilt if level == "sequence" else _tilt_stepwise
-        return Law(p.task, tuple((g, tilt(a, b, 1 / beta)) for (g, a), (_, b) in zip(p.groups, q.groups, strict=True)))
+        return Law(
+            p.task,
+            tuple(
+                (g, tilt(a, b, 1 / beta))
+                for (g, a), (_, b) in zip(p.groups, q.groups, strict=True)
+            ),
+        )
 
     # ---- replies ----------------------------------------------------------------------------------------------------
 
@@ -110,7 +155,9 @@ class World:
         if parsed is None:
             return -np.inf
         law = self.law(name, who) if beta is None else self.optimum(name, who, beta)
-        return law.log_prob(parsed[0]) + float(np.sum(np.log(np.take(WORDINGS, parsed[1]))))
+        return law.log_prob(parsed[0]) + float(
+            np.sum(np.log(np.take(WORDINGS, parsed[1])))
+        )
 
     def pmi(self, reply, task, who):
         """log p(y|x,c)/p(y|x), nats: how much likelier the reply is for this person than for the average one."""
@@ -118,7 +165,9 @@ class World:
         if parsed is None:
             raise ValueError(f"not a reply of task {find_task(task).name}: {reply!r}")
         name = find_task(task).name
-        return self.law(name, who).log_prob(parsed[0]) - self.marginal(name).log_prob(parsed[0])
+        return self.law(name, who).log_prob(parsed[0]) - self.marginal(name).log_prob(
+            parsed[0]
+        )
 
     def mutual_information(self, task):
         """I(Y; C | X = task) = Σ_c p(c) KL(p(·|x,c) ‖ p(·|x)), nats; groups add up since attributes are independent."""
@@ -126,7 +175,9 @@ class World:
         for g, q in self.marginal(task.name).groups:
             attribute = task.slots[g[0]].attribute
             for value, prior in ATTRIBUTES[attribute].items():
-                total += prior * _kl(_group_table(task, g, person(**{attribute: value})), q)
+                total += prior * _kl(
+                    _group_table(task, g, person(**{attribute: value})), q
+                )
         return total
 
     def adherence(self, reply, task, who):
@@ -135,7 +186,15 @@ class World:
         if parsed is None:
             return 0.0
         slots = find_task(task).slots
-        return float(np.mean([v == who[s.attribute] for s, v in zip(slots, parsed[0], strict=True) if s.relevant]))
+        return float(
+            np.mean(
+                [
+                    v == who[s.attribute]
+                    for s, v in zip(slots, parsed[0], strict=True)
+                    if s.relevant
+                ]
+            )
+        )
 
     def fits(self, reply, task, who):
         """True if every relevant slot states the person's own value."""
@@ -179,7 +238,10 @@ def _population(slot):
 
 def _generic(slot, weight=0.9):
     population = _population(slot)
-    return weight * np.eye(len(population))[population.argmax()] + (1 - weight) * population
+    return (
+        weight * np.eye(len(population))[population.argmax()]
+        + (1 - weight) * population
+    )
 
 
 def _slot_table(slot, value):
@@ -187,7 +249,10 @@ def _slot_table(slot, value):
     population = _population(slot)
     if not slot.relevant:
         return population
-    return slot.follow * np.eye(len(population))[_index(slot, value)] + (1 - slot.follow) * population
+    return (
+        slot.follow * np.eye(len(population))[_index(slot, value)]
+        + (1 - slot.follow) * population
+    )
 
 
 def _group_table(task, group, who):
@@ -218,8 +283,18 @@ def _tilt_stepwise(p, q, alpha):
         return _tilt(p, q, alpha)
     rest = tuple(range(1, p.ndim))
     first = _tilt(p.sum(axis=rest), q.sum(axis=rest), alpha)
-    return np.stack([f * _tilt_stepwise(a / a.sum(), b / b.sum(), alpha) for f, a, b in zip(first, p, q, strict=True)])
+    return np.stack(
+        [
+            f * _tilt_stepwise(a / a.sum(), b / b.sum(), alpha)
+            for f, a, b in zip(first, p, q, strict=True)
+        ]
+    )
 
 
 def _draw(table, rng):
-    return int(min(np.searchsorted(np.cumsum(table), rng.random() * table.sum(), side="right"), len(table) - 1))
+    return int(
+        min(
+            np.searchsorted(np.cumsum(table), rng.random() * table.sum(), side="right"),
+            len(table) - 1,
+        )
+    )

@@ -8,13 +8,15 @@ from mipo.losses.declare import FAR, alternatives, declare, positive, same_shape
 
 
 @declare(
-    takes="candidates", logps="sum", needs={"reference"},
+    takes="candidates",
+    logps="sum",
+    needs={"reference"},
     limits=[
         (0.0, lambda h, n, beta: math.log(n)),
         (FAR, lambda h, n, beta: 0.0),
         (-FAR, lambda h, n, beta: -beta * h + math.log(n - 1)),
     ],
-)  # fmt: skip
+)
 def infonca(logps, ref_logps, *, beta):
     r"""-log softmax(beta * (logps - ref_logps)) at index 0, the chosen reply.
 
@@ -30,13 +32,15 @@ def infonca(logps, ref_logps, *, beta):
 
 
 @declare(
-    takes="matrix", logps="mean", needs={"cross"},
+    takes="matrix",
+    logps="mean",
+    needs={"cross"},
     limits=[
         (0.0, lambda h, n: math.log(n)),
         (FAR, lambda h, n: 0.0),
         (-FAR, lambda h, n: -h + math.log(n - 1)),
     ],
-)  # fmt: skip
+)
 def sami(logps):
     r"""(row + column cross-entropy) / 2 of log pi(reply j | prompt i); the right entries are (i, i).
 
@@ -49,20 +53,28 @@ def sami(logps):
     same_shape(ndim=3, logps=logps)
     alternatives(logps)
     if logps.shape[1] != logps.shape[2]:
-        raise ValueError(f"logps must be square, (B, N prompts, N replies); got shape {tuple(logps.shape)}")
-    rows = F.log_softmax(logps, dim=2).diagonal(dim1=1, dim2=2)  # (B, N) which reply fits prompt i
-    columns = F.log_softmax(logps, dim=1).diagonal(dim1=1, dim2=2)  # (B, N) which prompt fits reply j
+        raise ValueError(
+            f"logps must be square, (B, N prompts, N replies); got shape {tuple(logps.shape)}"
+        )
+    rows = F.log_softmax(logps, dim=2).diagonal(
+        dim1=1, dim2=2
+    )  # (B, N) which reply fits prompt i
+    columns = F.log_softmax(logps, dim=1).diagonal(
+        dim1=1, dim2=2
+    )  # (B, N) which prompt fits reply j
     return -(rows + columns).mean(dim=1) / 2
 
 
 @declare(
-    takes="contexts", logps="sum", needs={"cross"},
+    takes="contexts",
+    logps="sum",
+    needs={"cross"},
     limits=[
         (0.0, lambda h, n, temperature: math.log(n)),
         (FAR, lambda h, n, temperature: 0.0),
         (-FAR, lambda h, n, temperature: -h / temperature + math.log(n - 1)),
     ],
-)  # fmt: skip
+)
 def context_infonce(logps, *, temperature=1.0):
     r"""-log softmax(logps / temperature) at index 0: one reply under N contexts, its own first.
 

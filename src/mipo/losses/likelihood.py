@@ -5,12 +5,24 @@ import math
 import torch
 import torch.nn.functional as F
 
-from mipo.losses.declare import FAR, LARGEST, declare, is_number, not_negative, positive, same_shape
+from mipo.losses.declare import (
+    FAR,
+    LARGEST,
+    declare,
+    is_number,
+    not_negative,
+    positive,
+    same_shape,
+)
 
 CERTAIN = -1e-7  # nats per token; a reply as likely as this counts as certain, where odds would be infinite
 
 
-@declare(takes="chosen", logps="sum", limits=[(0.0, lambda h, n: 0.0), (-FAR, lambda h, n: -h)])
+@declare(
+    takes="chosen",
+    logps="sum",
+    limits=[(0.0, lambda h, n: 0.0), (-FAR, lambda h, n: -h)],
+)
 def sft(chosen_logps):
     r"""-chosen_logps: the negative log-likelihood of the chosen reply.
 
@@ -25,10 +37,15 @@ def sft(chosen_logps):
 
 
 @declare(
-    takes="pair", logps="sum", needs={"lengths"},
-    limits=[(0.0, lambda h, n, **_: math.log(2)), (FAR, lambda h, n, **_: 0.0),
-            (-FAR, lambda h, n, beta, alpha: -beta * h - alpha * h)],
-)  # fmt: skip
+    takes="pair",
+    logps="sum",
+    needs={"lengths"},
+    limits=[
+        (0.0, lambda h, n, **_: math.log(2)),
+        (FAR, lambda h, n, **_: 0.0),
+        (-FAR, lambda h, n, beta, alpha: -beta * h - alpha * h),
+    ],
+)
 def cpo(chosen_logps, rejected_logps, chosen_tokens, *, beta=0.1, alpha=1.0):
     r"""-log sigmoid(beta * (chosen - rejected)) - alpha * chosen / L_w.
 
@@ -40,17 +57,30 @@ def cpo(chosen_logps, rejected_logps, chosen_tokens, *, beta=0.1, alpha=1.0):
     """
     positive(beta=beta)
     not_negative(alpha=alpha)
-    same_shape(ndim=1, chosen_logps=chosen_logps, rejected_logps=rejected_logps, chosen_tokens=chosen_tokens)
-    return F.softplus(-beta * (chosen_logps - rejected_logps)) - alpha * chosen_logps / chosen_tokens.clamp(min=1)
+    same_shape(
+        ndim=1,
+        chosen_logps=chosen_logps,
+        rejected_logps=rejected_logps,
+        chosen_tokens=chosen_tokens,
+    )
+    return F.softplus(
+        -beta * (chosen_logps - rejected_logps)
+    ) - alpha * chosen_logps / chosen_tokens.clamp(min=1)
 
 
 @declare(
-    takes="pair", logps="mean",
+    takes="pair",
+    logps="mean",
     limits=[
         (FAR, lambda h, n, **_: 0.0),
-        (-FAR, lambda h, n, beta: -h - beta * (h - CERTAIN + math.log(-math.expm1(CERTAIN)))),
+        (
+            -FAR,
+            lambda h, n, beta: (
+                -h - beta * (h - CERTAIN + math.log(-math.expm1(CERTAIN)))
+            ),
+        ),
     ],
-)  # fmt: skip
+)
 def orpo(chosen_logps, rejected_logps, *, beta=0.1):
     r"""-chosen - beta * log sigmoid(log odds(chosen) - log odds(rejected)),   log odds(l) = l - log(1 - e^l).
 
@@ -72,9 +102,15 @@ def _log_odds(logps):
 
 
 @declare(
-    takes="pair", logps="mean", bounds=(-1.0, 1.0),
-    limits=[(0.0, lambda h, n: 0.0), (FAR, lambda h, n: -1.0), (-FAR, lambda h, n: 1.0)],
-)  # fmt: skip
+    takes="pair",
+    logps="mean",
+    bounds=(-1.0, 1.0),
+    limits=[
+        (0.0, lambda h, n: 0.0),
+        (FAR, lambda h, n: -1.0),
+        (-FAR, lambda h, n: 1.0),
+    ],
+)
 def simper(chosen_logps, rejected_logps):
     r"""-exp(chosen) + exp(rejected): inverse perplexities, nothing to tune but the learning rate.
 
@@ -87,9 +123,13 @@ def simper(chosen_logps, rejected_logps):
 
 
 @declare(
-    takes="pair", logps="mean",
-    limits=[(0.0, lambda h, n, gamma, **_: math.log1p(math.exp(gamma))), (FAR, lambda h, n, **_: 0.0)],
-)  # fmt: skip
+    takes="pair",
+    logps="mean",
+    limits=[
+        (0.0, lambda h, n, gamma, **_: math.log1p(math.exp(gamma))),
+        (FAR, lambda h, n, **_: 0.0),
+    ],
+)
 def alphapo(chosen_logps, rejected_logps, *, alpha=0.25, beta=2.5, gamma=0.1):
     r"""-log sigmoid(beta * (r_w - r_l) - gamma),   r = (1 - exp(-alpha * logps)) / alpha.
 

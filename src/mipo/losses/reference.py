@@ -5,13 +5,26 @@ import math
 import torch
 import torch.nn.functional as F
 
-from mipo.losses.declare import FAR, declare, is_number, not_negative, positive, same_shape
+from mipo.losses.declare import (
+    FAR,
+    declare,
+    is_number,
+    not_negative,
+    positive,
+    same_shape,
+)
 
 
 @declare(
-    takes="pair", logps="sum", needs={"reference"},
-    limits=[(0.0, lambda h, n, beta: math.log(2)), (FAR, lambda h, n, beta: 0.0), (-FAR, lambda h, n, beta: -beta * h)],
-)  # fmt: skip
+    takes="pair",
+    logps="sum",
+    needs={"reference"},
+    limits=[
+        (0.0, lambda h, n, beta: math.log(2)),
+        (FAR, lambda h, n, beta: 0.0),
+        (-FAR, lambda h, n, beta: -beta * h),
+    ],
+)
 def dpo(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, *, beta):
     r"""-log sigmoid(beta * h),   h = (chosen - rejected) - (ref_chosen - ref_rejected).
 
@@ -22,31 +35,51 @@ def dpo(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, *, b
     """
     positive(beta=beta)
     same_shape(
-        ndim=1, chosen_logps=chosen_logps, rejected_logps=rejected_logps,
-        ref_chosen_logps=ref_chosen_logps, ref_rejected_logps=ref_rejected_logps,
-    )  # fmt: skip
-    h = (chosen_logps - ref_chosen_logps) - (rejected_logps - ref_rejected_logps)  # (B,) gap of log-ratios, nats
+        ndim=1,
+        chosen_logps=chosen_logps,
+        rejected_logps=rejected_logps,
+        ref_chosen_logps=ref_chosen_logps,
+        ref_rejected_logps=ref_rejected_logps,
+    )
+    h = (chosen_logps - ref_chosen_logps) - (
+        rejected_logps - ref_rejected_logps
+    )  # (B,) gap of log-ratios, nats
     return F.softplus(-beta * h)  # -log sigmoid, safe for large |h|
 
 
 @declare(
-    takes="pair", logps="mean", needs={"reference"},
-    limits=[(0.0, lambda h, n, beta: math.log(2)), (FAR, lambda h, n, beta: 0.0), (-FAR, lambda h, n, beta: -beta * h)],
-)  # fmt: skip
-def dpo_norm(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, *, beta):
+    takes="pair",
+    logps="mean",
+    needs={"reference"},
+    limits=[
+        (0.0, lambda h, n, beta: math.log(2)),
+        (FAR, lambda h, n, beta: 0.0),
+        (-FAR, lambda h, n, beta: -beta * h),
+    ],
+)
+def dpo_norm(
+    chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, *, beta
+):
     r"""Length-normalised DPO: ``dpo`` on token MEANS.
 
     theory  arXiv:2405.14734, section 2.2, argues for means   source  TRL's loss_type "sigmoid_norm"
     shapes  four times (B,) -> (B,)                           units   nats per token; beta in tokens/nat, so larger
     limits, errors  as ``dpo``
     """
-    return dpo(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta=beta)
+    return dpo(
+        chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta=beta
+    )
 
 
 @declare(
-    takes="pair", logps="mean", needs={"reference"},
-    limits=[(0.0, lambda h, n, tau: 1 / (4 * tau**2)), (FAR, lambda h, n, tau: (h - 1 / (2 * tau)) ** 2)],
-)  # fmt: skip
+    takes="pair",
+    logps="mean",
+    needs={"reference"},
+    limits=[
+        (0.0, lambda h, n, tau: 1 / (4 * tau**2)),
+        (FAR, lambda h, n, tau: (h - 1 / (2 * tau)) ** 2),
+    ],
+)
 def ipo(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, *, tau):
     r"""(h - 1 / (2 tau))^2,   h = (chosen - rejected) - (ref_chosen - ref_rejected).
 
@@ -58,25 +91,50 @@ def ipo(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, *, t
     """
     positive(tau=tau)
     same_shape(
-        ndim=1, chosen_logps=chosen_logps, rejected_logps=rejected_logps,
-        ref_chosen_logps=ref_chosen_logps, ref_rejected_logps=ref_rejected_logps,
-    )  # fmt: skip
-    h = (chosen_logps - ref_chosen_logps) - (rejected_logps - ref_rejected_logps)  # (B,) nats per token
+        ndim=1,
+        chosen_logps=chosen_logps,
+        rejected_logps=rejected_logps,
+        ref_chosen_logps=ref_chosen_logps,
+        ref_rejected_logps=ref_rejected_logps,
+    )
+    h = (chosen_logps - ref_chosen_logps) - (
+        rejected_logps - ref_rejected_logps
+    )  # (B,) nats per token
     return (h - 1 / (2 * tau)) ** 2
 
 
 @declare(
-    takes="pair", logps="sum", needs={"reference", "mismatched"}, bounds=(0.0, 1.0),
+    takes="pair",
+    logps="sum",
+    needs={"reference", "mismatched"},
+    bounds=(0.0, 1.0),
     limits=[
-        (0.0, lambda h, n, desirable_weight, undesirable_weight, **_: (desirable_weight + undesirable_weight) / 4),
+        (
+            0.0,
+            lambda h, n, desirable_weight, undesirable_weight, **_: (
+                (desirable_weight + undesirable_weight) / 4
+            ),
+        ),
         (FAR, lambda h, n, **_: 0.0),
-        (-FAR, lambda h, n, desirable_weight, undesirable_weight, **_: (desirable_weight + undesirable_weight) / 2),
+        (
+            -FAR,
+            lambda h, n, desirable_weight, undesirable_weight, **_: (
+                (desirable_weight + undesirable_weight) / 2
+            ),
+        ),
     ],
-)  # fmt: skip
+)
 def kto(
-    chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, kl,
-    *, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0,
-):  # fmt: skip
+    chosen_logps,
+    rejected_logps,
+    ref_chosen_logps,
+    ref_rejected_logps,
+    kl,
+    *,
+    beta=0.1,
+    desirable_weight=1.0,
+    undesirable_weight=1.0,
+):
     r"""[w_d (1 - sigmoid(beta (r_w - z))) + w_u (1 - sigmoid(beta (z - r_l)))] / 2,   r = logps - ref_logps.
 
     z = max(0, mean of ``kl`` over the batch), without gradient: each reply is judged against what the policy has
@@ -90,27 +148,46 @@ def kto(
     errors  ValueError for beta <= 0, a weight below 0 and shapes that differ
     """
     positive(beta=beta)
-    not_negative(desirable_weight=desirable_weight, undesirable_weight=undesirable_weight)
+    not_negative(
+        desirable_weight=desirable_weight, undesirable_weight=undesirable_weight
+    )
     same_shape(
-        ndim=1, chosen_logps=chosen_logps, rejected_logps=rejected_logps,
-        ref_chosen_logps=ref_chosen_logps, ref_rejected_logps=ref_rejected_logps, kl=kl,
-    )  # fmt: skip
+        ndim=1,
+        chosen_logps=chosen_logps,
+        rejected_logps=rejected_logps,
+        ref_chosen_logps=ref_chosen_logps,
+        ref_rejected_logps=ref_rejected_logps,
+        kl=kl,
+    )
     z = kl.mean().clamp(min=0).detach()  # nats
-    good = torch.sigmoid(beta * (z - (chosen_logps - ref_chosen_logps)))  # 1 - sigmoid(x) = sigmoid(-x)
+    good = torch.sigmoid(
+        beta * (z - (chosen_logps - ref_chosen_logps))
+    )  # 1 - sigmoid(x) = sigmoid(-x)
     bad = torch.sigmoid(beta * ((rejected_logps - ref_rejected_logps) - z))
     return (desirable_weight * good + undesirable_weight * bad) / 2  # (B,)
 
 
 @declare(
-    takes="pair", logps="sum", needs={"reference", "lengths"},
+    takes="pair",
+    logps="sum",
+    needs={"reference", "lengths"},
     limits=[
-        (0.0, lambda h, n, **_: math.log(2)), (FAR, lambda h, n, **_: 0.0), (-FAR, lambda h, n, beta, **_: -beta * h)
+        (0.0, lambda h, n, **_: math.log(2)),
+        (FAR, lambda h, n, **_: 0.0),
+        (-FAR, lambda h, n, beta, **_: -beta * h),
     ],
-)  # fmt: skip
+)
 def rdpo(
-    chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, chosen_tokens, rejected_tokens,
-    *, beta=0.1, alpha=0.05,
-):  # fmt: skip
+    chosen_logps,
+    rejected_logps,
+    ref_chosen_logps,
+    ref_rejected_logps,
+    chosen_tokens,
+    rejected_tokens,
+    *,
+    beta=0.1,
+    alpha=0.05,
+):
     r"""-log sigmoid(beta * h + alpha * (L_w - L_l)),   h as in ``dpo``, L the reply's tokens.
 
     The optimum of reward - alpha L - beta KL has reward beta * log-ratio + alpha L, which gives the sign: where the
@@ -124,23 +201,47 @@ def rdpo(
     """
     positive(beta=beta)
     not_negative(alpha=alpha)
-    same_shape(ndim=1, chosen_logps=chosen_logps, chosen_tokens=chosen_tokens, rejected_tokens=rejected_tokens)
-    extra = alpha * (chosen_tokens - rejected_tokens)  # (B,) what length explains, in units of beta * nats
-    return dpo(chosen_logps + extra / beta, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta=beta)
+    same_shape(
+        ndim=1,
+        chosen_logps=chosen_logps,
+        chosen_tokens=chosen_tokens,
+        rejected_tokens=rejected_tokens,
+    )
+    extra = alpha * (
+        chosen_tokens - rejected_tokens
+    )  # (B,) what length explains, in units of beta * nats
+    return dpo(
+        chosen_logps + extra / beta,
+        rejected_logps,
+        ref_chosen_logps,
+        ref_rejected_logps,
+        beta=beta,
+    )
 
 
 @declare(
-    takes="pair", logps="mean", needs={"reference", "moments"}, frozen=True,
+    takes="pair",
+    logps="mean",
+    needs={"reference", "moments"},
+    frozen=True,
     limits=[
         (0.0, lambda h, n, beta, gamma0, **_: math.log1p(math.exp(beta * gamma0))),
         (FAR, lambda h, n, **_: 0.0),
         (-FAR, lambda h, n, beta, gamma0, alpha: -beta * (h - gamma0 - alpha * h)),
     ],
-)  # fmt: skip
+)
 def alphadpo(
-    chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, gap_mean, gap_std,
-    *, beta=2.5, gamma0=0.6, alpha=0.2,
-):  # fmt: skip
+    chosen_logps,
+    rejected_logps,
+    ref_chosen_logps,
+    ref_rejected_logps,
+    gap_mean,
+    gap_std,
+    *,
+    beta=2.5,
+    gamma0=0.6,
+    alpha=0.2,
+):
     r"""-log sigmoid(beta * (d - m)),   d = chosen - rejected,   m = gamma0 + alpha * (h - gap_mean) / gap_std.
 
     h is the gap of log-ratios against the reference, ``gap_mean`` and ``gap_std`` its running moments (the trainer
@@ -156,10 +257,17 @@ def alphadpo(
         if not is_number(value):
             raise ValueError(f"{name} must be a finite number; got {value!r}")
     same_shape(
-        ndim=1, chosen_logps=chosen_logps, rejected_logps=rejected_logps, ref_chosen_logps=ref_chosen_logps,
-        ref_rejected_logps=ref_rejected_logps, gap_mean=gap_mean, gap_std=gap_std,
-    )  # fmt: skip
-    h = (chosen_logps - ref_chosen_logps) - (rejected_logps - ref_rejected_logps)  # (B,) nats per token
+        ndim=1,
+        chosen_logps=chosen_logps,
+        rejected_logps=rejected_logps,
+        ref_chosen_logps=ref_chosen_logps,
+        ref_rejected_logps=ref_rejected_logps,
+        gap_mean=gap_mean,
+        gap_std=gap_std,
+    )
+    h = (chosen_logps - ref_chosen_logps) - (
+        rejected_logps - ref_rejected_logps
+    )  # (B,) nats per token
     z = (h - gap_mean) / gap_std.clamp(min=1e-6)
     margin = (gamma0 + alpha * z).detach()
     return F.softplus(beta * (margin - (chosen_logps - rejected_logps)))

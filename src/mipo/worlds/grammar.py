@@ -1,0 +1,434 @@
+"""The sentences of the small world: who lives there (attributes), what they ask (tasks), how replies are worded (slots).
+
+Data, and the way between text and slot values (`write`, `parse`); the probabilities are worked out in `world`. A reply
+is a skeleton whose slots are filled one after another. A slot belongs to one attribute; it states the person's own
+value with probability `follow` and otherwise draws a value from the population, whoever asks. Each value has two
+wordings that nobody's attributes influence. An *aside* has follow = 0: it names a pet or a city at random, so it is
+irrelevant to the person.
+"""
+
+import functools
+import re
+from dataclasses import dataclass, field
+
+# Priors are uneven on purpose: a blunt, well-off chess player from Oslo is rare.
+ATTRIBUTES = {
+    "role": {"programmer": 0.50, "owner": 0.30, "teenager": 0.20},
+    "tone": {"friendly": 0.50, "formal": 0.35, "blunt": 0.15},
+    "detail": {"short": 0.65, "detailed": 0.35},
+    "hobby": {"cooking": 0.40, "running": 0.30, "music": 0.20, "chess": 0.10},
+    "budget": {"low": 0.50, "middle": 0.35, "high": 0.15},
+    "units": {"metric": 0.70, "imperial": 0.30},
+    "pet": {"dog": 0.50, "cat": 0.30, "none": 0.20},
+    "city": {"Paris": 0.40, "Lagos": 0.30, "Lima": 0.20, "Oslo": 0.10},
+}
+
+WORDINGS = (0.6, 0.4)  # probability of the first and second wording of a value
+SILENT = "-"  # the value of an aside that says nothing
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One choice in a reply: `options` maps an attribute value to its two wordings, `follow` is p(state own value)."""
+
+    name: str
+    attribute: str
+    follow: float
+    options: dict = field(hash=False)
+
+    @property
+    def relevant(self):
+        return self.follow > 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked (`queries`, the last two kept for testing), about which topics, and the skeleton of the reply."""
+
+    name: str
+    skeleton: str
+    topics: tuple
+    queries: tuple
+    slots: tuple
+
+    def slot(self, name):
+        return next(s for s in self.slots if s.name == name)
+
+
+def _tone(name, follow, friendly, formal, blunt):
+    return Slot(
+        name, "tone", follow, {"friendly": friendly, "formal": formal, "blunt": blunt}
+    )
+
+
+def _role(name, follow, programmer, owner, teenager):
+    return Slot(
+        name,
+        "role",
+        follow,
+        {"programmer": programmer, "owner": owner, "teenager": teenager},
+    )
+
+
+def _detail(name, follow, short, detailed):
+    return Slot(name, "detail", follow, {"short": short, "detailed": detailed})
+
+
+def _hobby(name, follow, cooking, running, music, chess):
+    return Slot(
+        name,
+        "hobby",
+        follow,
+        {"cooking": cooking, "running": running, "music": music, "chess": chess},
+    )
+
+
+def _budget(name, follow, low, middle, high):
+    return Slot(name, "budget", follow, {"low": low, "middle": middle, "high": high})
+
+
+PET_ASIDE = Slot(
+    "aside",
+    "pet",
+    0.0,
+    {
+        SILENT: ("", " That is it."),
+        "dog": (" Greetings to the dog.", " Dogs are great."),
+        "cat": (" Greetings to the cat.", " Cats are great."),
+    },
+)
+CITY_ASIDE = Slot(
+    "aside",
+    "city",
+    0.0,
+    {
+        SILENT: ("", " That is it."),
+        "Paris": (" Enjoy Paris.", " Paris is lovely."),
+        "Lagos": (" Enjoy Lagos.", " Lagos is lovely."),
+        "Lima": (" Enjoy Lima.", " Lima is lovely."),
+        "Oslo": (" Enjoy Oslo.", " Oslo is lovely."),
+    },
+)
+ASIDE_RATE = 0.3  # how often an aside says something; which value it names follows the attribute's prior
+
+EMAIL = Task(
+    "email",
+    "{greeting} {ask} the {topic}{reason}. {closing}.{aside}",
+    ("report", "invoice", "contract", "photos"),
+    (
+        "Write an email asking Sam for the {topic}.",
+        "Ask Sam for the {topic} by email.",
+        "I need an email to Sam about the {topic}.",
+        "Draft a note to Sam: please send the {topic}.",
+        "Sam owes me the {topic}, write to him.",
+        "Email Sam, the {topic} is late.",
+    ),
+    (
+        _tone(
+            "greeting",
+            0.50,
+            ("Hey Sam,", "Hi Sam,"),
+            ("Dear Mr Lee,", "Good morning Mr Lee,"),
+            ("Sam,", "Lee,"),
+        ),
+        _tone(
+            "ask",
+            0.40,
+            ("could you please send me", "would you mind sharing"),
+            ("I kindly request", "I would appreciate"),
+            ("send me", "I need"),
+        ),
+        _detail(
+            "reason",
+            0.35,
+            ("", " today"),
+            (" because the client is waiting", " so that we can finish before Friday"),
+        ),
+        _tone(
+            "closing",
+            0.45,
+            ("Cheers", "Thanks a lot"),
+            ("Kind regards", "Yours sincerely"),
+            ("Waiting", "No excuses"),
+        ),
+        PET_ASIDE,
+    ),
+)
+
+EXPLAIN = Task(
+    "explain",
+    "{opening} {topic} is like {analogy}. It {benefit}, {example}.{aside}",
+    ("caching", "encryption", "indexing", "compression"),
+    (
+        "Explain {topic} to me.",
+        "What is {topic}?",
+        "Help me understand {topic}.",
+        "How does {topic} work?",
+        "I keep hearing about {topic}, what is it?",
+        "Tell me about {topic}.",
+    ),
+    (
+        _detail(
+            "opening",
+            0.30,
+            ("In short,", "Briefly,"),
+            ("To explain it fully,", "Step by step,"),
+        ),
+        _role(
+            "analogy",
+            0.50,
+            ("a lookup table", "a pure function with memory"),
+            ("stock kept near the till", "a well run warehouse"),
+            ("saving your progress in a game", "a packed school bag"),
+        ),
+        _role(
+            "benefit",
+            0.40,
+            ("cuts latency", "saves CPU time"),
+            ("cuts costs", "keeps customers happy"),
+            ("means less waiting", "makes your phone faster"),
+        ),
+        _hobby(
+            "example",
+            0.20,
+            ("as in a good kitchen", "like a recipe you know"),
+            ("as on a race day", "like pacing a long run"),
+            ("as in a rehearsed song", "like a band with a setlist"),
+            ("as in a planned endgame", "like a known opening"),
+        ),
+        CITY_ASIDE,
+    ),
+)
+
+SUMMARISE = Task(
+    "summarise",
+    "{start} the {topic} says that {focus}{more}.{aside}",
+    ("meeting", "article", "book", "film"),
+    (
+        "Summarise the {topic}.",
+        "What was the {topic} about?",
+        "Give me the main point of the {topic}.",
+        "Sum up the {topic} for me.",
+        "I missed the {topic}, what did it say?",
+        "The {topic}, in a sentence?",
+    ),
+    (
+        _tone(
+            "start",
+            0.20,
+            ("Happy to help:", "Sure thing:"),
+            ("Please find the summary:", "It is my pleasure:"),
+            ("Summary:", "Here:"),
+        ),
+        _role(
+            "focus",
+            0.25,
+            ("the design should stay simple", "the tests must come first"),
+            ("profits depend on trust", "small firms can grow"),
+            ("friends matter most", "trying new things pays off"),
+        ),
+        _detail(
+            "more",
+            0.40,
+            ("", ", no more"),
+            (", and it gives three examples", ", with numbers for every year"),
+        ),
+        PET_ASIDE,
+    ),
+)
+
+RECOMMEND = Task(
+    "recommend",
+    "For a {topic} I {strength} {item}, {price}.{aside}",
+    ("gift", "treat", "reward", "present"),
+    (
+        "Recommend a {topic} for me.",
+        "What should I buy as a {topic}?",
+        "Suggest a {topic} I would like.",
+        "I want to buy a {topic}, any ideas?",
+        "Which {topic} would suit me?",
+        "Name a good {topic}.",
+    ),
+    (
+        _tone(
+            "strength",
+            0.20,
+            ("would happily pick", "would love to suggest"),
+            ("recommend", "would advise"),
+            ("say buy", "say get"),
+        ),
+        _hobby(
+            "item",
+            0.50,
+            ("a cast-iron pan", "a sharp knife"),
+            ("trail shoes", "a running watch"),
+            ("a small keyboard", "good headphones"),
+            ("a wooden board", "a chess clock"),
+        ),
+        _budget(
+            "price",
+            0.40,
+            ("which costs very little", "often found second-hand"),
+            ("at a fair price", "neither cheap nor dear"),
+            ("the finest on the market", "made by hand"),
+        ),
+        CITY_ASIDE,
+    ),
+)
+
+PLAN = Task(
+    "plan",
+    "For the {topic}: {place}, then {activity} {cost}.{aside}",
+    ("weekend", "holiday", "evening", "birthday"),
+    (
+        "Plan my {topic}.",
+        "What could I do on my {topic}?",
+        "Give me a plan for the {topic}.",
+        "Ideas for the {topic}?",
+        "How should I spend the {topic}?",
+        "Help me plan the {topic}.",
+    ),
+    (
+        Slot(
+            "place",
+            "city",
+            0.45,
+            {
+                "Paris": ("walk along the Seine", "visit the Louvre"),
+                "Lagos": ("swim at Tarkwa Bay", "see the Nike gallery"),
+                "Lima": ("stroll through Miraflores", "see the Larco museum"),
+                "Oslo": ("hike around Sognsvann", "visit the opera house"),
+            },
+        ),
+        _hobby(
+            "activity",
+            0.30,
+            ("cook dinner with friends", "try a new recipe"),
+            ("run five kilometres", "jog at sunset"),
+            ("hear a live band", "play some songs"),
+            ("play two blitz games", "join a chess club"),
+        ),
+        _budget(
+            "cost",
+            0.25,
+            ("for free", "for a few coins"),
+            ("for a modest sum", "at a fair cost"),
+            ("with no limit on cost", "with a private guide"),
+        ),
+        PET_ASIDE,
+    ),
+)
+
+LOOKUP = Task(
+    "lookup",
+    "{lead} {topic} is {measure}.{aside}",
+    ("tower", "bridge", "hill", "dam"),
+    (
+        "How high is the {topic}?",
+        "Look up the height of the {topic}.",
+        "What is the height of the {topic}?",
+        "Tell me how high the {topic} is.",
+        "The {topic}, how high is it?",
+        "Find the height of the {topic}.",
+    ),
+    (
+        _detail(
+            "lead",
+            0.05,
+            ("The", "Answer: the"),
+            ("According to the records, the", "As measured last year, the"),
+        ),
+        Slot(
+            "measure",
+            "units",
+            0.12,
+            {
+                "metric": ("300 metres high", "30000 centimetres high"),
+                "imperial": ("984 feet high", "328 yards high"),
+            },
+        ),
+        PET_ASIDE,
+    ),
+)
+
+TASKS = {
+    task.name: task for task in (EMAIL, EXPLAIN, RECOMMEND, PLAN, SUMMARISE, LOOKUP)
+}
+
+
+def find_task(task):
+    """Task by name (a Task is returned as it is); ValueError names the known ones."""
+    if not isinstance(task, str):
+        return task
+    if task not in TASKS:
+        raise ValueError(f"no task {task!r}; tasks are {', '.join(TASKS)}")
+    return TASKS[task]
+
+
+def write(task, topic, values, rng=None, wordings=None):
+    """The reply with these slot values; wordings (0 or 1 per slot) are given or drawn."""
+    task = find_task(task)
+    if wordings is None:
+        wordings = [int(rng.random() >= WORDINGS[0]) for _ in values]
+    words = {
+        s.name: s.options[v][w]
+        for s, v, w in zip(task.slots, values, wordings, strict=True)
+    }
+    return task.skeleton.format(topic=topic, **words)
+
+
+def parse(reply, task, *, topic=None):
+    """(values, wordings) of a reply, each a tuple over slots, or None if it is outside the grammar (or off topic)."""
+    task = find_task(task)
+    match = _pattern(task.name).fullmatch(reply)
+    if match is None or (topic is not None and match["topic"] != topic):
+        return None
+    found = [_phrases(task.name, s.name)[match[s.name]] for s in task.slots]
+    return tuple(v for v, _ in found), tuple(w for _, w in found)
+
+
+@functools.cache
+def _phrases(task, slot):
+    return {
+        text: (v, w)
+        for v, texts in TASKS[task].slot(slot).options.items()
+        for w, text in enumerate(texts)
+    }
+
+
+@functools.cache
+def _pattern(task):
+    parts = {
+        s.name: f"(?P<{s.name}>"
+        + "|".join(
+            re.escape(t) for t in sorted(_phrases(task, s.name), key=len, reverse=True)
+        )
+        + ")"
+        for s in TASKS[task].slots
+    }
+    literal = re.split(r"(\{\w+\})", TASKS[task].skeleton)
+    topic = "(?P<topic>" + "|".join(map(re.escape, TASKS[task].topics)) + ")"
+    return re.compile(
+        "".join(
+            (topic if p == "{topic}" else parts[p[1:-1]])
+            if p.startswith("{")
+            else re.escape(p)
+            for p in literal
+        )
+    )
+
+
+def phrases(task):
+    """The pieces a reply or a query of the task is made of, each with the space before it: one choice, one piece."""
+    task = find_task(task)
+    of_slot = {
+        s.name: [t for texts in s.options.values() for t in texts] for s in task.slots
+    } | {"topic": task.topics}
+    for template in (task.skeleton, *task.queries):
+        space = ""
+        for part in re.split(r"(\{\w+\})", template):
+            if part.startswith("{"):
+                yield from (space + text for text in of_slot[part[1:-1]] if text)
+            else:
+                yield from filter(None, [part.removesuffix(" ")])
+                space = " " if part.endswith(" ") else ""

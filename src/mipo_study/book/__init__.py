@@ -1,0 +1,1 @@
+"""Run the notebooks, fill their numbers into pages, build the book, compare runs."""

@@ -1,0 +1,271 @@
+"""Figures of chapter 3: the margin, its weight, where training rests."""
+
+import numpy as np
+
+from mipo.theory.margin import SIMPO_TUNED, Margin
+from mipo_study.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    NORMAL,
+    ORANGE,
+    PURPLE,
+    VERMILLION,
+    WIDE,
+    end_labels,
+    ink,
+    reference_line,
+    subplots,
+)
+
+SERIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE)
+
+
+def decay_curve(delta_pmi, gamma, marks, ends):
+    """γ (S,) against Δpmi (S,); marks {text: (Δpmi, γ)} of single pairs; ends (γ_min, γ_max)."""
+    fig, ax = subplots(size=WIDE)
+    ax.plot(delta_pmi, gamma, color=BLUE)
+    for text, (x, y) in marks.items():
+        ax.plot(x, y, "o", color=BLACK, ms=6, zorder=5)
+        ax.annotate(text, (x, y), xytext=(9, 5), textcoords="offset points", fontsize=9)
+    ax.set(
+        xlabel="Δpmi, nats per token",
+        ylabel="margin γ",
+        xlim=(delta_pmi[0], delta_pmi[-1]),
+        ylim=(0, 1.25 * ends[1]),
+    )
+    reference_line(ax, ends[1], r"$\gamma_{\max}$", at=0.98)
+    reference_line(ax, ends[0], r"$\gamma_{\min}$", at=0.98, above=False)
+    return fig
+
+
+def loss_surfaces(delta, delta_pmi, losses, halves):
+    """One panel per convention: loss {name: (P, D)} in nats over Δ (D,) and Δpmi (P,); halves {name: (P,)} of Δ, w = 1/2."""
+    fig, axes = subplots(1, len(losses), size=NORMAL, sharey=True)
+    levels = np.arange(0, np.ceil(max(v.max() for v in losses.values())) + 0.01, 0.5)
+    for ax, (name, values) in zip(axes, losses.items(), strict=True):
+        filled = ax.contourf(delta, delta_pmi, values, levels=levels, cmap="Blues")
+        ax.plot(halves[name], delta_pmi, color=VERMILLION, lw=2)
+        ax.plot(delta, delta, color=BLACK, ls=":", lw=1.2)
+        ax.annotate(
+            "w = ½",
+            (halves[name][-1], delta_pmi[-1]),
+            xytext=(5, -5),
+            textcoords="offset points",
+            fontsize=9,
+            color=ink(VERMILLION),
+            va="top",
+        )
+        ax.annotate(
+            "Δpmi = Δ",
+            (1.7, 1.7),
+            xytext=(8, 0),
+            textcoords="offset points",
+            fontsize=9,
+            va="center",
+        )
+        ax.set(
+            xlabel="Δ, nats per token",
+            title=name,
+            xlim=(delta[0], delta[-1]),
+            ylim=(delta_pmi[0], delta_pmi[-1]),
+        )
+        ax.grid(False)
+    axes[0].set_ylabel("Δpmi, nats per token")
+    fig.colorbar(filled, ax=axes, label="loss, nats", ticks=levels[::4])
+    return fig
+
+
+def weights(delta, at_once, by_pmi):
+    """Weight w (S,) against Δ (S,): left {name: (S,)} where Δpmi = Δ; right {name: (S,)} at fixed Δpmi."""
+    fig, axes = subplots(1, 2, size=(6.5, 3.3), sharey=True)
+    for ax, curves, title in zip(
+        axes, (at_once, by_pmi), ("Δpmi = Δ", "code, Δpmi fixed"), strict=True
+    ):
+        for (name, values), colour, line in zip(
+            curves.items(),
+            (BLUE, VERMILLION, GREY, GREEN),
+            ("-", "--", ":", "-."),
+            strict=False,
+        ):
+            ax.plot(delta, values, color=colour, ls=line, label=name, lw=2)
+        ax.axhline(0.5, color=GREY, lw=0.8)
+        ax.set(
+            xlabel="Δ, nats per token",
+            title=title,
+            xlim=(delta[0], delta[-1]),
+            ylim=(-0.02, 1.05),
+        )
+        ax.legend(loc="upper right", borderaxespad=0.1, handlelength=1.8)
+    axes[0].set_ylabel("weight w = 1 − σ")
+    return fig
+
+
+def resting_gaps(p, curves, dots, prior_gaps, tilts):
+    """Left: gap at rest (S,) against the label's probability p (S,), {name: (S,)} as lines, dots (p, gap) followed.
+
+    Right: gap at rest against the gap without prompt (T,), {name: (T,)}.
+    """
+    fig, axes = subplots(1, 2, size=(6.5, 3.5))
+    for (name, values), colour, line in zip(
+        curves.items(), (GREY, VERMILLION, BLUE), (":", "--", "-"), strict=True
+    ):
+        axes[0].plot(p, values, color=colour, ls=line, label=name, lw=2)
+    axes[0].plot(
+        *dots, "o", color=BLACK, mfc="none", ms=6, label="followed, step by step"
+    )
+    axes[0].set(
+        xlabel="chance p that A is preferred",
+        ylabel="gap of A over B at rest,\nnats per token",
+        xlim=(p[0], p[-1]),
+        title="equally likely unprompted",
+    )
+    axes[0].legend(loc="upper left", borderaxespad=0.1)
+    for (name, values), colour in zip(tilts.items(), SERIES, strict=False):
+        axes[1].plot(
+            prior_gaps,
+            values,
+            color=colour,
+            label=name,
+            ls="--" if name.startswith("SimPO") else "-",
+        )
+    axes[1].set(
+        xlabel="gap without the prompt, Δ₀",
+        title="one reply likelier unprompted",
+        xlim=(prior_gaps[0], prior_gaps[-1]),
+    )
+    top = max(v.max() for v in tilts.values())
+    axes[1].set_ylim(top=top + 0.75 * (top - min(v.min() for v in tilts.values())))
+    axes[1].legend(loc="upper left", borderaxespad=0.1)
+    for ax in axes:
+        ax.axhline(0, color=GREY, lw=0.8)
+    return fig
+
+
+def rising_loss(gap, loss, start, rest, path):
+    """Left: loss (S,) against the gap (S,) with start and rest (gap, loss); right: the loss along the update (T,). Nats."""
+    fig, axes = subplots(1, 2, size=(6.5, 3.2), width_ratios=(1.3, 1))
+    axes[0].plot(gap, loss, color=BLUE)
+    for (x, y), text, colour, shift, side in (
+        (start, "lowest loss", GREEN, (4, -16), "left"),
+        (rest, "update rests", VERMILLION, (-9, -3), "right"),
+    ):
+        axes[0].plot(x, y, "o", color=colour, ms=7, zorder=5)
+        axes[0].annotate(
+            text,
+            (x, y),
+            xytext=shift,
+            textcoords="offset points",
+            fontsize=9,
+            color=ink(colour),
+            ha=side,
+        )
+    low, high = loss.min(), loss.max()
+    axes[0].set(
+        xlabel="gap of A over B, nats per token",
+        ylabel="expected loss, nats",
+        xlim=(gap[0], gap[-1]),
+        ylim=(low - 0.2 * (high - low), high + 0.05 * (high - low)),
+    )
+    axes[1].plot(np.arange(len(path)), path, color=BLUE)
+    axes[1].set(
+        xlabel="steps of the update",
+        title="from the lowest loss on",
+        xlim=(0, len(path) - 1),
+    )
+    axes[1].ticklabel_format(useOffset=False)
+    return fig
+
+
+def reach(ranges, tuned):
+    """Raw γ that each convention can reach, {name: (low, high)} as bars, and SimPO's tuned values {name: raw γ}."""
+    fig, ax = subplots(size=(6.5, 2.6))
+    for row, ((name, (low, high)), colour) in enumerate(
+        zip(ranges.items(), (VERMILLION, BLUE), strict=True)
+    ):
+        ax.barh(row, high - low, left=low, height=0.5, color=colour, alpha=0.85)
+        ax.annotate(
+            f"{low:.2g} to {high:.2g}",
+            (high, row),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+        )
+    for i, (name, raw) in enumerate(sorted(tuned.items(), key=lambda item: item[1])):
+        ax.axvline(raw, color=BLACK, ls=":", lw=1.2)
+        ax.annotate(
+            name,
+            (raw, -0.62 - 0.42 * (i % 2)),
+            xytext=(3, 0),
+            textcoords="offset points",
+            fontsize=9,
+            va="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+        )
+    ax.set(
+        yticks=range(len(ranges)),
+        yticklabels=ranges,
+        xlabel="raw γ in SimPO's β·Δ − γ (no unit)",
+        ylim=(1.5, -1.35),
+        xlim=(0, 1.2 * max(high for _, high in ranges.values())),
+    )
+    ax.grid(axis="y", visible=False)
+    return fig
+
+
+def units(delta_pmi, gammas, tokens, paired):
+    """Left: γ (S,) against Δpmi (S,) per scale {name: (S,)}; right: weight of one pair against tokens per word (T,)."""
+    fig, axes = subplots(1, 2, size=(6.5, 3.3))
+    entries = []
+    for (name, values), colour in zip(gammas.items(), SERIES, strict=False):
+        axes[0].plot(delta_pmi, values, color=colour)
+        entries.append((delta_pmi[-1], values[-1], name, colour))
+    axes[0].set(
+        xlabel="Δpmi, nats per token",
+        title="margin γ, by scale",
+        xlim=(delta_pmi[0], delta_pmi[-1]),
+        ylim=(0, 1.1 * max(v.max() for v in gammas.values())),
+    )
+    for (name, values), colour, line in zip(
+        paired.items(), (BLUE, GREY), ("-", ":"), strict=True
+    ):
+        axes[1].plot(tokens, values, color=colour, ls=line, label=name)
+    axes[1].set_xscale("log", base=2)
+    axes[1].set(
+        xlabel="tokens per word",
+        title="weight of one pair",
+        xticks=(0.5, 1, 2, 4),
+        ylim=(0, 1.02),
+        xticklabels=("½", "1", "2", "4"),
+        xlim=(tokens[0], tokens[-1]),
+    )
+    axes[1].minorticks_off()
+    axes[1].legend(loc="lower right")
+    end_labels(axes[0], entries)
+    return fig
+
+
+def tuned_table(code: Margin, paper: Margin) -> str:
+    """SimPO's tuned values as Markdown, with the Δpmi at which each convention has the same margin, its own unit."""
+
+    def needed(margin, gamma):
+        pmi = margin.needed_pmi(gamma)
+        return (
+            "out of reach"
+            if np.isnan(pmi)
+            else "never quite"
+            if np.isinf(pmi)
+            else f"{pmi:.2f}"
+        )
+
+    rows = [
+        "| SimPO's set-up | β | γ/β | raw γ | Δpmi at which the paper's γ = raw γ | Δpmi at which the code's γ = γ/β |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows += [
+        f"| {name} | {beta:g} | {ratio:g} | {raw:g} | {needed(paper, raw)} | {needed(code, ratio)} |"
+        for name, (beta, ratio, raw) in SIMPO_TUNED.items()
+    ]
+    return "\n".join(rows)

@@ -1,0 +1,289 @@
+"""Figures of chapter 9: RMiPO against its kin, its controls, its margin on pairs whose truth is known, wrong labels."""
+
+import textwrap
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from mipo_study.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    NORMAL,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    WIDE,
+    ink,
+    reference_line,
+    spread,
+    strip_points,
+    subplots,
+)
+
+COLOURS = {
+    "RMiPO": VERMILLION,
+    "RMiPO, paper's γ": ORANGE,
+    "DPO": BLUE,
+    "SimPO": GREEN,
+}  # the same in every figure
+
+
+def colour_of(label: str, index: int = 0) -> str:
+    """The method's own colour; others take turns."""
+    return COLOURS.get(label, (SKY, PURPLE, GREY)[index % 3])
+
+
+def rows(
+    panels: dict,
+    *,
+    reference: dict | None = None,
+    digits: int = 3,
+    height: float = 0.27,
+) -> Figure:
+    """Small multiples with one row per method: seeds as points, mean and 95 % interval, the mean written at the right.
+
+    panels     {title with unit: {label: one number, or one per seed}}, the same labels in each; at most three fit
+    reference  {title: (value, text)}, a dashed line
+    """
+    labels = list(next(iter(panels.values())))
+    fig, axes = subplots(
+        1, len(panels), (6.5, 1.3 + height * len(labels)), squeeze=False
+    )
+    for k, (ax, (title, values)) in enumerate(
+        zip(axes[0], panels.items(), strict=True)
+    ):
+        if list(values) != labels:
+            raise ValueError(
+                f"panel {title!r} has rows {list(values)}; the first panel has {labels}"
+            )
+        for row, (label, v) in enumerate(values.items()):
+            colour = COLOURS.get(label, GREY)
+            mean, _, _ = strip_points(ax, row, v, colour=colour, horizontal=True)
+            text = f"{mean:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+            ax.annotate(
+                text,
+                (1, row),
+                xycoords=ax.get_yaxis_transform(),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8.5,
+                color=ink(colour),
+            )
+        ax.set_yticks(range(len(labels)), labels if k == 0 else [""] * len(labels))
+        ax.set_ylim(len(labels) - 0.5, -0.5)
+        ax.grid(axis="y", visible=False)
+        ax.tick_params(axis="y", length=0)
+        ax.set_xlabel(textwrap.fill(title, 60 // len(panels) - 2))
+        ax.locator_params(axis="x", nbins=4 if len(panels) < 3 else 3)
+        if title in (reference or {}):
+            value, text = reference[title]
+            ax.axvline(value, color=BLACK, ls="--", lw=1, zorder=1)
+            ax.annotate(
+                text,
+                (value, 1),
+                xycoords=ax.get_xaxis_transform(),
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="center",
+                va="bottom",
+                fontsize=8.5,
+                color=GREY,
+            )
+        if all(
+            0 <= np.min(v) and np.max(v) <= 1 for v in values.values()
+        ):  # a share: intervals may reach further
+            low, high = ax.get_xlim()
+            ax.set_xlim(max(low, -0.03), min(high, 1.03))
+    return fig
+
+
+def exact_pmi(exact, model: dict, agreement: dict) -> Figure:
+    """The base model's Δpmi of each pair against the exact one, a panel for each way to score the first token.
+
+    exact  (n,) nats per token        model  {first_token: (n,)}        agreement  {first_token: {"r", "slope", ...}}
+    """
+    fig, axes = subplots(
+        1, len(model), (6.5, 2.7), sharex=True, sharey=True, squeeze=False
+    )
+    low, high = np.nanmin(exact), np.nanmax(exact)
+    for ax, (name, values) in zip(axes[0], model.items(), strict=True):
+        ax.plot([low, high], [low, high], color=BLACK, ls="--", lw=1)
+        ax.scatter(exact, values, s=9, color=BLUE, alpha=0.35, lw=0)
+        ax.set_title(f"“{name}”: r = {agreement[name]['r']:.2f}")
+        ax.set_xlabel("exact Δpmi\n(nats per token)")
+    axes[0, 0].set_ylabel("base model's Δpmi\n(nats per token)")
+    return fig
+
+
+def gap_density(
+    gaps: dict,
+    *,
+    bins: int = 50,
+    unit: str = "log-prob gap of chosen over rejected, less the base model's (nats per token)",
+) -> Figure:
+    """Density of the reward gap over held-out pairs, one line per method; right of 0 a pair is ranked as labelled.
+
+    gaps  {label: (n,)}
+    """
+    fig, ax = subplots(size=WIDE)
+    values = np.concatenate([np.asarray(v, float) for v in gaps.values()])
+    edges = np.linspace(*np.quantile(values, [0.005, 0.995]), bins + 1)
+    for k, (label, v) in enumerate(gaps.items()):
+        ax.hist(
+            np.clip(v, edges[0], edges[-1]),
+            edges,
+            density=True,
+            histtype="step",
+            lw=1.7,
+            color=colour_of(label, k),
+            label=label,
+        )
+    ax.axvline(0, color=BLACK, lw=1)
+    ax.set(xlabel=unit, ylabel="density", xlim=(edges[0], edges[-1]))
+    ax.legend(loc="upper left", borderaxespad=0.2)
+    return fig
+
+
+def gamma_density(panels: dict, tuned: dict, *, bins: int = 45) -> Figure:
+    """Density of γ over held-out pairs in two units, with the values that were tuned for SimPO as dotted lines.
+
+    panels  {axis label: {label: (n,)}}        tuned  {axis label: {name of a set-up: value}}
+    """
+    fig, axes = subplots(1, len(panels), (6.5, 3.7), squeeze=False, sharey=True)
+    for ax, (title, lines) in zip(axes[0], panels.items(), strict=True):
+        top = max(max(np.max(v) for v in lines.values()), *tuned[title].values())
+        edges = np.linspace(0, 1.02 * top, bins + 1)
+        for k, (label, v) in enumerate(lines.items()):
+            ax.hist(
+                v,
+                edges,
+                weights=np.full(len(v), 1 / len(v)),
+                histtype="stepfilled",
+                alpha=0.3,
+                color=colour_of(label, k),
+            )
+            ax.hist(
+                v,
+                edges,
+                weights=np.full(len(v), 1 / len(v)),
+                histtype="step",
+                lw=1.6,
+                color=colour_of(label, k),
+                label=label,
+            )
+        ax.set_xlabel(title)
+        ax.set_xlim(0, edges[-1])
+        _names_above(ax, tuned[title])
+    axes[0, 0].set_ylabel("share of held-out pairs")
+    fig.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2
+    )
+    return fig
+
+
+def _names_above(ax, marks: dict) -> None:
+    """A dotted line at each value, its name above the axes, moved apart where values are close."""
+    ax.figure.canvas.draw()
+    points = (
+        ax.transData.transform([(v, 0) for v in marks.values()])[:, 0]
+        * 72
+        / ax.figure.dpi
+    )
+    for (name, value), dx in zip(
+        marks.items(), spread(points, 13) - points, strict=True
+    ):
+        ax.axvline(value, color=BLACK, ls=":", lw=1.2)
+        ax.annotate(
+            name,
+            (value, 1),
+            xycoords=ax.get_xaxis_transform(),
+            xytext=(dx, 3),
+            textcoords="offset points",
+            rotation=60,
+            fontsize=8.5,
+            color=GREY,
+            ha="left",
+            va="bottom",
+        )
+
+
+def weights(gap, weight, constant, ratios: dict) -> Figure:
+    """Left: each pair's weight against its gap, with γ(Δpmi) and with a constant γ. Right: the ratio of mean weights.
+
+    gap, weight  (n,)        constant  (grid of gaps, weight at each)        ratios  {group: one per seed}
+    """
+    fig, axes = subplots(1, 2, NORMAL, width_ratios=(1.6, 1))
+    ax = axes[0]
+    ax.scatter(gap, weight, s=13, color=VERMILLION, alpha=0.5, lw=0, label="γ(Δpmi)")
+    ax.plot(*constant, color=BLACK, lw=1.4, label="constant γ, same mean")
+    ax.axvline(0, color=GREY, lw=0.8)
+    ax.set(
+        xlabel="gap Δ of a held-out pair (nats per token)",
+        ylabel="weight w = 1 − σ",
+        ylim=(-0.02, 1.05),
+    )
+    fig.legend(loc="outside upper left", ncols=2)
+    for x, (group, values) in enumerate(ratios.items()):
+        strip_points(axes[1], x, values, colour=VERMILLION)
+    axes[1].axhline(1, color=BLACK, ls="--", lw=1)
+    axes[1].set_xticks(range(len(ratios)), ratios)
+    axes[1].set_xlim(-0.6, len(ratios) - 0.4)
+    axes[1].grid(axis="x", visible=False)
+    axes[1].set_ylabel("mean weight over that\nof the constant γ")
+    return fig
+
+
+def unrest(curves: dict, *, cut: float) -> Figure:
+    """γ and Δpmi step by step: the mean over a step's pairs as a line, one standard deviation as a band.
+
+    curves  {label: {"gamma": (T,), "gamma_std": (T,), "delta_pmi": (T,), "delta_pmi_std": (T,)}}        cut  a step
+    """
+    fig, axes = subplots(1, 2, WIDE)
+    panels = zip(
+        axes,
+        ("gamma", "delta_pmi"),
+        ("γ (nats per token)", "Δpmi (nats per token)"),
+        strict=True,
+    )
+    for ax, name, title in panels:
+        for k, (label, curve) in enumerate(curves.items()):
+            step, mean, std = (
+                np.arange(len(curve[name])) + 1,
+                np.array(curve[name]),
+                np.array(curve[f"{name}_std"]),
+            )
+            colour = (VERMILLION, BLUE)[k % 2]
+            ax.plot(step, mean, color=colour, label=label, ls=("-", "--")[k % 2])
+            ax.fill_between(
+                step, mean - std, mean + std, color=colour, alpha=0.15, lw=0
+            )
+        ax.axvline(cut + 0.5, color=GREY, ls=":", lw=1.2)
+        ax.set(xlabel="training step", ylabel=title)
+    axes[0].legend(loc="lower right", borderaxespad=0.2)
+    return fig
+
+
+def wrong_labels(shares, lines: dict, *, base: float) -> Figure:
+    """Adherence against the share of labels that were turned round; seeds as points, means joined.
+
+    lines  {label: (shares, seeds)}        base  adherence before training
+    """
+    fig, ax = subplots(size=NORMAL)
+    step = 0.012
+    for k, (label, values) in enumerate(lines.items()):
+        x = np.asarray(shares, float) + step * (k - (len(lines) - 1) / 2)
+        colour = colour_of(label, k)
+        means = [
+            strip_points(ax, a, v, colour=colour, width=0)[0]
+            for a, v in zip(x, values, strict=True)
+        ]
+        ax.plot(x, means, color=colour, label=label)
+    reference_line(ax, base, f"base {base:.2f}", at=0.5)
+    ax.set_xticks(list(shares), [f"{100 * s:.0f} %" for s in shares])
+    ax.set(xlabel="labels turned round", ylabel="adherence (share of slots)")
+    fig.legend(loc="outside upper center", ncols=len(lines))
+    return fig

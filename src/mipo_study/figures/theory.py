@@ -1,0 +1,418 @@
+"""Figures of the theory chapters: tables, bounds, critics, optima. Each function takes arrays and returns a Figure."""
+
+import numpy as np
+
+from mipo_study.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    NORMAL,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    WIDE,
+    end_labels,
+    reference_line,
+    strip_points,
+    subplots,
+)
+
+
+def _numbers(ax, table, fmt, limit, least=0.0):
+    """The value in every cell of at least `least`, white where the cell is dark."""
+    for (i, j), value in np.ndenumerate(table):
+        if abs(value) >= least:
+            ax.text(
+                j,
+                i,
+                format(value, fmt).replace("-", "−"),
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="white" if abs(value) > limit else "black",
+            )
+
+
+def two_tables(p, pmi, people, replies):
+    """Left p(y|x), right PMI, one row per person; (X, Y) each."""
+    fig, axes = subplots(1, 2, size=(6.5, 3.5), sharey=True)
+    top = np.abs(pmi).max()
+    axes[0].imshow(p, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes[1].imshow(pmi, cmap="RdBu", vmin=-1.5 * top, vmax=1.5 * top, aspect="auto")
+    _numbers(axes[0], p, ".2f", 0.6, least=0.015)
+    _numbers(axes[1], pmi, ".1f", 0.99 * top)
+    for ax, title in zip(axes, ("probability p(y|x)", "PMI, nats"), strict=True):
+        ax.set(title=title, xlabel="reply", xticks=range(len(replies)))
+        ax.set_xticklabels(replies, rotation=40, ha="right", rotation_mode="anchor")
+        ax.grid(False)
+    axes[0].set(yticks=range(len(people)), yticklabels=people)
+    return fig
+
+
+def ceiling(ns, best, random, mi):
+    """InfoNCE against N: best (S,) at the optimal critic, random (R, S) from arbitrary ones, nats."""
+    fig, ax = subplots(size=NORMAL)
+    ax.set_xscale("log", base=2)
+    ax.plot(ns, np.log(ns), color=VERMILLION, ls="--")
+    for row in random:
+        ax.plot(ns, row, ".", color=GREY, alpha=0.35, ms=4, zorder=1)
+    ax.plot(ns, best, "o-", color=BLUE)
+    bottom = -0.25 * mi
+    ax.set(
+        xlabel="candidates N",
+        ylabel="certified information, nats",
+        ylim=(bottom, 1.7 * mi),
+        xticks=ns,
+        xticklabels=[str(n) for n in ns],
+    )
+    ax.minorticks_off()
+    reference_line(ax, mi, f"I(X;Y) = {mi:.2f} nats", at=0.02)
+    ax.annotate(
+        "ceiling log N",
+        (np.exp(1.45 * mi), 1.45 * mi),
+        xytext=(10, 0),
+        textcoords="offset points",
+        ha="left",
+        va="center",
+        color=VERMILLION,
+        fontsize=9,
+    )
+    ax.annotate(
+        "optimal\ncritic",
+        ((ns[2] * ns[3]) ** 0.5, best[2:4].mean()),
+        xytext=(6, -5),
+        ha="center",
+        va="top",
+        textcoords="offset points",
+        color=BLUE,
+        fontsize=9,
+    )
+    ax.annotate(
+        "each grey point: an arbitrary critic",
+        (0.98, 0.03),
+        xycoords="axes fraction",
+        ha="right",
+        color="#555555",
+        fontsize=9,
+    )
+    return fig
+
+
+def critics(pmi, learned):
+    """Critics trained with N candidates against PMI, all centred per person; learned {N: (X, Y)}, nats."""
+    fig, ax = subplots(size=NORMAL)
+    ends = np.array([pmi.min(), pmi.max()])
+    ax.plot(ends, ends, color=GREY, lw=1.2, zorder=1)
+    looks = zip(
+        learned.items(),
+        ("o", "s", "^", "D"),
+        (BLUE, VERMILLION, GREEN, PURPLE),
+        (90, 45, 14, 6),
+        strict=False,
+    )
+    for (n, f), marker, colour, size in looks:
+        ax.scatter(
+            pmi,
+            f,
+            s=size,
+            marker=marker,
+            facecolors="none" if size > 20 else colour,
+            edgecolors=colour,
+            linewidths=1.1,
+            label=f"trained with N = {n}",
+        )
+    ax.set(
+        xlabel="PMI, centred per person, nats", ylabel="trained critic, centred, nats"
+    )
+    ax.legend(loc="upper left")
+    return fig
+
+
+def scaled_critics(scales, bounds, jsd, mi):
+    """Left: value of each bound at the critic scale·PMI, {name: (S,)}; right: the JSD objective (S,). Nats."""
+    fig, axes = subplots(1, 2, size=(6.5, 3.2), width_ratios=(1.5, 1))
+    entries = []
+    for (name, values), colour in zip(
+        bounds.items(), (BLUE, VERMILLION, GREEN, PURPLE), strict=False
+    ):
+        axes[0].plot(scales, values, color=colour)
+        visible = max(values[-1], -0.45 * mi)
+        entries.append((scales[-1], visible, name, colour))
+    axes[0].set(
+        ylim=(-0.5 * mi, 1.25 * mi),
+        xlim=(scales[0], scales[-1]),
+        xlabel="scale s of the critic s·PMI",
+        ylabel="bound, nats",
+        title="bounds on I",
+    )
+    reference_line(axes[0], mi, f"I(X;Y) = {mi:.2f}", at=0.02)
+    end_labels(axes[0], entries)
+    axes[1].plot(scales, jsd, color=ORANGE)
+    axes[1].set(
+        xlabel="scale s of the critic",
+        title="JSD objective, nats",
+        xlim=(scales[0], scales[-1]),
+    )
+    reference_line(axes[1], 0, "never above 0", at=0.98, above=False)
+    return fig
+
+
+def estimates(sizes, values, mi):
+    """One panel per estimator: every seed a point, the mean a line; values {name: (S, seeds)}, sizes (S,) pairs."""
+    fig, axes = subplots(1, len(values), size=WIDE, sharey=True)
+    for (name, v), ax, colour in zip(
+        values.items(), axes, (BLUE, VERMILLION, GREEN), strict=True
+    ):
+        for i in range(len(sizes)):
+            strip_points(ax, i, v[i], colour=colour, width=0.4)
+        ax.plot(range(len(sizes)), v.mean(1), color=colour, lw=1)
+        ax.set(title=name, xlabel="pairs", xticks=range(len(sizes)))
+        ax.set_xticklabels([str(n) for n in sizes], rotation=45)
+        ax.axhline(mi, color=GREY, ls="--", lw=1.2, zorder=1)
+    axes[0].set_ylabel("estimate, nats")
+    axes[-1].annotate(
+        "truth",
+        (0.98, mi),
+        xycoords=axes[-1].get_yaxis_transform(),
+        xytext=(0, 2),
+        ha="right",
+        textcoords="offset points",
+        color="#555555",
+        fontsize=9,
+        va="bottom",
+    )
+    return fig
+
+
+def fitted_critic(sizes, values, predicted):
+    """DV maximised on the sample itself where the truth is 0: (S, seeds) points, predicted (S,) line. Nats."""
+    fig, ax = subplots(size=WIDE)
+    for i in range(len(sizes)):
+        strip_points(ax, i, values[i], colour=VERMILLION, width=0.3)
+    ax.plot(range(len(sizes)), predicted, color=BLACK, ls=":", lw=1.4)
+    ax.annotate(
+        "(|X| − 1)(|Y| − 1) / 2n",
+        (0.5, predicted[:2].mean()),
+        xytext=(8, 4),
+        textcoords="offset points",
+        fontsize=9,
+    )
+    ax.set(
+        xlabel="pairs n in the sample",
+        ylabel="DV estimate, nats",
+        xticks=range(len(sizes)),
+        xticklabels=[str(n) for n in sizes],
+    )
+    ax.set_ylim(bottom=-0.06 * predicted.max())
+    reference_line(ax, 0, "truth: I = 0", at=0.02)
+    return fig
+
+
+def loss_of_gap(h, dpo, infonce, beta):
+    """DPO's loss against the gap h (S,) with log 2 minus InfoNCE on top, start and slope marked. Nats."""
+    fig, ax = subplots(size=WIDE)
+    ax.plot(h, dpo, color=BLUE, label="DPO")
+    ax.plot(
+        h[::8],
+        infonce[::8],
+        "o",
+        color=ORANGE,
+        mfc="none",
+        ms=7,
+        label="log 2 − InfoNCE, N = 2",
+    )
+    near = np.array([-2.2, 2.2])
+    ax.plot(near, np.log(2) - beta / 2 * near, color=GREY, ls="--", lw=1.2)
+    ax.plot(0, np.log(2), "o", color=BLACK, ms=7, zorder=5)
+    ax.annotate(
+        "start of every pair: log 2,\nslope −β/2",
+        (0, np.log(2)),
+        xytext=(12, 12),
+        textcoords="offset points",
+        fontsize=9,
+    )
+    ax.set(xlabel="gap h of the log-ratios, nats", ylabel="loss, nats")
+    ax.legend(loc="upper right")
+    return fig
+
+
+def optimum_and_way(replies, ref, best, trained, paths, tolerance):
+    """Left: reference, closed form, trained table for one context (Y,); right: KL over steps, {β: (steps+1,)}."""
+    fig, axes = subplots(1, 2, size=(6.5, 3.2), width_ratios=(1.2, 1))
+    at = np.arange(len(replies))
+    axes[0].bar(at - 0.2, ref, 0.38, color="#BDBDBD", label="reference")
+    axes[0].bar(at + 0.2, best, 0.38, color=SKY, label="closed form π*")
+    axes[0].plot(at + 0.2, trained, "D", color=BLACK, ms=5, label="trained table")
+    axes[0].set(xticks=at, ylabel="probability", title="one context, β = 1")
+    axes[0].set_xticklabels(replies, rotation=40, ha="right", rotation_mode="anchor")
+    axes[0].legend()
+    for (beta, path), colour in zip(
+        paths.items(), (VERMILLION, BLUE, GREEN), strict=True
+    ):
+        axes[1].loglog(
+            np.arange(1, len(path)), path[1:], color=colour, label=f"β = {beta:g}"
+        )
+    axes[1].set(
+        xlabel="gradient steps",
+        ylabel="KL to π*, nats",
+        title="way to the optimum",
+        ylim=(1e-7, None),
+    )
+    axes[1].legend(loc="upper right")
+    reference_line(axes[1], tolerance, "tolerance", at=0.98)
+    return fig
+
+
+def information_over_beta(betas, chain, top, others, start):
+    """Left: I(π*), E[PMI], I(π_ref) (S, 3) against β; right: I of the optimum for other rejected laws {name: (S,)}."""
+    fig, axes = subplots(1, 2, size=(6.5, 3.4), sharey=True)
+    for values, name, colour in zip(
+        chain.T,
+        ("I(π*)", "E[PMI of reference]", "I(reference)"),
+        (BLUE, ORANGE, GREY),
+        strict=True,
+    ):
+        axes[0].plot(betas, values, color=colour, label=name)
+    for (name, values), colour in zip(
+        others.items(), (BLUE, PURPLE, VERMILLION, GREEN), strict=False
+    ):
+        axes[1].plot(betas, values, color=colour, label=name)
+    axes[1].axhline(start, color=GREY, lw=1.6)
+    for ax, title in zip(
+        axes, ("random context", "other rejected replies"), strict=True
+    ):
+        ax.set_xscale("log")
+        ax.set(xlabel="β", title=title, ylim=(0, 1.45 * top), xticks=(0.3, 1, 3, 10))
+        ax.set_xticklabels(("0.3", "1", "3", "10"))
+        ax.minorticks_off()
+        ax.axhline(top, color=BLACK, ls=":", lw=1.2)
+        ax.legend(loc="upper right", borderaxespad=0.2)
+    axes[0].set_ylabel("information about the context, nats")
+    axes[0].annotate(
+        "all there is: H(C)",
+        (0.98, top),
+        xycoords=axes[0].get_yaxis_transform(),
+        xytext=(0, -3),
+        textcoords="offset points",
+        fontsize=9,
+        va="top",
+        ha="right",
+    )
+    return fig
+
+
+def negative_laws(pvalues, counts, forced):
+    """Left: chi-square p-values {law: (seeds,)}; right: KL of the optima if c' ≠ c is forced, {follow: (K,)}."""
+    fig, axes = subplots(1, 2, size=(6.5, 3.2), width_ratios=(1, 1.2))
+    for i, (values, colour) in enumerate(
+        zip(pvalues.values(), (BLUE, VERMILLION, PURPLE), strict=False)
+    ):
+        offsets = np.linspace(-0.25, 0.25, len(values))
+        axes[0].plot(
+            i + offsets, np.maximum(values, 1e-12), "o", color=colour, alpha=0.6
+        )
+    axes[0].set_yscale("log")
+    axes[0].set(
+        xticks=range(len(pvalues)),
+        xticklabels=pvalues,
+        ylim=(2e-13, 20),
+        xlim=(-0.5, len(pvalues) - 0.5),
+        title="is it the marginal?",
+        ylabel="p-value (shown from 1e-12)",
+    )
+    entries = []
+    for (name, values), colour in zip(
+        forced.items(), (VERMILLION, ORANGE, PURPLE), strict=False
+    ):
+        axes[1].plot(counts, values, "o-", color=colour)
+        entries.append((counts[-1], values[-1], name, colour))
+    axes[1].set_xscale("log")
+    axes[1].set(
+        xticks=counts,
+        xticklabels=[str(k) for k in counts],
+        xlabel="number of contexts",
+        ylabel="KL of the optima, nats",
+        title="cost of forcing c' ≠ c",
+        ylim=(0, None),
+        xlim=(0.9 * counts[0], 1.15 * counts[-1]),
+    )
+    axes[1].minorticks_off()
+    end_labels(axes[1], entries)
+    return fig
+
+
+def token_against_sequence(alphas, gaps, normaliser):
+    """Left: KL(token by token ‖ whole reply) against α, {world: (S,)}; right: log normaliser of step 2."""
+    fig, axes = subplots(1, 2, size=(6.5, 3.2), width_ratios=(1.3, 1))
+    at = np.arange(len(next(iter(normaliser.values()))))
+    for i, ((name, values), colour) in enumerate(
+        zip(gaps.items(), (BLUE, VERMILLION), strict=True)
+    ):
+        axes[0].plot(alphas, values, color=colour, label=name)
+        axes[1].bar(at + 0.4 * i - 0.2, normaliser[name], 0.36, color=colour)
+    axes[0].set(
+        xlabel="α = 1/β", ylabel="KL, nats", title="token by token against whole"
+    )
+    axes[0].legend(loc="lower right", bbox_to_anchor=(1, 0.1))
+    axes[1].set(
+        xticks=at,
+        xticklabels=("right", "wrong"),
+        xlabel="first slot",
+        ylabel="log normaliser, nats",
+        title="step 2's normaliser",
+    )
+    return fig
+
+
+def target_shifts(temperatures, sampler, optimum, tokens, summed, mean, ref):
+    """Left: adherence of sampler and optimum (S,) over T; right: per context (C,) against its reply's tokens."""
+    fig, axes = subplots(1, 2, size=(6.5, 3.2), sharey=True)
+    axes[0].plot(temperatures, optimum, color=BLUE, label="optimum, β = 1")
+    axes[0].plot(temperatures, sampler, color=GREY, label="the sampler itself")
+    axes[0].plot(1, np.interp(1, temperatures, optimum), "o", color=BLACK)
+    axes[0].set(
+        xlabel="temperature of the sampler",
+        ylabel="share of own replies",
+        title="temperature",
+        xlim=(min(temperatures), max(temperatures)),
+        ylim=(0, 1.03),
+    )
+    for values, name, colour, marker in (
+        (summed, "summed", BLUE, "o"),
+        (mean, "token means", VERMILLION, "s"),
+        (ref, "reference", GREY, "D"),
+    ):
+        axes[1].plot(tokens, values, marker=marker, color=colour, label=name)
+    axes[1].set(xlabel="tokens of the own reply", title="log-probs summed or averaged")
+    for ax in axes:
+        ax.legend(loc="lower right")
+    return fig
+
+
+def early_stopping(steps, distance, start):
+    """KL to the true optimum along gradient descent, {number of pairs or 'all': (steps+1, seeds)}. Nats."""
+    fig, ax = subplots(size=NORMAL)
+    entries = []
+    for (name, values), colour in zip(
+        distance.items(), (VERMILLION, ORANGE, GREEN, BLUE), strict=False
+    ):
+        ax.plot(steps, values, color=colour, lw=0.7, alpha=0.4)
+        ax.plot(steps, values.mean(1), color=colour)
+        best = values.mean(1).argmin()
+        if best < len(steps) - 1:
+            ax.plot(steps[best], values.mean(1)[best], "o", color=colour, ms=6)
+        shown = np.flatnonzero(values.mean(1) > 1e-4)[-1]
+        entries.append((steps[shown], values.mean(1)[shown], name, colour))
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set(
+        xlabel="gradient steps",
+        ylabel="KL to the optimum π*, nats",
+        xlim=(steps[0], steps[-1]),
+        ylim=(1e-4, None),
+    )
+    reference_line(ax, start, "before training", at=0.02)
+    end_labels(ax, entries)
+    return fig

@@ -1,0 +1,453 @@
+"""Figures of notebooks 04, 05 and 07: the small world, its pairs, and how well replies fit their people."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from mipo_study.figures.style import (
+    ARM_MARKERS,
+    BLACK,
+    BLUE,
+    GREY,
+    LIGHT,
+    NORMAL,
+    ORANGE,
+    PALETTE,
+    arm_colour,
+    arm_label,
+    arm_panels,
+    end_labels,
+    ink,
+    reference_line,
+    spread,
+    strip_points,
+    subplots,
+)
+
+_TINTS = ("#0072B2", "#4B9FCB", "#96C8E2", "#D3E8F3")  # blue, from common to rare
+
+
+def people_prior(attributes: dict) -> Figure:
+    """How the population is made up: one bar per attribute, cut into the prior shares of its values.
+
+    attributes  {attribute: {value: probability}}; each adds up to 1
+    """
+    fig, ax = subplots(size=(6.5, 0.8 + 0.42 * len(attributes)))
+    for row, (name, prior) in enumerate(attributes.items()):
+        if abs(sum(prior.values()) - 1) > 1e-6:
+            raise ValueError(
+                f"attribute {name!r}: shares add up to {sum(prior.values()):g}, not 1"
+            )
+        left = 0.0
+        for k, (value, p) in enumerate(prior.items()):
+            ax.barh(
+                row, p, left=left, color=_TINTS[k % 4], edgecolor="white", height=0.82
+            )
+            ax.text(
+                left + p / 2,
+                row,
+                f"{value}\n{100 * p:.0f} %",
+                ha="center",
+                va="center",
+                fontsize=9,
+                linespacing=1.05,
+                color="white" if k % 4 == 0 else "black",
+            )
+            left += p
+    ax.set_yticks(range(len(attributes)), attributes)
+    ax.invert_yaxis()
+    ax.set_xlim(0, 1)
+    ax.set_xlabel("share of people")
+    ax.grid(visible=False)
+    return fig
+
+
+def task_information(information: dict, *, ceiling: tuple | None = None) -> Figure:
+    """How much a reply to each task tells about the person: I(Y; C | X = task) in nats, largest on top.
+
+    information  {task: nats}        ceiling  (nats, text), e.g. what one pair can certify
+    """
+    order = sorted(information, key=information.get, reverse=True)
+    fig, ax = subplots(size=(6.5, 1.2 + 0.32 * len(order)))
+    ax.barh(order, [information[t] for t in order], color=BLUE, height=0.66)
+    for row, task in enumerate(order):
+        ax.annotate(
+            f"{information[task]:.2f}",
+            (information[task], row),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+        )
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.margins(x=0.1)
+    ax.set_xlabel("I(Y; C | X = task) (nats per reply)")
+    if ceiling:
+        reference_line(ax, *ceiling, axis="x", at=0.0)
+    return fig
+
+
+def base_vs_exact(
+    exact, model, *, groups=None, unit: str = "log p(reply) (nats)", most: int = 1500
+) -> Figure:
+    """The model's log-probabilities (or slot probabilities) against the exact ones; on the diagonal they agree.
+
+    exact, model  (N,)        groups  (N,) names such as tasks, one colour each        most  points drawn, thinned
+    """
+    exact, model = np.asarray(exact, float), np.asarray(model, float)
+    if exact.shape != model.shape or exact.ndim != 1 or not len(exact):
+        raise ValueError(
+            f"exact has shape {exact.shape}, model {model.shape}; expected the same (N,) with N >= 1"
+        )
+    kept = np.unique(np.linspace(0, len(exact) - 1, min(most, len(exact))).astype(int))
+    names = np.asarray(groups)[kept] if groups is not None else np.full(len(kept), "")
+    fig, ax = subplots(size=(6.5, 4.2))
+    for k, name in enumerate(dict.fromkeys(names.tolist())):
+        mine = kept[names == name]
+        ax.scatter(
+            exact[mine],
+            model[mine],
+            s=14,
+            alpha=0.55,
+            lw=0,
+            color=PALETTE[k % len(PALETTE)],
+            label=name,
+        )
+    low, high = (
+        min(exact[kept].min(), model[kept].min()),
+        max(exact[kept].max(), model[kept].max()),
+    )
+    ax.plot([low, high], [low, high], color=BLACK, lw=1.2, ls="--", zorder=1)
+    ax.annotate(
+        "equal",
+        (high, high),
+        xytext=(-6, -1),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        fontsize=9,
+    )
+    ax.set_xlabel(f"exact {unit}")
+    ax.set_ylabel(f"model's {unit}")
+    if groups is not None:
+        ax.legend(
+            loc="upper left", markerscale=1.6, handletextpad=0.2, labelspacing=0.3
+        )
+    return fig
+
+
+def pair_differences(
+    shares: dict, *, xlabel: str = "share of pairs whose two replies differ in the slot"
+) -> Figure:
+    """Which slots tell chosen from rejected: one row per slot, one mark per kind of negative.
+
+    shares  {kind of negative: {slot: share of pairs, 0..1}}; all kinds name the same slots
+    """
+    kinds, slots = list(shares), list(next(iter(shares.values())))
+    for kind in kinds:
+        if list(shares[kind]) != slots:
+            raise ValueError(
+                f"{kind!r} has slots {list(shares[kind])}; expected {slots}"
+            )
+    fig, ax = subplots(size=(6.5, 1.5 + 0.26 * len(slots)))
+    for k, kind in enumerate(kinds):
+        ax.scatter(
+            [shares[kind][s] for s in slots],
+            range(len(slots)),
+            s=46,
+            color=PALETTE[k],
+            marker="oDs^v"[k % 5],
+            label=kind,
+            edgecolor="white",
+            lw=0.6,
+            zorder=3,
+        )
+    values = np.array([[shares[k][s] for k in kinds] for s in slots])
+    ax.hlines(
+        range(len(slots)), values.min(1), values.max(1), color=LIGHT, lw=1.2, zorder=1
+    )
+    ax.set_yticks(range(len(slots)), slots)
+    ax.set_ylim(len(slots) - 0.5, -0.5)
+    ax.set_xlim(-0.02, 1.02)
+    ax.grid(axis="y", visible=False)
+    ax.set_xlabel(xlabel)
+    fig.legend(loc="outside upper center", ncols=min(len(kinds), 4), handletextpad=0.2)
+    return fig
+
+
+def pmi_histogram(
+    pmi: dict, *, bins: int = 40, unit: str = "PMI of reply and person (nats)"
+) -> Figure:
+    """Distribution of PMI, e.g. of chosen and of rejected replies; dotted lines are the means.
+
+    pmi  {label: (N,) nats}
+    """
+    pmi = {k: np.asarray(v, float) for k, v in pmi.items()}
+    edges = np.histogram_bin_edges(np.concatenate(list(pmi.values())), bins)
+    fig, ax = subplots(size=NORMAL)
+    for k, (label, values) in enumerate(pmi.items()):
+        weights = np.full(len(values), 1 / len(values))
+        ax.hist(
+            values,
+            edges,
+            weights=weights,
+            histtype="stepfilled",
+            alpha=0.25,
+            color=PALETTE[k],
+        )
+        ax.hist(
+            values,
+            edges,
+            weights=weights,
+            histtype="step",
+            lw=1.6,
+            color=PALETTE[k],
+            label=f"{label}: mean {values.mean():.2f}".replace("-", "\N{MINUS SIGN}"),
+        )
+        ax.axvline(values.mean(), color=PALETTE[k], ls=":", lw=1.4)
+    ax.grid(axis="x", visible=False)
+    ax.set_xlabel(unit)
+    ax.set_ylabel("share of replies")
+    handles, labels = ax.get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside upper center", ncols=min(len(pmi), 3))
+    return fig
+
+
+# ---- notebook 07 ----
+
+
+def gain_vs_information(
+    information: dict,
+    gains: dict,
+    *,
+    optimum: dict | None = None,
+    ylabel: str = "gain in adherence (share of slots)",
+) -> Figure:
+    """Gain of each task against the information it carries about the person, with a least-squares line per arm.
+
+    information  {task: nats}        gains  {arm: {task: one number, or one per seed}}
+    optimum      {task: exact gain of the optimum}
+    """
+    fig, ax = subplots(size=(6.5, 3.9))
+    x, ends = np.array(list(information.values()), float), []
+    for k, (arm, by_task) in enumerate(gains.items()):
+        colour, means = arm_colour(arm, k), []
+        for task, nats in information.items():
+            marker = ARM_MARKERS.get(arm, "o")
+            means.append(
+                strip_points(
+                    ax, nats, by_task[task], colour=colour, marker=marker, width=0
+                )[0]
+            )
+        ends.append(_fit_line(ax, x, np.array(means), arm_label(arm), colour))
+    if optimum:
+        y = np.array([optimum[t] for t in information])
+        ax.scatter(x, y, s=70, marker="*", color=BLACK, zorder=4)
+        ends.append(_fit_line(ax, x, y, arm_label("optimum"), BLACK))
+    reference_line(ax, 0.0)
+    _task_names(ax, information)
+    ax.set_xlabel("I(Y; C | X = task) (nats per reply)")
+    ax.set_ylabel(ylabel)
+    end_labels(ax, ends)
+    return fig
+
+
+def _fit_line(ax, x, y, name, colour) -> tuple:
+    slope, intercept = np.polyfit(x, y, 1)
+    ends = np.array([x.min(), x.max() + 0.04 * np.ptp(x)])
+    ax.plot(ends, intercept + slope * ends, color=colour, lw=1, alpha=0.7, zorder=1)
+    return ends[1], intercept + slope * ends[1], name, colour
+
+
+def _task_names(ax, information) -> None:
+    """Task names above the axes, moved apart where tasks carry nearly the same information."""
+    names, x = list(information), np.array(list(information.values()), float)
+    ax.figure.canvas.draw()
+    points = ax.transData.transform(np.stack([x, 0 * x], 1))[:, 0] * 72 / ax.figure.dpi
+    moved = spread(points, 21) - points  # slanted letters need about two line heights
+    for name, nats, dx in zip(names, x, moved, strict=True):
+        ax.axvline(nats, color=LIGHT, lw=0.8, zorder=0)
+        ax.annotate(
+            name,
+            (nats, 1),
+            xycoords=ax.get_xaxis_transform(),
+            xytext=(dx, 3),
+            textcoords="offset points",
+            rotation=35,
+            ha="left",
+            va="bottom",
+            fontsize=9,
+            color=GREY,
+        )
+
+
+def win_tie_loss(
+    rates: dict, *, title: str = "against the base model's reply to the same person"
+) -> Figure:
+    """Strict wins, ties and losses of each arm; at the right what the MIPO paper calls a win: win or tie.
+
+    rates  {arm: {"win": share, "tie": share, "loss": share}}, each adding up to 1
+    """
+    fig, ax = subplots(size=(6.5, 1.4 + 0.42 * len(rates)))
+    parts = (
+        ("win", BLUE, "white"),
+        ("tie", "#DDDDDD", "black"),
+        ("loss", ORANGE, "black"),
+    )
+    for row, (arm, share) in enumerate(rates.items()):
+        if abs(sum(share[p] for p, *_ in parts) - 1) > 1e-6:
+            raise ValueError(
+                f"arm {arm!r}: win, tie and loss add up to {sum(share[p] for p, *_ in parts):g}, not 1"
+            )
+        left = 0.0
+        for part, colour, text in parts:
+            ax.barh(
+                row,
+                share[part],
+                left=left,
+                color=colour,
+                edgecolor="white",
+                height=0.72,
+                label=part if row == 0 else None,
+            )
+            if share[part] >= 0.07:
+                ax.text(
+                    left + share[part] / 2,
+                    row,
+                    f"{100 * share[part]:.0f} %",
+                    ha="center",
+                    va="center",
+                    fontsize=9,
+                    color=text,
+                )
+            left += share[part]
+        ax.annotate(
+            f"{100 * (share['win'] + share['tie']):.0f} %",
+            (1, row),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+        )
+    ax.annotate(
+        "win or\ntie",
+        (1, 1),
+        xycoords="axes fraction",
+        xytext=(8, 2),
+        textcoords="offset points",
+        fontsize=9,
+        va="bottom",
+    )
+    ax.set_yticks(range(len(rates)), [arm_label(a) for a in rates])
+    ax.set_ylim(len(rates) - 0.5, -0.5)
+    ax.set_xlim(0, 1)
+    ax.grid(visible=False)
+    ax.set_xlabel("share of replies, " + title)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
+    return fig
+
+
+def robustness(
+    adherence: dict,
+    *,
+    exact: dict | None = None,
+    ylabel: str = "adherence (share of slots)",
+) -> Figure:
+    """Adherence to the true person when the context is full, incomplete, noisy or conflicting; arms side by side.
+
+    adherence  {kind of context: {arm: one number, or one per seed}}        exact  {kind: level}, short black lines
+    """
+    kinds, arms = list(adherence), list(next(iter(adherence.values())))
+    fig, ax = subplots(size=NORMAL)
+    step = 0.7 / max(len(arms), 1)
+    for i, kind in enumerate(kinds):
+        for k, arm in enumerate(arms):
+            strip_points(
+                ax,
+                i + step * (k - (len(arms) - 1) / 2),
+                adherence[kind][arm],
+                colour=arm_colour(arm, k),
+                marker=ARM_MARKERS.get(arm, "o"),
+                width=step * 0.5,
+                label=arm_label(arm) if i == 0 else None,
+            )
+        if exact:
+            ax.hlines(
+                exact[kind],
+                i - 0.4,
+                i + 0.4,
+                color=BLACK,
+                lw=1.4,
+                label="exact world" if i == 0 else None,
+            )
+    ax.set_xticks(range(len(kinds)), kinds)
+    ax.set_xlim(-0.5, len(kinds) - 0.5)
+    ax.grid(axis="x", visible=False)
+    ax.set_xlabel("context given to the model")
+    ax.set_ylabel(ylabel)
+    fig.legend(
+        loc="outside upper center", ncols=5, handletextpad=0.3, columnspacing=1.2
+    )
+    return fig
+
+
+def diversity(
+    metrics: dict, *, reference: dict | None = None, digits: dict | None = None
+) -> Figure:
+    """Diversity of replies, one panel per measure: self-BLEU, distinct n-grams, compression ratio.
+
+    metrics  {title with unit: {arm: one number, or one per seed}}        reference  {title: (value, text)}
+    """
+    return arm_panels(metrics, reference=reference, digits=digits)
+
+
+def over_personalisation(shares: dict, *, chance: dict | None = None) -> Figure:
+    """How often replies name an attribute that has nothing to do with the task, one panel per attribute.
+
+    shares  {attribute: {arm: share of replies naming the person's own value, one per seed}}
+    chance  {attribute: share when nothing depends on the person}, dashed
+    """
+    title = {a: f"names own {a} (share)" for a in shares}
+    reference = {title[a]: (v, "exact world") for a, v in (chance or {}).items()}
+    panels = {title[a]: v for a, v in shares.items()}
+    return arm_panels(panels, reference=reference, digits=dict.fromkeys(panels, 3))
+
+
+def length_distributions(
+    lengths: dict, *, unit: str = "length of reply (tokens)"
+) -> Figure:
+    """Lengths per arm: thin bar 5 to 95 %, thick bar 25 to 75 %, dot at the mean, which is also written out.
+
+    lengths  {arm: (N,) tokens}
+    """
+    fig, ax = subplots(size=(6.5, 1.2 + 0.34 * len(lengths)))
+    for row, (arm, values) in enumerate(lengths.items()):
+        colour, values = arm_colour(arm, row), np.asarray(values, float)
+        q = np.quantile(values, [0.05, 0.25, 0.75, 0.95])
+        ax.hlines(row, q[0], q[3], color=colour, lw=1.4)
+        ax.hlines(row, q[1], q[2], color=colour, lw=7, alpha=0.45)
+        marker = ARM_MARKERS.get(arm, "o")
+        ax.scatter(
+            values.mean(),
+            row,
+            s=44,
+            color=colour,
+            marker=marker,
+            edgecolor="white",
+            zorder=4,
+        )
+        ax.annotate(
+            f"{values.mean():.1f}",
+            (1, row),
+            xycoords=ax.get_yaxis_transform(),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            color=ink(colour),
+        )
+    ax.set_yticks(range(len(lengths)), [arm_label(a) for a in lengths])
+    ax.set_ylim(len(lengths) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+    ax.set_xlabel(unit)
+    return fig

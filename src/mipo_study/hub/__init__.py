@@ -1,0 +1,1 @@
+"""Experiments with models and data sets of the hub."""

@@ -1,0 +1,365 @@
+"""Maths and multiple choice: items whose gold answers parse, prompts with worked examples, and the errors of replies.
+
+An item is a dict: id, task, query, gold (text), options (list, empty for numbers), and for multiple choice gold is a letter.
+released_gold is the gold answer as its file has it, which is what the released scripts compare with.
+"""
+
+import csv
+import json
+import re
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+# SVAMP chal-680: ((4 - 2) + 3) is 5, its file says 1. Kept as it is, since published numbers count it, and reported by
+# `real_study.Study.known_wrong`.
+KNOWN_WRONG = {("svamp", "chal-680"): "the equation gives 5, the file says 1"}
+LETTERS = "ABCDEFGHIJ"
+NUMBER = re.compile(
+    r"(?<![\w.,])[-\u2212]?\$?\d{1,3}(?:,\d{3})+(?:\.\d+)?|(?<![\w.,])[-\u2212]?\$?(?:\d+(?:\.\d+)?|\.\d+)"
+)
+ERRORS = ("right", "format", "off topic", "arithmetic", "reasoning", "wrong option")
+
+
+def canonical(text):
+    """A number as plain text, "1,234.50" -> "1234.5", or None if it is none. Signs, $, % and thousands are understood."""
+    text = (
+        text.strip()
+        .strip("$%")
+        .replace("\u2212", "-")
+        .replace("-$", "-")
+        .replace(",", "")
+    )
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        return None
+    if not value.is_finite():
+        return None
+    return format(value.normalize(), "f") if value else "0"
+
+
+def numbers(text):
+    """Every number of a text, canonical, in order; a minus counts where no digit or word stands before it."""
+    return [canonical(m) for m in NUMBER.findall(text)]
+
+
+# ---- items ----
+
+
+def items(name, rows, split):
+    """Items of a data set's rows; ValueError names the row whose gold answer does not parse."""
+    make = {"gsm8k": _gsm8k, "svamp": _svamp, "arc-challenge": _arc, "mmlu": _mmlu}[
+        name
+    ]
+    found = []
+    for i, row in enumerate(rows):
+        try:
+            item = make(row)
+        except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{name}, {split}, row {i}: no gold answer can be read "
+                f"({type(error).__name__}: {error})"
+            ) from None
+        found.append({"id": f"{name}-{split}-{i}", "task": name, "options": [], **item})
+    return found
+
+
+def _gsm8k(row):
+    written = row["answer"].rsplit("####", 1)[1].strip()
+    return {
+        "query": row["question"].strip(),
+        "gold": _known(canonical(written), row["answer"]),
+        "released_gold": written,
+    }
+
+
+def _svamp(row):
+    body = row["Body"].strip()
+    gold = canonical(str(row["Answer"]))
+    return {
+        "query": f"{body}{'' if body[-1] in '.?!' else '.'} {row['Question'].strip()}",
+        "source_id": row["ID"],
+        "gold": _known(gold, row["Answer"]),
+        "released_gold": str(row["Answer"]),
+    }
+
+
+def _arc(row):
+    labels, texts = list(row["choices"]["label"]), list(row["choices"]["text"])
+    return {
+        "query": row["question"].strip(),
+        "options": texts,
+        "gold": LETTERS[labels.index(row["answerKey"])],
+        "released_gold": row["answerKey"],
+    }  # the released scripts re-letter the options but not this key
+
+
+def _mmlu(row):
+    return {
+        "query": row["question"].strip(),
+        "options": list(row["choices"]),
+        "gold": LETTERS[int(row["answer"])],
+        "subject": row.get("subject", ""),
+    }
+
+
+def _known(gold, text):
+    if gold is None:
+        raise ValueError(f"{str(text)[-40:]!r} holds no number")
+    return gold
+
+
+# ---- the files of MIPO_DATA: GSM8K and SVAMP as published, MMLU as CSV ----
+
+RAW = {"gsm8k": "gsm8k/test.jsonl", "svamp": "svamp/SVAMP.json", "mmlu": "mmlu/test"}
+
+
+def is_raw(name, folder):
+    return name in RAW and (Path(folder) / RAW[name]).exists()
+
+
+def read_raw(name, folder):
+    """{part: rows} in the hub's schema. SVAMP's file has no split: here its first 700 are train, the other 300 test."""
+    folder = Path(folder) / name
+    if name == "gsm8k":
+        return {
+            part: [
+                json.loads(line)
+                for line in (folder / f"{part}.jsonl")
+                .read_text(encoding="utf-8")
+                .splitlines()
+            ]
+            for part in ("train", "test")
+        }
+    if name == "svamp":
+        rows = json.loads((folder / "SVAMP.json").read_text(encoding="utf-8"))
+        return {"train": rows[:700], "test": rows[700:]}
+    return {
+        part: [
+            {
+                "question": q,
+                "choices": o,
+                "answer": LETTERS.index(a),
+                "subject": file.stem.rsplit("_", 1)[0],
+            }
+            for file in sorted((folder / place).glob("*.csv"))
+            for q, *o, a in _csv(file)
+        ]
+        for part, place in (("train", "val"), ("test", "test"))
+    }
+
+
+def _csv(file):
+    with open(file, newline="", encoding="utf-8") as lines:
+        return list(csv.reader(lines))
+
+
+# ---- prompts: our own words and worked examples ----
+
+SHOTS = [
+    (
+        "A shelf holds 12 books. Mia adds 9 and lends out 4. How many are on it?",
+        "12 + 9 = 21. 21 - 4 = 17.",
+        "17",
+    ),
+    (
+        "A bus has 6 rows of 4 seats; 5 seats are broken. How many can be used?",
+        "6 * 4 = 24. 24 - 5 = 19.",
+        "19",
+    ),
+    ("Pears cost $3 each. How many can Omar buy for $27?", "27 / 3 = 9.", "9"),
+    (
+        "A film of 95 minutes starts 20 minutes late. How long does Ada wait and watch?",
+        "95 + 20 = 115.",
+        "115",
+    ),
+    (
+        "Three friends share 24 cards evenly, then each gets 2 more. How many has each?",
+        "24 / 3 = 8. 8 + 2 = 10.",
+        "10",
+    ),
+    (
+        "A tank of 80 litres is a quarter full. How many litres are missing?",
+        "80 / 4 = 20. 80 - 20 = 60.",
+        "60",
+    ),
+    (
+        "Leo runs 5 km a day for a week and 3 km on Monday besides. How far in all?",
+        "5 * 7 = 35. 35 + 3 = 38.",
+        "38",
+    ),
+    (
+        "A jar had 50 sweets. Ben ate 18, Zoe ate half of what was left. How many are left?",
+        "50 - 18 = 32. 32 / 2 = 16. 32 - 16 = 16.",
+        "16",
+    ),
+]
+
+
+def prompt(item, shots=8):
+    """The question as one user turn: up to 8 worked examples and the answer after ####, or options by letter."""
+    if item["options"]:
+        lines = "\n".join(
+            f"{letter}: {text}"
+            for letter, text in zip(LETTERS, item["options"], strict=False)
+        )
+        return (
+            "Choose the right option. Give your reasoning in a few words and end with a line of the form "
+            f'"The answer is: X", X being a letter.\n\n{item["query"]}\n{lines}\n\nEnd with "The answer is: X".'
+        )
+    shown = "".join(
+        f"Question: {q}\n{steps} So the answer is {a}.\n#### {a}\n\n"
+        for q, steps, a in SHOTS[:shots]
+    )
+    return (
+        "Solve the problem step by step, then write #### and the number alone on the last line.\n\n"
+        f"{shown}New question: {item['query']}"
+    )
+
+
+# ---- what a reply says ----
+
+
+def strict_answer(reply, item):
+    """The answer in the form that was asked for, or None: the number after ####, the letter after "the answer is".
+
+    A small letter counts in brackets only: "the answer is a mammal" names no option.
+    """
+    if item["options"]:
+        found = re.findall(
+            r"(?i:the answer is):?\s*(?:[(*]*([A-J])\b|\**\(([a-j])\))", reply
+        )
+        letter = "".join(found[-1]).upper() if found else None
+        return (
+            letter if letter and LETTERS.index(letter) < len(item["options"]) else None
+        )
+    tail = reply.rsplit("####", 1)
+    found = (
+        numbers(tail[1].strip().splitlines()[0])
+        if len(tail) == 2 and tail[1].strip()
+        else []
+    )
+    return found[0] if found else None
+
+
+def loose_answer(reply, item):
+    """The answer in any form: as asked, else the last number or the last lone letter."""
+    strict = strict_answer(reply, item)
+    if strict is not None:
+        return strict
+    if item["options"]:
+        found = re.findall(rf"\b([{LETTERS[: len(item['options'])]}])\b", reply)
+    else:
+        found = numbers(reply)
+    return found[-1] if found else None
+
+
+def released_right(reply, item):
+    r"""Right as the released scripts see it: \d+\.?\d* of the reply and of the gold answer as written, ARC's own key.
+
+    So "1,234" is 1 wherever it has its comma. Where #### is missing they ask the model again for the number; here the
+    reply's first number is taken.
+    """
+    if item["options"]:
+        found = re.findall(r"the answer is:?\s*([A-D])", reply, re.I)
+        return bool(found) and found[0].upper() == item.get(
+            "released_gold", item["gold"]
+        )
+    side = reply.rsplit("####", 1)[1] if "####" in reply else reply
+    found, gold = (
+        re.findall(r"\d+\.?\d*", text)
+        for text in (side, item.get("released_gold", item["gold"]))
+    )
+    return bool(found) and float(found[0]) == float(gold[0])
+
+
+STEP = re.compile(
+    r"([-\u2212]?[\d.,$]+(?:\s*[-+*/x\u00d7\u00f7\u2212]\s*[\d.,$]+)+)\s*=\s*\$?([-\u2212]?[\d.,]+)"
+)
+
+
+def steps(reply):
+    """[(operands, stated result, true result or None)] of the calculations that a reply writes down, as "3 * 4 = 12"."""
+    found = []
+    for left, right in STEP.findall(reply):
+        parts = re.split(
+            r"\s*([-+*/x\u00d7\u00f7\u2212])\s*", left.strip().lstrip("-\u2212")
+        )
+        values, stated = (
+            [canonical(p.rstrip(".,")) for p in parts[::2]],
+            canonical(right.rstrip(".,")),
+        )
+        if None not in values and stated is not None:
+            found.append((values, stated, _calculate(values, parts[1::2])))
+    return found
+
+
+def _calculate(values, signs):
+    """Products and quotients first, then sums; None for a division by zero."""
+    terms, signs = [Decimal(values[0])], list(signs)
+    for sign, value in zip(signs, map(Decimal, values[1:]), strict=True):
+        if sign in "*x\u00d7":
+            terms[-1] *= value
+        elif sign in "/\u00f7":
+            if not value:
+                return None
+            terms[-1] /= value
+        else:
+            terms.append(value if sign == "+" else -value)
+    return sum(terms)
+
+
+def error(reply, item):
+    """One of ERRORS. "format": no answer where it was asked for. For numbers: "arithmetic" if a written calculation is
+    wrong by more than 1 %; "off topic" if more than half of the operands occur neither in the question nor as an
+    earlier result; "reasoning" for the rest. For options: "wrong option"."""
+    answer = strict_answer(reply, item)
+    if answer is None:
+        return "format"
+    if answer == item["gold"]:
+        return "right"
+    if item["options"]:
+        return "wrong option"
+    known, strange, total = set(numbers(item["query"])), 0, 0
+    wrong = False
+    for values, stated, true in steps(reply):
+        strange += sum(v not in known for v in values)
+        total += len(values)
+        wrong |= true is None or abs(true - Decimal(stated)) > abs(true) / 100
+        known.add(stated)
+    if total and strange > total / 2:
+        return "off topic"
+    return "arithmetic" if wrong else "reasoning"
+
+
+def grades(replies, items):
+    """{"error": kinds, "right", "any form", "released": 0 or 1 each} of replies to items; "any form" reads any answer."""
+    pairs = list(zip(replies, items, strict=True))
+    errors = [error(y, item) for y, item in pairs]
+    return {
+        "error": errors,
+        "right": [float(e == "right") for e in errors],
+        "any form": [float(loose_answer(y, item) == item["gold"]) for y, item in pairs],
+        "released": [float(released_right(y, item)) for y, item in pairs],
+    }
+
+
+# ---- do training prompts contain test items? ----
+
+
+def overlap(train, test, n=8):
+    """Shares of test texts that also are training texts ("same"), and that share n words in a row with one ("phrases")."""
+
+    def words(text):
+        return re.findall(r"\w+", text.lower())
+
+    def grams(text):
+        w = words(text)
+        return {tuple(w[i : i + n]) for i in range(len(w) - n + 1)}
+
+    seen = {tuple(words(t)) for t in train}
+    phrases = set().union(*map(grams, train)) if train else set()
+    return {
+        "same": sum(tuple(words(t)) in seen for t in test) / max(1, len(test)),
+        "phrases": sum(bool(grams(t) & phrases) for t in test) / max(1, len(test)),
+    }

@@ -1,0 +1,169 @@
+"""README: its numbers come from the result files; its links and commands work, the long ones at smoke scale."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from building import ROOT, smoke_book
+
+from mipo.numbers import Number
+from mipo_study.book import compare, fill
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROSE = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
+
+
+def commands(text):
+    """The lines of the bash blocks, without their comments."""
+    lines = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.S)).splitlines()
+    return [
+        line.split("  #")[0].strip()
+        for line in lines
+        if line.strip() and not line.startswith("#")
+    ]
+
+
+def test_numbers_are_those_of_the_published_results():
+    results = fill.results_in(ROOT / "results" / "full")
+    assert fill.refresh(README, results) == README, (
+        "run: python -m mipo_study.book.fill"
+    )
+    prose = re.sub(r"<!-- [^<>]+ -->.*?<!-- / -->", "", README, flags=re.S)
+    assert not re.findall(r"\d+(?:\.\d+)? (?:points|nats)\b", prose), "a typed result"
+
+
+def test_links_and_images_are_there():
+    published = (ROOT / "results" / "full" / "06-mipo-training.json").exists()
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("http") and (
+            published or not target.startswith("results/")
+        ):
+            assert (ROOT / target).exists(), target
+    assert all(len(alt.split()) > 3 for alt in re.findall(r"!\[([^\]]*)\]", README))
+
+
+def test_first_screen_has_question_figure_answer_commands_and_three_ways():
+    first = README.split("## What is here")[0]
+    order = [
+        "**Can a",
+        "![",
+        "**The answer",
+        "make book ",
+        "minutes",
+        "**Read**",
+        "**Rerun**",
+        "**Teach**",
+    ]
+    places = [first.index(word) for word in order]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("file", PROSE, ids=lambda file: file.name)
+def test_make_targets_and_notebooks_in_the_prose_exist(file):
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    text = file.read_text(encoding="utf-8")
+    for target in re.findall(
+        r"`?make ([a-z]+)[ `]",
+        "\n".join(commands(text) + re.findall(r"`make [^`]+`", text)),
+    ):
+        assert re.search(rf"^{target}:", makefile, re.M), target
+    for name in re.findall(r"papermill notebooks/(\S+)\.ipynb", text):
+        assert (ROOT / "notebooks" / f"{name}.ipynb").exists(), name
+
+
+def test_dry_run_and_compare_at_smoke_scale():
+    smoke_book()
+    for command, said in (
+        ("make book SCALE=smoke DRY=1", "would run"),
+        ("make compare SCALE=smoke", "Smoke runs"),
+    ):
+        done = subprocess.run(
+            shlex.split(command),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHON": sys.executable},
+        )
+        assert done.returncode == 0 and said in done.stdout, (
+            command + done.stdout + done.stderr
+        )
+
+
+def test_papermill_lines_of_the_theory_pages_run(tmp_path):
+    lines = {
+        line
+        for file in PROSE
+        for line in commands(file.read_text(encoding="utf-8"))
+        if line.startswith("papermill notebooks/01")
+    }
+    assert lines
+    for line in lines:
+        given = re.sub(r"(?<=ipynb) \S+\.ipynb", f" {tmp_path}/out.ipynb", line)
+        short = [
+            "--no-progress-bar",
+            "-p",
+            "run_dir",
+            str(tmp_path),
+            "-p",
+            "seeds",
+            "3",
+        ]
+        command = [sys.executable, "-m", *shlex.split(given), *short]
+        assert (
+            subprocess.run(
+                command, cwd=ROOT, capture_output=True, check=False
+            ).returncode
+            == 0
+        ), line
+
+
+@pytest.mark.parametrize(
+    "mine, published, word",
+    [
+        ((0.5, 0.4, 0.6), (0.5, 0.4, 0.6), "inside"),
+        ((0.7, 0.55, 0.85), (0.5, 0.4, 0.6), "overlaps"),
+        ((0.9, 0.8, 1.0), (0.5, 0.4, 0.6), "outside"),
+        ((0.9, None, None), (0.5, 0.4, 0.6), "outside"),
+        ((0.5004, 0.5004, 0.5004), (0.5, 0.5, 0.5), "inside"),
+        ((0.51, 0.51, 0.51), (0.5, 0.5, 0.5), "outside"),
+        ((0.5, 0.4, 0.6), (0.5, None, None), "no interval"),
+    ],
+)
+def test_verdicts(mine, published, word):
+    assert (
+        compare.verdict(*(Number(*one, n=1, values=[]) for one in (mine, published)))
+        == word
+    )
+
+
+def test_compare_names_what_is_older_than_its_code(tmp_path, monkeypatch):
+    monkeypatch.setenv("MIPO_ROOT", str(tmp_path))
+    number = {
+        "mean": 0.5,
+        "low": 0.4,
+        "high": 0.6,
+        "n": 3,
+        "values": [0.4, 0.5, 0.6],
+        "unit": "nats",
+        "note": "",
+    }
+    for folder, mean in (("runs/laptop/results", 0.55), ("results/full", 0.5)):
+        (tmp_path / folder).mkdir(parents=True)
+        kept = {
+            "numbers": {"mi": number | {"mean": mean}},
+            "date": "2026-01-01",
+            "code": {"mipo.losses": "old"},
+        }
+        (tmp_path / folder / "01-one.json").write_text(json.dumps(kept))
+    text = compare.compare("laptop")
+    assert "older than the code it used: mipo.losses" in text
+    assert re.search(
+        r"mi +0\.55 \[0\.4, 0\.6\] nats +published +\[0\.4, 0\.6\] nats +inside", text
+    )
+    with pytest.raises(ValueError, match="make book SCALE=full"):
+        compare.compare("full")

@@ -1,0 +1,155 @@
+"""Pairs: TRL's columns, the law of the negatives, collisions counted, the placebo's coin."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mipo import models, pairs
+from mipo.worlds import population
+from mipo.worlds.language_model import build_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    tokenizer = build_tokenizer()
+    return models.small_model(
+        tokenizer, hidden=16, layers=1, heads=2, seed=0
+    ), tokenizer
+
+
+@pytest.fixture(scope="module")
+def records():
+    return population.records(8, split="mipo", tasks=["email", "lookup"], seed=1)
+
+
+def make(tiny, records, **settings):
+    return pairs.synthesise_pairs(*tiny, records, max_new_tokens=4, **settings)
+
+
+def test_columns_and_prompts(tiny, records):
+    made = make(tiny, records)
+    assert {"prompt", "chosen", "rejected", "rejected_prompt"} <= set(made.column_names)
+    for row, r in zip(made, records, strict=True):
+        assert (
+            row["prompt"]
+            == f"<|user|>{r['context']}\n\n{r['query']}<|end|><|assistant|>"
+        )
+        assert (
+            row["rejected_prompt"]
+            == f"<|user|>{row['rejected_context']}\n\n{r['query']}<|end|><|assistant|>"
+        )
+        assert row["rejected_context"] in {r["context"] for r in records}
+    assert made.to_list() == make(tiny, records).to_list()
+    assert made["chosen"] != make(tiny, records, seed=1)["chosen"]
+
+
+def test_random_context_is_drawn_evenly_and_own_context_is_counted(tiny):
+    """c' is independent of c: over many rows each context is drawn as often as it occurs, own ones included."""
+    draws = np.array(pairs._draws(40, 500, "random_context", np.random.default_rng(0)))
+    assert draws.shape == (40, 500)
+    counts = np.bincount(draws.ravel(), minlength=40)
+    assert abs(counts - 500).max() < 5 * np.sqrt(500)
+    assert (draws == np.arange(40)[:, None]).any()
+    two = population.records(
+        1, split="mipo", tasks=["lookup"], per_task=6, seed=0
+    )  # one person: c' = c always
+    assert all(make(tiny, two)["collision"])
+
+
+def test_missing_context_asks_nobody(tiny, records):
+    made = make(tiny, records, negatives="missing_context")
+    assert set(made["rejected_context"]) == {""} and not any(made["collision"])
+    assert (
+        made[0]["rejected_prompt"]
+        == f"<|user|>{records[0]['query']}<|end|><|assistant|>"
+    )
+
+
+def test_random_prompt_never_takes_the_rows_own_reply():
+    for k in (1, 3):
+        draws = pairs._draws(6, k, "random_prompt", np.random.default_rng(0))
+        assert all(i not in row and len(set(row)) == k for i, row in enumerate(draws))
+    with pytest.raises(ValueError, match="needs more than 3 records"):
+        pairs._draws(3, 3, "random_prompt", np.random.default_rng(0))
+
+
+def test_random_prompt_reuses_chosen_replies(tiny, records):
+    made = make(tiny, records, negatives="random_prompt")
+    of = dict(zip(made["prompt"], made["chosen"], strict=True))
+    assert all(row["rejected"] == of[row["rejected_prompt"]] for row in made)
+
+
+def test_k_negatives_are_lists(tiny, records):
+    made = make(tiny, records, k=3)
+    assert all(len(row["rejected"]) == len(row["rejected_prompt"]) == 3 for row in made)
+
+
+def test_coin_swaps_about_half_and_nothing_else(tiny, records):
+    made = make(tiny, records * 10)
+    flipped = pairs.flip_by_coin(made, seed=0)
+    swapped = [
+        a["chosen"] == b["rejected"] and a["rejected"] == b["chosen"]
+        for a, b in zip(made, flipped, strict=True)
+    ]
+    same = [a["chosen"] == b["chosen"] for a, b in zip(made, flipped, strict=True)]
+    assert (
+        all(x or y for x, y in zip(swapped, same, strict=True))
+        and 50 < sum(swapped) < 110
+    )
+    assert flipped["prompt"] == made["prompt"]
+
+
+def test_clear_errors(tiny, records):
+    with pytest.raises(ValueError, match="at least one record"):
+        make(tiny, [])
+    with pytest.raises(ValueError, match="random_contexts"):
+        make(tiny, records, negatives="random_contexts")
+    with pytest.raises(ValueError, match="all pairs are identical"):
+        make(
+            tiny,
+            population.records(1, split="mipo", tasks=["lookup"], seed=0),
+            temperature=0,
+        )
+
+
+def test_trl_dpo_command_trains_on_the_pairs_as_they_are(tiny, records, tmp_path):
+    """`trl dpo` reads the JSONL that the chain writes, without conversion."""
+    model, tokenizer = tiny
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "data").mkdir()
+    make(tiny, records).to_json(tmp_path / "data" / "train.jsonl")
+    command = [
+        sys.executable,
+        "-m",
+        "trl.scripts.dpo",
+        "--dataset_name",
+        str(tmp_path / "data"),
+        "--model_name_or_path",
+        str(tmp_path / "model"),
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--max_steps",
+        "2",
+        "--use_cpu",
+        "true",
+        "--bf16",
+        "false",
+        "--report_to",
+        "none",
+        "--per_device_train_batch_size",
+        "4",
+        "--logging_steps",
+        "1",
+        "--save_strategy",
+        "no",
+        "--eval_strategy",
+        "no",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "0.6931" in done.stdout + done.stderr  # DPO starts at log 2

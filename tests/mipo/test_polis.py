@@ -1,0 +1,538 @@
+"""Polis exports and votes: what is read and refused, who sees what, exact probabilities, and the optimum by hand."""
+
+import json
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from mipo import data
+from mipo.worlds import polis, votes
+
+COMMENTS = [
+    "timestamp,comment-id,author-id,agrees,disagrees,moderated,comment-body",
+    '1,2,0,2,1,1,"Two lines,\nwith a comma"',
+    "1,10,0,1,1,1,Ten",
+    "1,3,0,0,0,-1,Turned down",
+]
+VOTES = [
+    "participant,group-id,n-comments,n-votes,n-agree,n-disagree,2,3,10",
+    "0,0,0,2,1,1,1,,-1",
+    "1,1,0,2,1,0,1,,0",
+    "7,,0,3,1,1,-1,0,1",
+]
+SUMMARY = [
+    "topic,A town",
+    "url,https://example.org",
+    'conversation-description,"What\nnow?"',
+]
+
+
+def _export(path, comments=COMMENTS, rows=VOTES, summary=SUMMARY):
+    path.mkdir(parents=True, exist_ok=True)
+    for name, lines in zip(polis.FILES, (comments, rows, summary), strict=True):
+        if lines is not None:
+            (path / name).write_bytes(
+                "\n".join(lines).encode() if isinstance(lines, list) else lines
+            )
+    return path
+
+
+def test_read_small_export(tmp_path):
+    talk = polis.read(_export(tmp_path))
+    assert talk.topic == "A town"
+    assert talk.statements.tolist() == [2, 3, 10]
+    assert talk.texts == ("Two lines,\nwith a comma", "Turned down", "Ten")
+    assert talk.accepted.tolist() == [True, False, True]
+    assert talk.people.tolist() == ["0", "1", "7"] and talk.groups.tolist() == [
+        0,
+        1,
+        -1,
+    ]
+    assert_allclose(talk.votes, [[1, np.nan, -1], [1, np.nan, 0], [-1, 0, 1]])
+
+
+def _votes(*lines):
+    return [VOTES[0], *lines]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"rows": _votes("0,0,0,2,1,1,1,,5")}, ["line 2, column 10", '"5" is no vote']),
+        (
+            {"rows": _votes("0,0,0,2,1,1,1,,-1", "1,1,0,1,1,0,yes,,0")},
+            ["line 3, column 2", '"yes" is no vote'],
+        ),
+        (
+            {"rows": _votes("0,0,0,2,1,1,1,")},
+            ["participants-votes.csv, line 2", "8 cells where the header has 9"],
+        ),
+        ({"rows": _votes("0,0,0,2,2,0,-1,,-1")}, ["the sign is flipped"]),
+        ({"rows": _votes("0,0,0,2,5,0,-1,,-1")}, ["contradict the votes of 100%"]),
+        ({"rows": _votes(VOTES[1], VOTES[1])}, ["participant is given twice"]),
+        ({"rows": [VOTES[0]]}, ["no row below its header"]),
+        (
+            {"rows": [VOTES[0].replace("group-id", "group"), *VOTES[1:]]},
+            ['column "group-id" is missing'],
+        ),
+        (
+            {"rows": [VOTES[0].replace(",10", ",2"), *VOTES[1:]]},
+            ['column "2" is given twice'],
+        ),
+        (
+            {"rows": [VOTES[0].replace(",10", ",11"), *VOTES[1:]]},
+            ["statement 11 is not in comments.csv"],
+        ),
+        (
+            {"comments": [*COMMENTS, "1,10,0,1,1,1,Again"]},
+            ["comments.csv, line 6", "comment-id 10 is given twice"],
+        ),
+        (
+            {"comments": [COMMENTS[0].replace("moderated", "mod"), *COMMENTS[1:]]},
+            ['column "moderated" is missing'],
+        ),
+        (
+            {"comments": "\n".join(COMMENTS).encode() + b"\xff"},
+            ["comments.csv", "not UTF-8"],
+        ),
+        ({"summary": None}, ["summary.csv", "missing"]),
+    ],
+)
+def test_read_refuses_naming_the_place(tmp_path, change, words):
+    with pytest.raises(ValueError) as error:
+        polis.read(_export(tmp_path, **change))
+    for word in words:
+        assert word in str(error.value)
+
+
+# ---- where the files come from ----
+
+
+def test_folder_of_the_reader(tmp_path):
+    assert polis.folder(_export(tmp_path / "mine")) == tmp_path / "mine"
+    with pytest.raises(ValueError, match="neither a folder"):
+        polis.folder("bowling-green")
+
+
+def test_folder_checks_the_pinned_hash(tmp_path, monkeypatch):
+    name = "american-assembly.bowling-green"
+    _export(tmp_path / "polis" / name)
+    monkeypatch.setenv("MIPO_DATA", str(tmp_path))
+    with pytest.raises(
+        ValueError, match=r"comments.csv: SHA-256 .* is not the pinned b5d72fbb1b15"
+    ):
+        polis.folder(name)
+
+
+def test_folder_unavailable_without_data_and_network(tmp_path, monkeypatch):
+    monkeypatch.delenv("MIPO_DATA", raising=False)
+    monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(polis.DataUnavailable, match="HF_HUB_OFFLINE is set"):
+        polis.folder("brexit-consensus")
+
+
+def test_download_is_pinned_and_failure_is_said(tmp_path, monkeypatch):
+    import pooch
+
+    asked = []
+
+    def refuse(url, known_hash, **_):
+        asked.append((url, known_hash))
+        raise ConnectionError("no network")
+
+    monkeypatch.delenv("MIPO_DATA", raising=False)
+    monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(pooch, "retrieve", refuse)
+    with pytest.raises(
+        polis.DataUnavailable,
+        match=r"comments.csv could not be downloaded \(ConnectionError\)",
+    ):
+        polis.folder("brexit-consensus")
+    # commit and hash: the public repository's, as its copy's source note gives them
+    assert asked == [
+        (
+            "https://raw.githubusercontent.com/compdemocracy/openData/"
+            "0bc2ce0f32c673f68da20b57bce15c457aa787b5/brexit-consensus/comments.csv",
+            "sha256:f9a341a6acadd8277458ed1ec1280508450dcc53f23cfdad9baf92a538bbd74c",
+        )
+    ]
+
+
+@pytest.mark.parametrize("name", list(polis.SHA256))
+def test_all_ten_conversations(mipo_data, monkeypatch, name):
+    monkeypatch.setenv("MIPO_DATA", str(mipo_data))
+    talk = polis.read(
+        polis.folder(name)
+    )  # hashes, columns and the sign are checked on the way
+    assert set(np.unique(talk.votes[np.isfinite(talk.votes)])) <= {-1, 0, 1}
+    assert (
+        talk.votes.shape
+        == (len(talk.people), len(talk.statements))
+        == (len(talk.groups), len(talk.texts))
+    )
+
+
+def test_bowling_green_counts(mipo_data, monkeypatch):
+    monkeypatch.setenv("MIPO_DATA", str(mipo_data))
+    talk = polis.read(polis.folder("american-assembly.bowling-green"))
+    assert talk.votes.shape == (2031, 896)  # voters and comments in summary.csv
+    assert (
+        int(np.isfinite(talk.votes).sum()) == 225_524
+    )  # counted once with awk, not with this code
+
+
+# ---- votes as a world ----
+
+
+@pytest.fixture(scope="module")
+def talk():
+    """An invented town: 60 people of two kinds, 12 statements; kind 0 agrees with even statements, kind 1 with odd."""
+    rng = np.random.default_rng(0)
+    kind = np.arange(60) % 2
+    sides = np.where((np.arange(12)[None] + kind[:, None]) % 2 == 0, 1.0, -1.0)
+    ballots = np.where(rng.random((60, 12)) < 0.1, -sides, sides)
+    ballots[rng.random((60, 12)) < 0.15] = np.nan
+    ballots[rng.random((60, 12)) < 0.05] = 0
+    texts = tuple(f"statement {i}" for i in range(12))
+    return polis.Conversation(
+        "invented",
+        "",
+        np.arange(60).astype(str),
+        kind,
+        np.arange(100, 112),
+        texts,
+        np.arange(12) != 11,
+        ballots.astype(np.float32),
+    )
+
+
+@pytest.fixture(scope="module")
+def world(talk):
+    return votes.panel(talk, min_votes=20, min_context=3, seed=1)
+
+
+def test_panel_filters_and_splits(talk, world):
+    assert world.names.tolist() == list(
+        range(100, 111)
+    )  # 111 was turned down by the moderators
+    assert world.names[world.asked].tolist() == [102, 105, 108]  # every third
+    everybody = np.concatenate(list(world.rows.values()))
+    assert sorted(everybody) == list(
+        range(len(world.votes))
+    )  # each person in exactly one split
+    assert [len(world.rows[k]) for k in votes.SPLITS] == [
+        29,
+        12,
+        5,
+        12,
+    ]  # of 58; cut at 29, 40.6, 46.4, 58
+    other = votes.panel(talk, min_votes=20, min_context=3, seed=2)
+    assert (other.rows["test"] != world.rows["test"]).any()
+    with pytest.raises(ValueError, match="too few"):
+        votes.panel(talk, min_votes=61)
+
+
+def test_records_never_show_what_is_asked(talk, world):
+    recs = votes.records(world, "test", questions=2, max_context=4, seed=0)
+    assert len({r["person"] for r in recs}) == 12
+    for r in recs:
+        shown = [int(w[1:-1]) for w in r["context"].split()[1:]]
+        assert len(shown) <= 4 and len(set(shown)) == len(shown)
+        assert not {102, 105, 108} & set(shown)
+        ballot = talk.votes[r["person"]]
+        assert {100 + i: v for i, v in enumerate(ballot)}[r["statement"]] == {
+            "agree": 1,
+            "disagree": -1,
+        }[r["gold"]]
+        for word in r["context"].split()[1:]:
+            assert ballot[int(word[1:-1]) - 100] == {"+": 1, "-": -1}[word[-1]]
+    blind = votes.records(world, "mipo", questions=3, answered=False, seed=0)
+    assert len(blind) == 36 and all(
+        r["gold"] is None for r in blind
+    )  # everybody is asked everything
+    assert data.FIELDS == tuple(k for k in ("context", "query", "gold") if k in recs[0])
+
+
+def test_shuffled_moves_everybody(world):
+    recs = votes.records(world, "test", seed=0)
+    own, moved = (
+        {r["person"]: r["context"] for r in x}
+        for x in (recs, votes.shuffled(recs, seed=3))
+    )
+    assert sorted(own.values()) == sorted(moved.values())
+    assert all(own[p] != moved[p] for p in own)
+    with pytest.raises(ValueError, match="fewer than two people"):
+        votes.shuffled(recs[:1])
+
+
+def test_majority_by_hand(talk, world):
+    ballots = talk.votes[world.people[world.rows["base"]], 2]  # statement 102
+    agree, disagree = (ballots == 1).sum(), (ballots == -1).sum()
+    assert_allclose(
+        votes.majority(world)[0],
+        np.array([agree + 1, disagree + 1]) / (agree + disagree + 2),
+    )
+
+
+def test_places_match_svd_and_separate_the_two_kinds(world):
+    at, shares = votes.places(world)
+    cast = world.votes != 0
+    centred = np.where(cast, world.votes - world.votes.sum(0) / cast.sum(0), 0)
+    singular = np.linalg.svd(centred, compute_uv=False)
+    assert_allclose(shares, singular[:2] ** 2 / (singular**2).sum())
+    first, second = (at[world.groups == g, 0] for g in (0, 1))
+    assert max(first.min(), second.min()) > min(
+        first.max(), second.max()
+    )  # no overlap along the first axis
+
+
+# ---- probabilities ----
+
+
+@pytest.fixture(scope="module")
+def model_and_tokenizer(world):
+    from mipo import models
+
+    tokenizer = models.build_tokenizer(votes.vocabulary(world))
+    return models.small_model(
+        tokenizer, hidden=32, layers=2, heads=4, seed=0
+    ), tokenizer
+
+
+def test_vocabulary_covers_every_prompt(world, model_and_tokenizer):
+    tokenizer = model_and_tokenizer[1]
+    rng = np.random.default_rng(0)
+    drawn = votes.examples(world, tokenizer, max_context=5)(rng, 200)
+    assert {reply for _, reply in drawn} == {"agree", "disagree"}
+    for prompt, reply in drawn:
+        ids = tokenizer(prompt + reply)["input_ids"]
+        assert tokenizer.unk_token_id not in ids
+        assert tokenizer.decode(ids, skip_special_tokens=False) == prompt + reply
+    assert (
+        0.03 < np.mean(["votes:" not in prompt for prompt, _ in drawn]) < 0.2
+    )  # a tenth without context
+
+
+def test_vote_probs_equal_naive_softmax(world, model_and_tokenizer):
+    import torch
+
+    model, tokenizer = model_and_tokenizer
+    recs = [
+        *votes.records(world, "test", questions=3, seed=0),
+        {**votes.records(world, "test", seed=0)[0], "context": ""},
+    ]
+    got = votes.vote_probs(model, tokenizer, recs)
+    for r, p in zip(recs, got, strict=True):
+        content = (
+            r["context"] + "\n\n" if r["context"] else ""
+        ) + f"s{r['statement']}?"
+        prompt = f"<|user|>{content}<|end|><|assistant|>"
+        with torch.no_grad():
+            logits = (
+                model(
+                    **tokenizer(
+                        prompt, return_tensors="pt", return_token_type_ids=False
+                    )
+                )
+                .logits[0, -1]
+                .double()
+            )
+        naive = torch.softmax(logits, 0)[
+            [tokenizer.convert_tokens_to_ids(w) for w in ("agree", "disagree")]
+        ]
+        assert_allclose(p, naive.numpy(), rtol=1e-5)
+
+
+def test_statement_means_are_means_over_contexts(world, model_and_tokenizer):
+    recs = votes.records(world, "test", seed=0)
+    contexts = votes.contexts_of(recs)
+    means = votes.statement_means(*model_and_tokenizer, world, contexts)
+    grid = [
+        {"query": "s105?", "statement": 105, "context": c, "person": i}
+        for i, c in enumerate(contexts)
+    ]
+    assert_allclose(
+        means[1], votes.vote_probs(*model_and_tokenizer, grid).mean(0), rtol=1e-5
+    )
+    assert_allclose(
+        votes.by_statement(means, recs),
+        means[[{102: 0, 105: 1, 108: 2}[r["statement"]] for r in recs]],
+    )
+
+
+@pytest.mark.parametrize(
+    "ref, crowd, beta, agree",
+    [
+        (0.6, 0.8, 1.0, 0.36),  # 0.6²/0.8 = 0.45 against 0.4²/0.2 = 0.8
+        (0.6, 0.5, 1.0, 9 / 13),  # an even crowd: 0.36 against 0.16
+        (0.7, 0.7, 0.3, 0.7),  # the crowd itself stays
+        (0.6, 0.8, 1e9, 0.6),  # beta to infinity: the reference
+        (0.5, 0.8, 0.5, 1 / 17),  # 1/0.8² against 1/0.2²: 1 to 16
+    ],
+)
+def test_optimum_by_hand(ref, crowd, beta, agree):
+    got = votes.optimum(
+        np.array([[ref, 1 - ref]]), np.array([[crowd, 1 - crowd]]), beta
+    )
+    assert_allclose(got, [[agree, 1 - agree]], rtol=1e-6)
+
+
+def test_optimum_is_the_tilted_optimum_of_the_theory():
+    from mipo import information
+
+    rng = np.random.default_rng(0)
+    ref, crowd = rng.dirichlet([1, 1], 20), rng.dirichlet([1, 1], 20)
+    theory = information.tilted_optimum(
+        ref, np.log(ref / crowd), 0.7
+    )  # chosen: reference, rejected: crowd
+    assert_allclose(votes.optimum(ref, crowd, 0.7), theory, rtol=1e-9)
+
+
+def test_optimum_extremes_and_errors():
+    tiny = np.array([[1e-300, 1 - 1e-300]])
+    assert np.isfinite(votes.optimum(tiny, np.array([[0.5, 0.5]]), 0.01)).all()
+    with pytest.raises(ValueError, match="beta must be positive"):
+        votes.optimum(tiny, tiny, 0.0)
+
+
+def test_sharpened_never_changes_the_likelier_vote():
+    ref = np.random.default_rng(0).dirichlet([1, 1], 50)
+    sharp = votes.sharpened(ref, 1.0)
+    assert_allclose(sharp, ref**2 / (ref**2).sum(1, keepdims=True))
+    assert ((sharp[:, 0] > 0.5) == (ref[:, 0] > 0.5)).all()
+
+
+def test_scores_and_gains_by_hand():
+    recs = [{"gold": "agree"}, {"gold": "disagree"}, {"gold": "agree"}]
+    probs = np.array([[0.8, 0.2], [0.7, 0.2], [0.5, 0.5]])
+    s = votes.scores(probs, recs)
+    assert_allclose(s["accuracy"], [1, 0, 0.5])
+    assert_allclose(s["chance"], [0.8, 0.2, 0.5])
+    assert_allclose(s["log_loss"], -np.log([0.8, 0.2, 0.5]))
+    assert_allclose(votes.means([probs], [recs], "chance"), [0.5])
+    even = np.full((3, 2), 0.5)
+    gains = votes.gain_by([np.array([0, 0, 2])], [probs], [even], [recs])
+    assert_allclose(
+        gains, [[0.0], [0.0], [0.0]], atol=1e-12
+    )  # +0.3 - 0.3; an empty class; 0
+    assert_allclose(
+        votes.gain_by([np.array([0, 1, 2])], [probs], [even], [recs]),
+        [[0.3], [-0.3], [0.0]],
+    )
+    # 0.5 ln(0.5/0.25) + 0.5 ln(0.5/0.75)
+    assert_allclose(
+        votes.divergence(np.array([[0.5, 0.5]]), np.array([[0.2, 0.6]])),
+        0.5 * np.log(4 / 3),
+    )
+
+
+def test_data_load_polis(mipo_data, monkeypatch):
+    monkeypatch.setenv("MIPO_DATA", str(mipo_data))
+    recs = data.load(
+        "polis", conversation="brexit-consensus", questions=1, min_votes=40
+    )
+    assert recs and all(
+        r["gold"] in polis.REPLIES and r["query"].endswith("?") for r in recs
+    )
+
+
+# ---- the runs ----
+
+
+def test_gain_by_hand_and_its_sign():
+    from mipo_study import ch13_votes
+
+    recs = [
+        [{"gold": "agree", "person": i} for i in range(4)],
+        [{"gold": "agree", "person": i} for i in range(4)],
+    ]
+    theirs = [np.full((4, 2), 0.5)] * 2
+    ours = [
+        np.array([[0.6, 0.4], [0.8, 0.2]] * 2),
+        np.array([[0.7, 0.3], [0.9, 0.1]] * 2),
+    ]
+    found = ch13_votes.gain(ours, theirs, recs, "chance")
+    assert_allclose(found["value"], 0.25)  # mean of 0.1, 0.3, 0.2, 0.4
+    assert (
+        found["interval"][0] < 0.25 < found["interval"][1]
+        and found["unit"] == "of votes"
+    )
+    assert_allclose(
+        ch13_votes.gain(ours, theirs, recs, "log_loss")["value"],  # less loss is a gain
+        np.log([0.6, 0.8, 0.7, 0.9]).mean() - np.log(0.5),
+    )
+    assert ch13_votes.gain(theirs, ours, recs, "log_loss")["value"] < 0
+
+
+def test_at_hand(tmp_path, monkeypatch):
+    monkeypatch.setattr(polis, "_cache", lambda: tmp_path / "cache")
+    monkeypatch.setenv("MIPO_DATA", str(tmp_path / "data"))
+    assert not polis.at_hand("brexit-consensus")
+    for place in (tmp_path / "cache", tmp_path / "data" / "polis"):
+        (place / "brexit-consensus").mkdir(parents=True)
+        for file in polis.FILES[:2]:
+            assert not polis.at_hand("brexit-consensus")
+            (place / "brexit-consensus" / file).touch()
+        assert polis.at_hand("brexit-consensus")
+        assert polis.at_hand(place / "brexit-consensus")  # any export, as a folder
+        (place / "brexit-consensus").rename(place / "other")
+
+
+def test_runs_end_to_end(tmp_path, world):
+    from mipo_study import ch13_votes
+
+    base, made, tuned = (tmp_path / name for name in ("base", "pairs", "tuned"))
+    for folder in (base, made, tuned):
+        folder.mkdir()
+    ch13_votes.make_base(
+        base, world, layers=1, hidden=16, steps=40, lr=1e-2, seed=0, progress=False
+    )
+    assert (
+        np.load(base / "crowd.npy").shape
+        == np.load(base / "nobody.npy").shape
+        == (3, 2)
+    )
+    counts = ch13_votes.make_pairs(
+        made, world, base, questions=3, seed=0, progress=False
+    )
+    rows = json.loads((made / "pairs.json").read_text())
+    assert counts["prompts"] == 36 and counts["useful"] == len(rows) > 0
+    assert all(row["chosen"] != row["rejected"] for row in rows)
+    test, check = ch13_votes.held_out(world, 0)
+    assert {r["person"] for r in test}.isdisjoint(r["person"] for r in check)
+    settings = {
+        "loss": "dpo",
+        "loss_kwargs": {"beta": 1.0},
+        "lr": 1e-2,
+        "batch_size": 4,
+        "seed": 0,
+        "progress": False,
+    }
+    metrics = ch13_votes.make_policy(
+        tuned, world, base, made, placebo=False, **settings
+    )
+    assert 0 < metrics["validation"] < 1
+    again = ch13_votes.make_policy(tuned, world, base, made, placebo=False, **settings)
+    assert again == metrics  # the same seed, the same numbers
+    assert np.load(tuned / "test.npy").shape == (len(test), 2)
+    assert [file.name for file in tuned.iterdir()] == [
+        "test.npy"
+    ]  # nothing of the trainer stays in the record
+    assert (
+        ch13_votes.make_policy(tuned, world, base, made, placebo=True, **settings)
+        != metrics
+    )
+    counts = ch13_votes.make_preferences(made, world, base, questions=3, seed=0)
+    rows = json.loads((made / "pairs.json").read_text())
+    cast = votes.records(world, "mipo", questions=3, seed=0)
+    assert counts["pairs"] == len(rows) == len(cast)
+    assert [row["chosen"] for row in rows] == [r["gold"] for r in cast]
+    assert all({row["chosen"], row["rejected"]} == set(votes.REPLIES) for row in rows)
+    settings |= {"loss": "rmipo", "loss_kwargs": {}}
+    on_votes = ch13_votes.make_policy(
+        tuned, world, base, made, placebo=False, **settings
+    )
+    assert on_votes != metrics

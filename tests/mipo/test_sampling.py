@@ -1,0 +1,167 @@
+"""Sampling: the right distribution, one stream per prompt, padding that changes nothing, context-aware decoding."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from mipo import models
+from mipo.lm import sampling
+
+TEXTS = ["\n\nsay a b c d e f.", "say a", " a b c d e f g. h? i!", "Role: x. Tone: y."]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    tokenizer = models.build_tokenizer(TEXTS)
+    return models.small_model(
+        tokenizer, hidden=16, layers=2, heads=2, max_length=48, seed=3
+    ), tokenizer
+
+
+def prompts(n):
+    words = [" a", " b", " c", " d", " e", " f"]
+    return [
+        "<|user|>say"
+        + "".join(words[(i * j) % 6] for j in range(i % 5))
+        + "<|end|><|assistant|>"
+        for i in range(n)
+    ]
+
+
+def test_pick_inverts_the_cumulative_distribution():
+    """Probabilities 0.5, 0.3, 0.2: a uniform below 0.5 gives the first, below 0.8 the second, else the third."""
+    logits = torch.log(torch.tensor([[0.2, 0.5, 0.3]], dtype=torch.float64)).expand(
+        5, -1
+    )
+    uniform = torch.tensor([0.0, 0.49, 0.51, 0.79, 0.999999999], dtype=torch.float64)
+    assert sampling.pick(logits, uniform).tolist() == [1, 1, 2, 2, 0]
+    assert sampling.pick(logits, uniform, top_p=0.7).tolist() == [
+        1,
+        1,
+        1,
+        2,
+        2,
+    ]  # 0.5 / 0.8 = 0.625; the third is cut
+    assert sampling.pick(logits, uniform, temperature=0).tolist() == [1] * 5
+
+
+def test_pick_samples_the_softmax_at_a_temperature():
+    logits = torch.tensor([[0.3, -1.0, 1.2, 0.0]], dtype=torch.float64)
+    uniform = torch.tensor(np.random.default_rng(0).random(20000))
+    counts = np.bincount(
+        sampling.pick(logits.expand(20000, -1), uniform, temperature=0.7).numpy(),
+        minlength=4,
+    )
+    assert (
+        stats.chisquare(
+            counts, 20000 * torch.softmax(logits[0] / 0.7, 0).numpy()
+        ).pvalue
+        > 1e-3
+    )
+
+
+def family(kind, config, tokenizer, **more):
+    torch.manual_seed(0)
+    return kind(
+        config(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=48,
+            initializer_range=0.3,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            **more,
+        )
+    )
+
+
+@pytest.fixture(params=["llama", "qwen2", "qwen3"])
+def model_of(request, tiny):
+    model, tokenizer = tiny
+    kinds = {
+        "qwen2": (Qwen2ForCausalLM, Qwen2Config, {}),
+        "qwen3": (Qwen3ForCausalLM, Qwen3Config, {"head_dim": 8}),
+    }
+    if request.param in kinds:
+        kind, config, more = kinds[request.param]
+        model = family(kind, config, tokenizer, **more)
+    return model, tokenizer
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"top_p": 0.8}, {"temperature": 0.5}, {"alpha": 1.0}], ids=str
+)
+def test_same_reply_whatever_the_batch(model_of, how):
+    if how.get("alpha"):
+        how = how | {"contrast_prompts": ["<|user|>say<|end|><|assistant|>"] * 12}
+    said = [
+        sampling.generate(
+            *model_of, prompts(12), max_new_tokens=8, seed=5, batch_size=size, **how
+        )
+        for size in (1, 3, 7, 12)
+    ]
+    assert said[0] == said[1] == said[2] == said[3] and len(set(said[0])) > 4
+    assert (
+        sampling.generate(*model_of, prompts(12), max_new_tokens=8, seed=6, **how)
+        != said[0]
+    )
+
+
+def test_greedy_equals_transformers_generate(tiny):
+    model, tokenizer = tiny
+    ours = sampling.generate(
+        model, tokenizer, prompts(6), max_new_tokens=7, temperature=0
+    )
+    for prompt, reply in zip(prompts(6), ours, strict=True):
+        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        out = model.generate(
+            ids, do_sample=False, max_new_tokens=7, attention_mask=torch.ones_like(ids)
+        )
+        assert reply == tokenizer.decode(
+            out[0, ids.shape[1] :], skip_special_tokens=True
+        )
+
+
+def test_contrast_is_the_naive_combination_of_two_models_outputs(tiny):
+    """First token of greedy context-aware decoding against logits (1 + α)·a - α·b computed row by row."""
+    model, tokenizer = tiny
+    left, right = prompts(6)[1:], prompts(6)[:-1]
+    replies = sampling.generate(
+        model,
+        tokenizer,
+        left,
+        contrast_prompts=right,
+        alpha=3.0,
+        max_new_tokens=1,
+        temperature=0,
+    )
+    for a, b, reply in zip(left, right, replies, strict=True):
+        la, lb = (
+            model(tokenizer(p, return_tensors="pt")["input_ids"]).logits[0, -1]
+            for p in (a, b)
+        )
+        assert reply == tokenizer.decode(
+            [int((4 * la - 3 * lb).argmax())], skip_special_tokens=True
+        )
+
+
+def test_clear_errors(tiny):
+    model, tokenizer = tiny
+    with pytest.raises(
+        ValueError, match=r"prompt 1: the prompt has 4\d tokens.*context of 48"
+    ):
+        sampling.generate(
+            model, tokenizer, ["say", "say" + " a" * 42], max_new_tokens=8
+        )
+    with pytest.raises(ValueError, match="prompt 0: the prompt is empty"):
+        sampling.generate(model, tokenizer, [""])
+    with pytest.raises(ValueError, match="mine.jsonl, line 7: the prompt is empty"):
+        sampling.generate(model, tokenizer, [""], names=["mine.jsonl, line 7"])
+    with pytest.raises(ValueError, match="top_p"):
+        sampling.generate(model, tokenizer, ["say"], top_p=0)

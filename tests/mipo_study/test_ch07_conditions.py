@@ -1,0 +1,180 @@
+"""Conditions, exact chances and scores of notebook 07, against enumeration and hand-made cases."""
+
+import numpy as np
+import pytest
+
+from mipo.world import World
+from mipo.worlds import population, scoring
+from mipo.worlds.grammar import ATTRIBUTES, TASKS, write
+from mipo_study import ch07_conditions
+
+
+def test_conditions_draw_from_their_split_and_wordings():
+    for name, settings in ch07_conditions.CONDITIONS.items():
+        records = ch07_conditions.prompts(name, n_people=3, per_task=2, seed=5)
+        assert len(records) == 3 * 2 * len(TASKS)
+        assert {scoring.as_person(r).split for r in records} == {settings["split"]}
+        for r in records:
+            place = TASKS[r["task"]].queries.index(r["wording"])
+            assert (place < population.SEEN_WORDINGS) == (
+                settings["wordings"] == "seen"
+            )
+
+
+def test_same_people_in_conditions_of_one_split():
+    full, noisy = (
+        ch07_conditions.prompts(c, n_people=4, per_task=1, seed=2)
+        for c in ("unseen", "noisy")
+    )
+    assert [r["values"] for r in full] == [r["values"] for r in noisy]
+    assert any(a["context"] != b["context"] for a, b in zip(full, noisy, strict=True))
+
+
+def test_again_repeats_each_prompt_and_closely_adds_conditions():
+    asked = ch07_conditions.all_prompts(
+        n_people=4, per_task=1, draws=3, seed=0, closely=False
+    )
+    assert (
+        set(asked) == {"unseen", "again"} and len(asked["again"]) == 72
+    )  # 24 prompts, fewer than 48
+    assert asked["again"][0] == asked["again"][2] != asked["again"][3]
+    assert set(
+        ch07_conditions.all_prompts(n_people=4, per_task=1, draws=3, seed=0)
+    ) == {*ch07_conditions.CONDITIONS, "again"}
+
+
+def test_unknown_condition_names_the_known_ones():
+    with pytest.raises(ValueError, match="unseen people"):
+        ch07_conditions.prompts("unsen", n_people=1, per_task=1, seed=0)
+
+
+def test_stated_reads_back_what_context_wrote():
+    for who in population.people(20, seed=3):
+        assert ch07_conditions.stated(who.context()) == who
+    assert ch07_conditions.stated("") == population.NOBODY
+    both = ch07_conditions.stated("Role: owner. Tone: blunt. Tone: formal. Pet: cat.")
+    assert both == population.person(
+        role="owner", pet="cat"
+    )  # nothing says which tone is true
+
+
+def test_exact_adherence_with_true_contexts_is_the_law_and_falls_with_wrong_ones():
+    full = ch07_conditions.prompts("unseen", n_people=30, per_task=1, seed=0)
+    np.testing.assert_allclose(
+        ch07_conditions.exact_adherence_to_truth(full), scoring.exact_adherence(full)
+    )
+    noisy = ch07_conditions.prompts("noisy", n_people=30, per_task=1, seed=0)
+    assert (
+        ch07_conditions.exact_adherence_to_truth(noisy).mean()
+        < scoring.exact_adherence(full).mean() - 0.02
+    )
+
+
+def test_exact_adherence_with_a_wrong_value_by_hand():
+    # lookup: two relevant slots. detail is left out: law 0.05 + 0.95·p(v) averaged over people gives back the prior,
+    # 0.65 at "short"; units stated "imperial" but truly "metric": 0.88 · 0.7
+    record = {
+        "task": "lookup",
+        "context": "Units: imperial.",
+        "values": {"detail": "short", "units": "metric"},
+    }
+    np.testing.assert_allclose(
+        ch07_conditions.exact_adherence_to_truth([record]), [(0.65 + 0.88 * 0.7) / 2]
+    )
+
+
+def test_chance_of_own_by_hand():
+    rows = [{"task": "email", "values": {"pet": pet}} for pet in ("dog", "cat", "none")]
+    rows.append({"task": "plan", "values": {"pet": "dog", "city": "Oslo"}})
+    rows.append({"task": "recommend", "values": {"pet": "dog", "city": "Oslo"}})
+    # an aside speaks with 0.3; dog : cat = 0.5 : 0.3; cities 0.4, 0.3, 0.2, 0.1
+    np.testing.assert_allclose(
+        ch07_conditions.chance_of_own(rows),
+        [0.3 * 5 / 8, 0.3 * 3 / 8, 0, 0.3 * 5 / 8, 0.03],
+    )
+    assert [ch07_conditions.aside(r) for r in rows] == [
+        "pet",
+        "pet",
+        "pet",
+        "pet",
+        "city",
+    ]
+
+
+def test_chance_of_own_is_what_sampled_replies_show():
+    rng, world = np.random.default_rng(0), World()
+    rows = population.records(60, split="test", per_task=8, seed=1)
+    replies = [
+        world.sample(r["task"], scoring.as_person(r), r["topic"], rng) for r in rows
+    ]
+    seen, expected = (
+        scoring.score(replies, rows)["own"].mean(),
+        ch07_conditions.chance_of_own(rows).mean(),
+    )
+    assert abs(seen - expected) < 4 * np.sqrt(expected / len(rows))
+
+
+def test_unusual_marks_the_lowest_quarter_of_people():
+    rows = population.records(40, split=None, seed=0)
+    marked = ch07_conditions.unusual(rows)
+    prior = np.array([scoring.as_person(r).log_prior for r in rows])
+    assert marked.mean() == pytest.approx(0.25, abs=0.08)
+    assert prior[marked].max() < prior[~marked].min()
+
+
+def test_variety_is_full_for_copies_and_low_for_different_replies():
+    rows = population.records(6, split=None, tasks=["email"], seed=0)
+    rng = np.random.default_rng(0)
+    values = [
+        [str(rng.choice(list(s.options))) for s in TASKS["email"].slots] for _ in rows
+    ]
+    varied = [write("email", "report", v, rng) for v in values]
+    copies = ch07_conditions.variety([varied[0]] * 6, rows)
+    assert copies["self_bleu"] == pytest.approx(100)
+    found = ch07_conditions.variety(varied, rows)
+    assert found["self_bleu"] < 80 and found["distinct"] > copies["distinct"]
+    assert found["compression"] < copies["compression"]
+    with pytest.raises(ValueError, match="no task has two replies"):
+        ch07_conditions.variety(["one"] * 6, rows)
+
+
+def test_answer_leaves_replies_that_scores_read(tmp_path, monkeypatch):
+    """A policy that is the exact law: its information is that of the world, its scores those of the checker."""
+    import torch
+
+    world, rng = World(), np.random.default_rng(4)
+
+    def sample(model, tokenizer, records, *, seed, progress):
+        return [
+            world.sample(r["task"], scoring.as_person(r), r["topic"], rng)
+            for r in records
+        ]
+
+    def information(model, tokenizer, replies, records, *, contexts):
+        assert len(contexts) == 2 and {r["context"] for r in records} == set(contexts)
+        assert [
+            scoring.score([y], [r])["valid"][0]
+            for y, r in zip(replies, records, strict=True)
+        ] == [1] * len(records)
+        return float(torch.tensor(0.25))
+
+    class Words:
+        def __call__(self, texts, **_):
+            return {"input_ids": [t.split() for t in texts]}
+
+    monkeypatch.setattr(ch07_conditions, "load_model", lambda name: (None, Words()))
+    monkeypatch.setattr(ch07_conditions, "sample_replies", sample)
+    monkeypatch.setattr(scoring, "information", information)
+    size = {"n_people": 4, "per_task": 1, "draws": 2, "seed": 0}
+    metrics = ch07_conditions.answer("policy", tmp_path, contexts=2, **size)
+    assert (
+        metrics["information"] == 0.25
+        and metrics["tokens"] > 5
+        and 0 < metrics["within"] <= 100
+    )
+    asked = ch07_conditions.all_prompts(**size)
+    said = ch07_conditions.replies(tmp_path)
+    assert {c: len(v) for c, v in said.items()} == {c: len(v) for c, v in asked.items()}
+    found = ch07_conditions.scores(tmp_path, asked)
+    assert all(v["valid"].mean() == 1 for v in found.values())
+    assert set(ATTRIBUTES["pet"]) > {"dog", "cat"}
