@@ -1,0 +1,86 @@
+"""The one writer of tables: a DataFrame as Markdown, text quoted, gaps as dashes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from numbers import Number
+
+import pandas as pd
+
+from mipo.quote import quote
+
+MISSING = "–"
+
+
+def markdown(
+    frame: pd.DataFrame,
+    formats: Mapping[str, str] | None = None,
+    *,
+    index: bool = False,
+    limit: int | None = None,
+) -> str:
+    """A table for a page of the book.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        One row of the table each. Headings are ours and stand as they are; text in
+        cells may be anybody's and is quoted (see `mipo.quote.quote`).
+    formats : mapping, optional
+        How numbers are written, by column: ``{"accuracy": ".1%"}``; ``"g"`` elsewhere.
+    index : bool
+        Whether the index is the first column.
+    limit : int, optional
+        Longer texts are cut after so many characters.
+
+    Returns
+    -------
+    str
+        Markdown; numbers stand at the right, text at the left.
+
+    Raises
+    ------
+    ValueError
+        For a format of a column that the frame does not have.
+    """
+    shown = frame.reset_index() if index else frame
+    formats = dict(formats or {})
+    strange = [name for name in formats if name not in shown.columns]
+    if strange:
+        known = ", ".join(map(str, shown.columns))
+        raise ValueError(f"no column {strange[0]!r}; the table has {known}")
+    rules = [
+        "---:" if pd.api.types.is_numeric_dtype(shown[name]) else "---"
+        for name in shown.columns
+    ]
+    columns = [
+        [cell(value, formats.get(name, "g"), limit=limit) for value in shown[name]]
+        for name in shown.columns
+    ]
+    rows = [map(str, shown.columns), rules, *zip(*columns, strict=True)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def cell(value: object, form: str = "g", *, limit: int | None = None) -> str:
+    """One value as a table shows it: a number in its format, foreign text quoted.
+
+    Parameters
+    ----------
+    value : object
+        A number, a text, a (low, high) interval, or None.
+    form : str
+        Format of numbers, as in ``format(value, form)``.
+    limit : int, optional
+        Longer texts are cut after so many characters.
+
+    Returns
+    -------
+    str
+    """
+    if isinstance(value, tuple):
+        return f"[{', '.join(cell(end, form) for end in value)}]"
+    if value is None or value is pd.NA or value != value:
+        return MISSING
+    if isinstance(value, Number) and not isinstance(value, bool):
+        return format(value, form)
+    return quote(str(value), limit)
