@@ -6,6 +6,7 @@ import ast
 import fcntl
 import functools
 import hashlib
+import inspect
 import json
 import math
 import os
@@ -234,3 +235,44 @@ def run_or_load(
         sync(records)  # the rename itself reaches the disk
         USED[folder.name] = (time.time() - seconds, time.time())
         return Run(json.loads(text)["metrics"], folder, key, seconds, True)
+
+
+def cached(name: str, *, inputs: Sequence[str] = (), keep: Sequence[str] = ()):
+    """Make a run of a function that writes files into a folder and returns metrics.
+
+    ``make(folder, *, progress, **settings)`` becomes ``make(run_dir, *, progress=True,
+    **settings) -> Run``: made once for its settings, inputs and code, then found again.
+
+    Parameters
+    ----------
+    name : str
+        Name of the run; ``{setting}`` stands for the value of a setting.
+    inputs : sequence of str
+        Settings that are a Run, a path (known by its content) or a hub name.
+    keep : sequence of str
+        Small files of the folder that are kept with the metrics.
+    """
+
+    def decorate(make: Callable[..., dict]) -> Callable[..., Run]:
+        signature = inspect.signature(make)
+
+        @functools.wraps(make)
+        def found(run_dir, *, progress=True, **settings):
+            bound = signature.bind(None, progress=progress, **settings)
+            bound.apply_defaults()
+            every = dict(bound.arguments)
+            del every[next(iter(signature.parameters))], every["progress"]
+            given = {key: every[key] for key in inputs if every[key] is not None}
+            config = {key: value for key, value in every.items() if key not in inputs}
+            return run_or_load(
+                run_dir,
+                name.format(**every),
+                config,
+                functools.partial(make, progress=progress, **every),
+                code=[make.__module__],
+                inputs=given,
+            )
+
+        return found
+
+    return decorate

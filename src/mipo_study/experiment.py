@@ -1,0 +1,817 @@
+"""One way to run an experiment in the small world: base model, pairs, training, evaluation, many runs at once.
+
+Each step is a run: made once for its settings, inputs and code, then found again.
+`run_many` makes a table of runs, several at a time, and gives a DataFrame back.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import math
+import multiprocessing
+import shutil
+import sys
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mipo import evaluate as statistics
+from mipo.cache import Run, cached
+from mipo.files import dumps, read_json, write_whole
+from mipo.models import load_model, require_finite
+from mipo.recipes import RECIPES
+from mipo.worlds import population, scoring
+
+Policy = Run | Path | str
+
+# ---- base models and pairs ----
+
+
+@cached("base-{without}-{seed}")
+def base_model(folder, *, seed, steps, batch_size, lr, without="marginal", progress):
+    """Run of a base model of the small world, in `path / "model"`.
+
+    Parameters
+    ----------
+    run_dir : path
+        Where runs are kept.
+    seed, steps, batch_size, lr, without
+        See `mipo.worlds.language_model.train_base`.
+
+    Returns
+    -------
+    Run
+        Metrics: losses (nats per token, one per step), parameters.
+    """
+    from mipo.worlds.language_model import train_base
+
+    model, tokenizer, losses = train_base(
+        steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        seed=seed,
+        without=without,
+        progress=progress,
+    )
+    save(model, tokenizer, folder)
+    return {"losses": losses, "parameters": model.num_parameters()}
+
+
+def examples_of(
+    n_people: int,
+    *,
+    split: str,
+    seed: int,
+    per_task: int = 1,
+    wordings: str = "seen",
+    width: int = 1,
+) -> list[dict]:
+    """Prompts of n people of a split, each with its person; in lives of `width` places.
+
+    Parameters
+    ----------
+    n_people : int
+        How many people; each asks every task `per_task` times.
+    split : str
+        "mipo", "select" or "test": no person is in two of them.
+    seed : int
+        Who they are and what they ask.
+    wordings : str
+        Question wordings, "seen" or "unseen" in MIPO's pairs.
+    width : int
+        Places of the world, 1 in the small world itself; see `mipo.worlds.wide`.
+    """
+    examples = population.records(
+        n_people, split=split, per_task=per_task, wordings=wordings, seed=seed
+    )
+    if width == 1:
+        return examples
+    from mipo.worlds import wide
+
+    return wide.widen(examples, width, split=split, seed=seed)
+
+
+@cached("pairs-{negatives}-{seed}", inputs=["base", "chosen"])
+def make_pairs(
+    folder,
+    *,
+    base,
+    negatives,
+    seed,
+    n_people,
+    per_task,
+    split="mipo",
+    wordings="seen",
+    width=1,
+    k=1,
+    temperature=1.0,
+    top_p=1.0,
+    max_new_tokens=40,
+    chosen=None,
+    placebo=False,
+    progress,
+):
+    """Run of MIPO's pairs, made by the base model for its own people, in `pairs_file`.
+
+    Parameters
+    ----------
+    base : Run or path
+        The model that answers.
+    negatives, k, temperature, top_p, max_new_tokens
+        See `mipo.pairs.synthesise_pairs`.
+    n_people, per_task, split, wordings, width
+        Who asks what; see `examples_of`.
+    seed : int
+        People, queries and replies.
+    chosen : Run, optional
+        Pairs of the same prompts whose chosen replies are taken instead of sampled.
+    placebo : bool
+        Chosen and rejected are assigned by coin.
+
+    Returns
+    -------
+    Run
+        Metrics: pairs, collisions, identical (how many).
+    """
+    from mipo.pairs import flip_by_coin, synthesise_pairs
+
+    pairs = synthesise_pairs(
+        *load_model(model_folder(base)),
+        examples_of(
+            n_people,
+            split=split,
+            seed=seed,
+            per_task=per_task,
+            wordings=wordings,
+            width=width,
+        ),
+        negatives=negatives,
+        k=k,
+        temperature=temperature,
+        top_p=top_p,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        chosen=None if chosen is None else read_pairs(chosen)["chosen"][:],
+        progress=progress,
+    )
+    if placebo:
+        pairs = flip_by_coin(pairs, seed)
+    write_pairs(pairs, folder)
+    return {
+        "pairs": len(pairs),
+        "collisions": int(sum(pairs["collision"])),
+        "identical": int(sum(pairs["identical"])),
+    }
+
+
+@cached("preferences-{seed}", inputs=["base"])
+def label_pairs(
+    folder,
+    *,
+    base,
+    seed,
+    n_people,
+    split="mipo",
+    wordings="seen",
+    people_seed=None,
+    width=1,
+    strength=4.0,
+    flips=0.0,
+    progress,
+):
+    """Run of two replies to each prompt, labelled by the checker with Bradley-Terry noise, in `pairs_file`.
+
+    Columns beside prompt, chosen and rejected: the base model's log-probs
+    (ref_chosen_logps and ref_rejected_logps, nats, summed over tokens), record (the
+    prompt's index), wrong (the label goes against the checker).
+
+    Parameters
+    ----------
+    base : Run or path
+        The model that answers.
+    seed : int
+        Replies and labels.
+    n_people, split, wordings, people_seed, width
+        Who asks what; see `examples_of`. people_seed is `seed` if not given.
+    strength, flips
+        Of the labels; see `mipo_study.labels.label`.
+
+    Returns
+    -------
+    Run
+        Metrics: pairs; identical (prompts dropped because both replies read the same);
+        wrong, tied (shares of labels against the checker, and of pairs between which it
+        sees no difference).
+    """
+    from mipo_study import labels
+
+    examples = examples_of(
+        n_people,
+        split=split,
+        seed=seed if people_seed is None else people_seed,
+        wordings=wordings,
+        width=width,
+    )
+    rows, metrics = labels.labelled_pairs(
+        *load_model(model_folder(base)),
+        examples,
+        strength=strength,
+        flips=flips,
+        seed=seed,
+        progress=progress,
+    )
+    write_whole(folder / PAIRS, "".join(json.dumps(row) + "\n" for row in rows))
+    return metrics
+
+
+# ---- training ----
+
+
+@cached("train-{loss}", inputs=["base", "pairs"], keep=["log.json"])
+def train(
+    folder,
+    *,
+    base,
+    pairs,
+    loss,
+    loss_kwargs=None,
+    lr,
+    epochs=1.0,
+    batch_size=24,
+    seed=0,
+    lora_rank=0,
+    recipe="mipo",
+    marginal="policy",
+    first_token="start",
+    margin_warmup=0.0,
+    progress,
+):
+    """Run of one training; `path / "model"` is the policy, `read_log` what each step logged.
+
+    Every method takes the same number of optimiser steps, pairs · epochs / batch_size,
+    with the same recipe. A training that diverged is a result too: its metrics are
+    {"failed": why}, and it has no model.
+
+    Parameters
+    ----------
+    base : Run or path
+        The model to start from, which is also the reference.
+    pairs : Run or path
+        See `make_pairs` and `label_pairs`; or a JSONL file.
+    loss, loss_kwargs
+        A loss of `mipo.losses` and its keywords, as `methods.setting` gives them; or
+        "mi_reward", which samples its own replies to the prompts of the pairs.
+    lr : float
+        The highest learning rate.
+    epochs, batch_size, seed, lora_rank
+        Passes over the pairs, pairs per step, order of the pairs, rank of LoRA adapters
+        (0: all weights).
+    recipe : str
+        Of the optimiser: a key of `mipo.recipes.RECIPES`.
+    marginal, first_token, margin_warmup
+        See `mipo.trainer.PreferenceConfig`.
+
+    Returns
+    -------
+    Run
+        Metrics: steps, first_loss, last_loss; or failed.
+    """
+    rows = read_pairs(pairs)
+    start = {"folder": folder, "base": base, "lr": lr, "epochs": epochs}
+    start |= {"batch_size": batch_size, "seed": seed, "progress": progress}
+    try:
+        if loss == "mi_reward":
+            return _reinforce(rows.to_list(), **start, **(loss_kwargs or {}))
+        return train_on(
+            rows,
+            **start,
+            loss=loss,
+            loss_kwargs=loss_kwargs,
+            lora_rank=lora_rank,
+            recipe=recipe,
+            marginal=marginal,
+            first_token=first_token,
+            margin_warmup=margin_warmup,
+        )
+    except FloatingPointError as error:
+        shutil.rmtree(folder / "trainer", ignore_errors=True)
+        return {"failed": str(error)}
+
+
+def train_on(
+    rows,
+    *,
+    folder: Path,
+    base: Policy,
+    loss: str,
+    loss_kwargs: Mapping[str, Any] | None,
+    lr: float,
+    epochs: float = 1.0,
+    batch_size: int = 24,
+    seed: int = 0,
+    lora_rank: int = 0,
+    recipe: str = "mipo",
+    progress: bool = True,
+    **options: Any,
+) -> dict:
+    """Train a model on pairs and save it in `folder`; returns the metrics of `train`.
+
+    Raises
+    ------
+    FloatingPointError
+        Where the loss or the weights are no finite numbers.
+    """
+    from mipo.trainer import PreferenceConfig, PreferenceTrainer
+
+    model, tokenizer = load_model(model_folder(base))
+    config = PreferenceConfig(
+        output_dir=str(folder / "trainer"),
+        loss=loss,
+        loss_kwargs=dict(loss_kwargs or {}),
+        learning_rate=lr,
+        num_train_epochs=epochs,
+        per_device_train_batch_size=batch_size,
+        seed=seed,
+        logging_steps=1,
+        disable_tqdm=not progress,
+        ref_cache_dir=str(folder.parents[1] / "cache" / "ref-logps"),
+        **RECIPES[recipe],
+        **options,
+    )
+    adapters = lora(lora_rank) if lora_rank else None
+    trainer = PreferenceTrainer(
+        model=model,
+        args=config,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        peft_config=adapters,
+    )
+    trainer.train()
+    model = trainer.model.merge_and_unload() if adapters else trainer.model
+    shutil.rmtree(folder / "trainer", ignore_errors=True)
+    log = [row for row in trainer.state.log_history if "loss" in row]
+    require_finite(model, loss, lr)
+    save(model, tokenizer, folder, log)
+    return _summary(log)
+
+
+def _reinforce(examples, *, folder, base, beta, lr, epochs, batch_size, seed, progress):
+    from mipo.baselines.pmi_reward import train_mi_reward
+
+    model, tokenizer = load_model(model_folder(base))
+    log = train_mi_reward(
+        model,
+        tokenizer,
+        examples,
+        beta=beta,
+        lr=lr,
+        steps=math.ceil(len(examples) / batch_size * epochs),
+        k=4,  # four replies to each prompt: as many sampled replies as pairs, twice
+        batch_size=max(1, batch_size // 4),
+        seed=seed,
+        progress=progress,
+    )
+    require_finite(model, "mi-reward", lr)
+    save(model, tokenizer, folder, log)
+    return _summary(log)
+
+
+def lora(rank: int):
+    """LoRA on every linear layer, alpha twice the rank."""
+    from peft import LoraConfig  # only LoRA needs it
+
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+
+
+def _summary(log: Sequence[Mapping]) -> dict:
+    first, last = log[0]["loss"], log[-1]["loss"]
+    return {"steps": len(log), "first_loss": first, "last_loss": last}
+
+
+# ---- evaluation ----
+
+
+@cached("evaluate-{split}", inputs=["policy"], keep=["scores.json"])
+def evaluate(
+    folder,
+    *,
+    policy,
+    split,
+    n_people,
+    seed,
+    beta=1.0,
+    wordings="unseen",
+    alpha=0.0,
+    progress,
+):
+    """Run of a policy's replies to people of a split, and their exact scores.
+
+    The same seed asks the same people of every policy. Files: `read_replies` gives the
+    replies, `read_scores` their scores.
+
+    Parameters
+    ----------
+    policy : Run, path or hub name
+        What answers.
+    split, n_people, seed, wordings
+        Who asks what; see `examples_of`.
+    beta : float
+        1/nats; the optimum that `kl` is measured against.
+    alpha : float
+        Above 0: context-aware decoding against the prompt without its context.
+
+    Returns
+    -------
+    Run
+        Metrics: adherence, valid (shares); kl (nats per reply from the policy to the
+        optimum, over valid replies; None where there is none).
+    """
+    from mipo.worlds.language_model import sample_replies
+
+    model, tokenizer = load_model(model_folder(policy))
+    examples = examples_of(n_people, split=split, seed=7000 + seed, wordings=wordings)
+    contrast = {}
+    if alpha:
+        bare = prompts_without_context(tokenizer, examples)
+        contrast = {"contrast_prompts": bare, "alpha": alpha}
+    replies = sample_replies(
+        model, tokenizer, examples, seed=seed, progress=progress, **contrast
+    )
+    scores = scoring.score(replies, examples)
+    _write_replies(folder, replies, examples, scores, tokenizer)
+    kl = None
+    if scores["valid"].any():
+        kl = scoring.kl_to_optimum(model, tokenizer, replies, examples, beta=beta)
+    adherence, valid = scores["adherence"].mean(), scores["valid"].mean()
+    return {"adherence": float(adherence), "valid": float(valid), "kl": kl}
+
+
+def _write_replies(folder, replies, examples, scores, tokenizer):
+    columns = {
+        "adherence": scores["adherence"].tolist(),
+        "valid": scores["valid"].tolist(),
+        "tokens": statistics.token_lengths(replies, tokenizer).tolist(),
+    }
+    rows = [
+        {"reply": reply, **example, "adherence": adherence, "valid": valid}
+        for reply, example, adherence, valid in zip(
+            replies, examples, columns["adherence"], columns["valid"], strict=True
+        )
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    write_whole(folder / "replies.jsonl", lines)
+    write_whole(folder / "scores.json", dumps(columns))
+
+
+@cached("score-pairs", inputs=["policy", "pairs"], keep=["gaps.json"])
+def score_pairs(folder, *, policy, pairs, first_token="start", limit=400, progress):
+    """Run of what a policy makes of labelled pairs that it has not seen; `read_gaps` has one number per pair.
+
+    Parameters
+    ----------
+    policy, pairs : Run or path
+        The first `limit` pairs are scored.
+    first_token : str
+        How the first token counts in PMI; see `mipo.logprobs.response_pmi`.
+
+    Returns
+    -------
+    Run
+        Metrics: accuracy, ratio_accuracy (shares of pairs with a gap above 0, and with
+        a gap above the base model's; labels as given); chosen_drift, rejected_drift
+        (mean log-prob less the base model's, nats per token).
+    """
+    from mipo_study import labels
+
+    rows = read_pairs(pairs)
+    rows = rows.select(range(min(limit, len(rows))))
+    gaps, metrics = labels.gaps(
+        *load_model(model_folder(policy)),
+        rows,
+        first_token=first_token,
+        progress=progress,
+    )
+    write_whole(folder / "gaps.json", dumps(gaps))
+    return metrics
+
+
+def exact(
+    *,
+    split: str,
+    n_people: int,
+    seed: int,
+    beta: float | None = None,
+    wordings: str = "unseen",
+) -> float:
+    """Expected adherence of the exact law, or of the optimum at β, on the people that `evaluate` asks."""
+    examples = examples_of(n_people, split=split, seed=7000 + seed, wordings=wordings)
+    return float(scoring.exact_adherence(examples, beta=beta).mean())
+
+
+# ---- a trial: train, evaluate, score pairs ----
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What became of one training. A run that diverged answers nothing: adherence and valid are 0.
+
+    Attributes
+    ----------
+    policy : Run, path or str, or None
+        What answered; None where training diverged.
+    metrics : dict
+        Of `train` and `evaluate`, and of `score_pairs` where pairs were scored.
+    scores : dict
+        {adherence, valid, tokens}: one number per reply; empty where it diverged.
+    gaps : dict
+        {gap, ratio_gap, delta_pmi}: one number per pair; empty where none were scored.
+    """
+
+    policy: Policy | None
+    metrics: dict
+    scores: dict
+    gaps: dict
+
+    @property
+    def failed(self) -> str:
+        """Why the run diverged, or an empty text."""
+        return self.metrics.get("failed", "")
+
+    def log(self) -> list[dict]:
+        """What each training step logged; empty where the run diverged."""
+        return [] if self.failed else read_log(self.policy)
+
+
+def trial(
+    run_dir,
+    *,
+    base: Policy,
+    pairs: Policy | None,
+    seed: int,
+    split: str,
+    n_people: int,
+    setting: Mapping[str, Any] | None,
+    lr: float | None = None,
+    epochs: float = 1.0,
+    batch_size: int = 24,
+    unseen: Policy | None = None,
+    progress: bool = True,
+) -> Trial:
+    """Train on pairs, evaluate on people of a split, score the pairs `unseen` if given.
+
+    Parameters
+    ----------
+    setting : dict or None
+        Keywords of `train`, as `methods.setting` gives them; None: the base as it is.
+    """
+    policy, metrics = base, {}
+    if setting is not None:
+        policy = train(
+            run_dir,
+            base=base,
+            pairs=pairs,
+            lr=lr,
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+            progress=progress,
+            **setting,
+        )
+        metrics = dict(policy.metrics)
+        if "failed" in metrics:
+            return Trial(None, metrics | {"adherence": 0.0, "valid": 0.0}, {}, {})
+    replies = evaluate(
+        run_dir,
+        policy=policy,
+        split=split,
+        n_people=n_people,
+        seed=seed,
+        progress=progress,
+    )
+    metrics |= replies.metrics
+    gaps = {}
+    if unseen is not None:
+        scored = score_pairs(run_dir, policy=policy, pairs=unseen, progress=progress)
+        metrics |= scored.metrics
+        gaps = read_gaps(scored)
+    return Trial(policy, metrics, read_scores(replies), gaps)
+
+
+# ---- many runs ----
+
+
+def grid(**columns: Iterable) -> list[tuple]:
+    """Every combination of the columns' values, the first column slowest."""
+    return list(itertools.product(*columns.values()))
+
+
+def run_many(
+    function: Callable[..., Any],
+    settings: Mapping[Hashable, Mapping[str, Any]],
+    *,
+    run_dir: str | Path,
+    index: str | Sequence[str] = "seed",
+    workers: int = 1,
+    progress: bool = True,
+    **shared: Any,
+) -> pd.DataFrame:
+    """A table of runs, made `workers` at a time; what was made before is found.
+
+    Parameters
+    ----------
+    function : callable
+        A run of this module or of a chapter's, e.g. `train`.
+    settings : dict
+        {key: keywords} of each call; keys are tuples where `index` has several names.
+    run_dir : path
+        Where runs are kept.
+    index : str or sequence of str
+        Names of the keys' parts, which become the table's index.
+    workers : int
+        Processes of one thread each. Runs side by side show no progress bars.
+    shared : keywords
+        Of every call.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row per key: the run's metrics as columns, and the run itself as `run`.
+    """
+    calls = {
+        key: {"run_dir": run_dir, **shared, **keywords}
+        for key, keywords in settings.items()
+    }
+    _side_by_side(function, list(calls.values()), workers)
+    runs = [function(**call, progress=progress) for call in calls.values()]
+    rows = [{**run.metrics, "run": run} for run in runs]
+    names = [index] if isinstance(index, str) else list(index)
+    keys = [key if isinstance(key, tuple) else (key,) for key in calls]
+    labels = (
+        pd.MultiIndex.from_tuples(keys, names=names)
+        if len(names) > 1
+        else pd.Index([key[0] for key in keys], name=names[0])
+    )
+    return pd.DataFrame(rows, index=labels if keys else None)
+
+
+def _side_by_side(function, calls, workers):
+    """Make the runs of all calls in `workers` processes; the caller then finds them.
+
+    As fast as one process of two threads on two cores; it pays where there are more
+    cores than a small model can use. On Linux one server imports everything, once, and
+    the processes are forked from it: importing takes as long as a short run. A single
+    call is left to the caller; the server imports meanwhile.
+    """
+    linux = sys.platform == "linux"
+    context = multiprocessing.get_context("forkserver" if linux else "spawn")
+    if calls and workers > 1 and linux:
+        needed = [function.__module__, "mipo_study.experiment", "mipo.trainer"]
+        context.set_forkserver_preload(needed)  # heeded the first time
+        forkserver.ensure_running()
+    if workers > 1 and len(calls) > 1:
+        with ProcessPoolExecutor(
+            workers, mp_context=context, initializer=_one_thread
+        ) as pool:
+            for future in [pool.submit(_make, function, call) for call in calls]:
+                future.result()
+
+
+def _one_thread():
+    import torch
+    from datasets import disable_progress_bars
+    from transformers.utils import logging as their_logging
+
+    torch.set_num_threads(1)
+    their_logging.disable_progress_bar()
+    disable_progress_bars()
+    # Nobody reads a worker's warnings; chapters count what they are about.
+    logging.getLogger("mipo").setLevel(logging.ERROR)
+
+
+def _make(function, call):
+    function(**call, progress=False)
+
+
+# ---- files of runs ----
+
+PAIRS = Path("pairs") / "train.jsonl"
+
+
+def model_folder(policy: Policy) -> str:
+    """Folder or hub name of a run's model, of a folder, or of a name."""
+    return str(policy.path / "model" if isinstance(policy, Run) else policy)
+
+
+def pairs_file(pairs: Policy) -> Path:
+    """The JSONL file of a run of pairs; a path stays as it is."""
+    return pairs.path / PAIRS if isinstance(pairs, Run) else Path(pairs)
+
+
+def read_pairs(pairs: Policy):
+    """The pairs of a run or of a JSONL file, as a Dataset."""
+    from datasets import Dataset
+
+    with open(pairs_file(pairs), encoding="utf-8") as lines:
+        return Dataset.from_list([json.loads(line) for line in lines])
+
+
+def write_pairs(pairs, folder: Path) -> None:
+    """Write a Dataset of pairs where `read_pairs` finds it."""
+    (folder / PAIRS).parent.mkdir(parents=True, exist_ok=True)
+    pairs.to_json(folder / PAIRS)
+
+
+def save(model, tokenizer, folder: Path, log: list[dict] | None = None) -> None:
+    """Save model and tokenizer in `folder / "model"`, and what training logged."""
+    for part in (model, tokenizer):
+        part.save_pretrained(folder / "model")
+    if log is not None:
+        write_whole(folder / "log.json", json.dumps(log))
+
+
+def read_log(policy: Policy) -> list[dict]:
+    """What each training step logged."""
+    return read_json(Path(model_folder(policy)).parent / "log.json")
+
+
+def read_replies(run: Run) -> list[dict]:
+    """The rows of `evaluate`: reply, the example it answers, adherence, valid."""
+    lines = (run.path / "replies.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def read_scores(run: Run) -> dict[str, list]:
+    """{adherence, valid, tokens} of `evaluate`, one number per reply."""
+    return read_json(run.path / "scores.json")
+
+
+def read_gaps(run: Run) -> dict[str, list]:
+    """{gap, ratio_gap, delta_pmi, …} of `score_pairs`, one number per pair."""
+    return read_json(run.path / "gaps.json")
+
+
+def prompts_without_context(tokenizer, examples: Sequence[Mapping]) -> list[str]:
+    """The examples' prompts without their context."""
+    from mipo.data import render
+
+    return [render(tokenizer, example["query"]) for example in examples]
+
+
+# ---- what trials are worth ----
+
+
+def compare_replies(ours: Trial, theirs: Trial) -> dict[str, float]:
+    """{win, tie, loss, win_or_tie} on the same prompts: by adherence, or -1 outside the grammar."""
+    if not ours.scores:  # diverged: worse than whatever the other says
+        return {"win": 0.0, "tie": 0.0, "loss": 1.0, "win_or_tie": 0.0}
+    return statistics.win_rate(_worth(ours), _worth(theirs))
+
+
+def _worth(trial: Trial) -> list[float]:
+    adherence, valid = np.array(trial.scores["adherence"]), trial.scores["valid"]
+    return np.where(np.array(valid) == 1, adherence, -1.0).tolist()
+
+
+def tokens_longer(ours: Trial, theirs: Trial) -> float | None:
+    """Tokens by which a reply is longer than the other's to the same prompt, on average; None: diverged."""
+    if not ours.scores:
+        return None
+    return float(np.mean(np.subtract(ours.scores["tokens"], theirs.scores["tokens"])))
+
+
+def measures(
+    trials: Sequence[Trial], starts: Sequence[Trial]
+) -> dict[str, tuple[list, str]]:
+    """One method's trials beside those of the base model, seed by seed.
+
+    Returns
+    -------
+    dict
+        {measure: (value per seed, unit)}: adherence, broken; win, tie, loss and longer
+        against the base model's replies; and where pairs were scored accuracy,
+        ratio-accuracy, chosen-drift, rejected-drift. What a diverged run does not have
+        is left out.
+    """
+    seeds = list(zip(trials, starts, strict=True))
+    won = [compare_replies(*pair) for pair in seeds]
+    values = {
+        "adherence": ([t.metrics["adherence"] for t in trials], "of slots"),
+        "broken": ([1 - t.metrics["valid"] for t in trials], "of replies"),
+        "win": ([w["win"] for w in won], "of replies"),
+        "tie": ([w["tie"] for w in won], "of replies"),
+        "loss": ([w["loss"] for w in won], "of replies"),
+        "longer": ([tokens_longer(*pair) for pair in seeds], "tokens"),
+    }
+    for key in ("accuracy", "ratio_accuracy", "chosen_drift", "rejected_drift"):
+        unit = "of held-out pairs" if "accuracy" in key else "nats per token"
+        column = [t.metrics.get(key) for t in trials]
+        values[key.replace("_", "-")] = (column, unit)
+    return {key: entry for key, entry in values.items() if None not in entry[0]}
