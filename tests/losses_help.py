@@ -1,39 +1,12 @@
-"""What the tests of losses share: the settings each is tried with, inputs for any of them, what holds of all."""
+"""What the tests of losses share: inputs for any of them, and what holds of all."""
 
-import inspect
 from math import inf, nan
 
 import torch
 
 from mipo import losses
+from mipo.losses.declaration import inputs_of, keywords_of
 
-KEYWORDS = {  # where the defaults would hide something, or there are none; the others keep their defaults
-    "dpo": {"beta": 0.5},
-    "dpo_norm": {"beta": 5.0},
-    "ipo": {"tau": 0.25},
-    "kto": {
-        "beta": 0.2,
-        "desirable_weight": 1.2,
-        "undesirable_weight": 0.8,
-    },  # mean 1, where the bound is declared
-    "rdpo": {"beta": 0.5, "alpha": 0.3},
-    "alphadpo": {"beta": 2.0, "gamma0": 0.4, "alpha": 0.3},
-    "simpo": {"beta": 2.0, "gamma": 0.5},
-    "rmipo": {"beta": 1.5, "gamma_min": 0.2, "gamma_max": 1.1, "scale": 0.7},
-    "dpo_decay": {"beta": 0.3, "gamma_min": 0.2, "gamma_max": 1.1, "scale": 0.7},
-    "ipo_decay": {"tau": 0.25, "gamma_min": 0.2, "gamma_max": 1.1, "scale": 0.7},
-    "kto_decay": {"beta": 0.2, "gamma_min": 0.2, "gamma_max": 1.1, "scale": 0.7},
-    "gammapo": {"beta": 3.0, "gamma0": 1.5, "tau": 5.0},
-    "amapo": {"beta": 1.5},
-    "cpo": {"beta": 0.4, "alpha": 0.6},
-    "orpo": {"beta": 0.7},
-    "simper": {},
-    "alphapo": {"alpha": 0.5, "beta": 1.5, "gamma": 0.3},
-    "infonca": {"beta": 0.5},
-    "sami": {},
-    "context_infonce": {"temperature": 2.0},
-    "sft": {},
-}
 NEEDED_FOR = {  # the tensors beyond the policy's own log-probs, and the word in `needs` that promises them
     "ref_logps": "reference",
     "ref_chosen_logps": "reference",
@@ -60,11 +33,9 @@ def T(*values):
 
 
 def settings(name):
-    """Every keyword of a loss: its defaults, and what KEYWORDS says."""
-    params = inspect.signature(losses.get(name)).parameters.values()
-    return {p.name: p.default for p in params if p.kind is p.KEYWORD_ONLY} | KEYWORDS[
-        name
-    ]
+    """Every keyword of a loss: its defaults, and those of its declared example."""
+    loss = losses.get(name)
+    return keywords_of(loss) | loss.example
 
 
 def random_inputs(loss, seed=0):
@@ -84,20 +55,20 @@ def random_inputs(loss, seed=0):
         low, high = ranges.get(name, (-3, 0))
         return low + (high - low) * u
 
-    return [draw(name) for name in losses.inputs_of(loss)]
+    return [draw(name) for name in inputs_of(loss)]
 
 
 def policy_names(loss):
     """Those of the inputs that gradients reach: the log-probs of the policy."""
     return [
         name
-        for name in losses.inputs_of(loss)
+        for name in inputs_of(loss)
         if name.endswith("logps") and not name.startswith("ref_")
     ]
 
 
 def policy_logps(loss, inputs):
-    known = dict(zip(losses.inputs_of(loss), inputs, strict=True))
+    known = dict(zip(inputs_of(loss), inputs, strict=True))
     return [known[name] for name in policy_names(loss)]
 
 
@@ -118,6 +89,6 @@ def inputs_at_gap(loss, h, n=3):
         return [wrong + (right - wrong) * torch.eye(n, dtype=torch.float64)[None]]
     if loss.takes in ("candidates", "contexts"):
         first = T(right, *[wrong] * (n - 1))[None]
-        return [first, torch.zeros_like(first)][: len(losses.inputs_of(loss))]
+        return [first, torch.zeros_like(first)][: len(inputs_of(loss))]
     known = {"chosen_logps": right, "rejected_logps": wrong, **AT_REST}
-    return [T(known.get(name, 0.0)) for name in losses.inputs_of(loss)]
+    return [T(known.get(name, 0.0)) for name in inputs_of(loss)]

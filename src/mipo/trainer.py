@@ -23,6 +23,7 @@ from mipo.lm import loss_inputs, shared_prompt
 from mipo.lm.loss_inputs import apply_loss
 from mipo.lm.progress import ProgressBar
 from mipo.logprobs import first_tokens, sum_rows, token_logps
+from mipo.losses.declaration import check, keyword
 from mipo.trainer_config import PreferenceConfig
 
 LOG = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class PreferenceTrainer(Trainer):
             for module in model.modules():
                 if isinstance(module, torch.nn.Dropout):
                     module.p = 0.0
-        self.loss_fn = losses.check(args.loss, args.loss_kwargs)
+        self.loss_fn = check(args.loss, args.loss_kwargs)
         self._pad_id = (
             tokenizer.pad_token_id
             if tokenizer.pad_token_id is not None
@@ -228,7 +229,7 @@ class PreferenceTrainer(Trainer):
             return kwargs
         share = self.state.global_step / last
         return kwargs | {
-            k: share * losses.default(self.loss_fn, k, kwargs)
+            k: share * keyword(self.loss_fn, k, kwargs)
             for k in ("gamma_min", "gamma_max")
         }
 
@@ -279,7 +280,7 @@ class PreferenceTrainer(Trainer):
             }
         if "delta_pmi" in extra:
             names = ("gamma_min", "gamma_max", "scale")
-            kwargs = {k: losses.default(self.loss_fn, k, self._kwargs()) for k in names}
+            kwargs = {k: keyword(self.loss_fn, k, self._kwargs()) for k in names}
             gamma = losses.gamma_decay(extra["delta_pmi"], **kwargs)
             found |= {
                 "margin/gamma": gamma.mean(),

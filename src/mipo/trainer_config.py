@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
-from mipo import losses
 from mipo.lm.loss_inputs import MARGINALS
 from mipo.logprobs import FIRST_TOKEN
+from mipo.losses.declaration import check
 
 
 @dataclass
@@ -68,7 +68,7 @@ class PreferenceConfig(TrainingArguments):
         super().__post_init__()
         if self.loss_kwargs is None:
             self.loss_kwargs = {"beta": 0.1} if self.loss == "dpo" else {}
-        loss = losses.check(self.loss, self.loss_kwargs)
+        loss = check(self.loss, self.loss_kwargs)
         for name, known in (("first_token", FIRST_TOKEN), ("marginal", MARGINALS)):
             if getattr(self, name) not in known:
                 raise ValueError(

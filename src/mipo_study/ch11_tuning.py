@@ -11,6 +11,7 @@ from math import comb
 import numpy as np
 
 from mipo import losses
+from mipo.losses.declaration import keyword
 from mipo_study.rivals import RIVALS
 
 METHODS = {"dpo": "DPO", "simpo": "SimPO", "rmipo": "RMiPO"}
@@ -113,7 +114,7 @@ def published(lr: float) -> dict[str, Point]:
 
 
 def _published_margin():
-    return [losses.default(losses.rmipo, key, RIVALS["rmipo"].kwargs) for key in KNOBS]
+    return [keyword(losses.rmipo, key, RIVALS["rmipo"].kwargs) for key in KNOBS]
 
 
 def grids(

@@ -10,9 +10,10 @@ import shutil
 import numpy as np
 from scipy.special import expit
 
-from mipo import cache, files, losses
+from mipo import cache, files
 from mipo.data import render
 from mipo.logprobs import prompt_pmi, response_logps
+from mipo.losses.declaration import check
 from mipo.models import load_model
 from mipo.worlds import scoring
 from mipo.worlds.language_model import sample_replies
@@ -159,7 +160,7 @@ def train(
         "seed": seed,
         **options,
     }
-    losses.check(loss, config["loss_kwargs"])
+    check(loss, config["loss_kwargs"])
 
     def make(folder):
         keywords = {k: v for k, v in config.items() if k != "loss"}

@@ -12,6 +12,7 @@ from mipo import losses
 from mipo.data import render
 from mipo.lm.loss_inputs import MARGINALS, Moments, apply_loss
 from mipo.logprobs import prompt_pmi, response_logps
+from mipo.losses.declaration import inputs_of
 from mipo.trainer import PreferenceConfig, PreferenceTrainer
 
 REPLIES = [
@@ -78,7 +79,7 @@ def extras(trainer, shift=0.0):
 
     @functools.wraps(real)  # keeps what the loss declares, and its signature
     def spy(*args, **kwargs):
-        seen.update(zip(losses.inputs_of(real), args, strict=True))
+        seen.update(zip(inputs_of(real), args, strict=True))
         return real(*args, **kwargs)
 
     trainer.loss_fn = spy

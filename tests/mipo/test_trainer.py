@@ -17,16 +17,10 @@ from mipo.lm import shared_prompt, tokens
 from mipo.lm.loss_inputs import apply_loss
 from mipo.trainer import PreferenceConfig, PreferenceTrainer
 
-KEYWORDS = {
-    "dpo": {"beta": 0.5},
-    "dpo_norm": {"beta": 5.0},
-    "ipo": {"tau": 0.2},
-    "simpo": {"beta": 2.0, "gamma": 0.5},
-    "infonca": {"beta": 0.5},
-    "sami": {},
-    "context_infonce": {"temperature": 10.0},
-    "sft": {},
-}
+
+def example(name):
+    """The keywords with which a loss is declared to be tried; none for one unknown."""
+    return dict(losses.LOSSES[name].example) if name in losses.LOSSES else {}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +80,7 @@ def make(base, tokenizer, tmp_path):
             **{
                 "output_dir": str(tmp_path / "run"),
                 "loss": loss,
-                "loss_kwargs": kwargs or KEYWORDS.get(loss, {}),
+                "loss_kwargs": kwargs or example(loss),
                 "per_device_train_batch_size": 5,
                 "max_steps": 6,
                 "learning_rate": 2e-3,

@@ -11,6 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from mipo import losses, models
+from mipo.losses.declaration import check
 from mipo.worlds import population
 from mipo.worlds.language_model import build_tokenizer
 from mipo_study import ch11_tuning, labelled, rivals, runs
@@ -193,7 +194,7 @@ def test_published_settings_are_those_of_chapter_9():
 def test_every_setting_of_the_grid_is_one_that_its_loss_takes():
     for points in ch11_tuning.grids(RATES, **AXES).values():
         for p in points:
-            losses.check(p.setting["loss"], p.setting["loss_kwargs"])
+            check(p.setting["loss"], p.setting["loss_kwargs"])
 
 
 def test_rmipo_names_only_what_differs_from_its_code():

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mipo import losses
+from mipo.losses.declaration import keyword
 from mipo_study import ch12_cost
 from mipo_study.bench import timing
 from mipo_study.rivals import RIVALS
@@ -238,7 +239,7 @@ def test_settings_are_those_of_chapter_9():
     for name in ("dpo", "simpo"):
         assert ch12_cost.METHODS[name].kwargs == RIVALS[name].kwargs
     assert (
-        losses.default(losses.rmipo, "beta", ch12_cost.METHODS["rmipo"].kwargs)
+        keyword(losses.rmipo, "beta", ch12_cost.METHODS["rmipo"].kwargs)
         == RIVALS["rmipo"].kwargs["beta"]
     )
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mipo import losses
 from mipo.logprobs import response_pmi, sequence_logps
+from mipo.losses.declaration import inputs_of
 
 MARGINALS = ("policy", "frozen", "shuffled", "none")
 
@@ -102,7 +102,7 @@ def apply_loss(
             for r in refs
             for which, row in zip(("chosen", "rejected"), r, strict=True)
         }
-        return loss(*(known[name] for name in losses.inputs_of(loss)), **kwargs)
+        return loss(*(known[name] for name in inputs_of(loss)), **kwargs)
     if loss.takes == "candidates":
         return loss(logps.T, *(r.T for r in refs), **kwargs)
     n = round(logps.shape[0] ** 0.5)

@@ -1,38 +1,48 @@
-"""Losses on the likelihoods themselves, without a reference and without a margin that adapts."""
+"""Losses on the likelihoods themselves: no reference, no margin that adapts."""
 
-import math
+from math import exp, expm1, log, log1p
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from mipo.losses.declare import (
+from mipo.losses.declaration import (
     FAR,
     LARGEST,
     declare,
-    is_number,
+    finite,
     not_negative,
     positive,
-    same_shape,
 )
 
-CERTAIN = -1e-7  # nats per token; a reply as likely as this counts as certain, where odds would be infinite
+# nats per token; a reply as likely as this counts as certain, where odds are infinite
+CERTAIN = -1e-7
 
 
-@declare(
-    takes="chosen",
-    logps="sum",
-    limits=[(0.0, lambda h, n: 0.0), (-FAR, lambda h, n: -h)],
-)
-def sft(chosen_logps):
+@declare(takes="chosen", logps="sum", limits={0: 0, -FAR: FAR}, lowest_at=0)
+def sft(chosen_logps: Tensor) -> Tensor:
     r"""-chosen_logps: the negative log-likelihood of the chosen reply.
 
-    theory  cross-entropy of whole replies: its optimum is the law of the chosen replies, which a mean over tokens
-            would tilt towards short ones
-    shapes  (B,) -> (B,)                                 units   nats, SUMMED over reply tokens
-    limits  certain reply: 0;   linear
-    errors  ValueError for a shape other than (B,)
+    Parameters
+    ----------
+    chosen_logps : Tensor, shape (B,)
+        Log-probs of the chosen replies; nats, SUMMED over reply tokens.
+
+    Returns
+    -------
+    Tensor, shape (B,)
+        Loss of each reply, nats; no mean is taken.
+
+    Raises
+    ------
+    ValueError
+        For a shape other than (B,).
+
+    Notes
+    -----
+    Cross-entropy of whole replies: its optimum is the law of the chosen replies, which
+    a mean over tokens would tilt towards short ones. Linear; a certain reply: 0.
     """
-    same_shape(ndim=1, chosen_logps=chosen_logps)
     return -chosen_logps
 
 
@@ -40,63 +50,95 @@ def sft(chosen_logps):
     takes="pair",
     logps="sum",
     needs={"lengths"},
-    limits=[
-        (0.0, lambda h, n, **_: math.log(2)),
-        (FAR, lambda h, n, **_: 0.0),
-        (-FAR, lambda h, n, beta, alpha: -beta * h - alpha * h),
-    ],
+    example={"beta": 0.4, "alpha": 0.6},
+    limits={0: log(2), FAR: 0, -FAR: 0.4 * FAR + 0.6 * FAR},
 )
-def cpo(chosen_logps, rejected_logps, chosen_tokens, *, beta=0.1, alpha=1.0):
+def cpo(
+    chosen_logps: Tensor,
+    rejected_logps: Tensor,
+    chosen_tokens: Tensor,
+    *,
+    beta: float = 0.1,
+    alpha: float = 1.0,
+) -> Tensor:
     r"""-log sigmoid(beta * (chosen - rejected)) - alpha * chosen / L_w.
 
-    theory  DPO without its reference, held to the data  source  arXiv:2401.08417, eq. 6; defaults as TRL's (cpo_alpha)
-    shapes  three times (B,) -> (B,)                     units   nats, SUMMED over reply tokens; the second term is nats
-                                                                 per token (TRL averages it over the batch's tokens)
-    limits  alpha = 0: ``dpo`` with an equal reference
-    errors  ValueError for beta <= 0, alpha < 0 and shapes that differ
+    DPO without its reference, held to the data by a likelihood term.
+
+    Parameters
+    ----------
+    chosen_logps, rejected_logps : Tensor, shape (B,)
+        Log-probs of the chosen and the rejected reply; nats, SUMMED over reply tokens.
+    chosen_tokens : Tensor, shape (B,)
+        Tokens L_w of the chosen reply.
+    beta : float
+        Steepness, 1/nats; above 0.
+    alpha : float
+        Weight of the likelihood term, which is in nats per token; at least 0.
+
+    Returns
+    -------
+    Tensor, shape (B,)
+        Loss of each pair; no mean is taken.
+
+    Raises
+    ------
+    ValueError
+        For beta <= 0, alpha < 0 and shapes that differ.
+
+    Notes
+    -----
+    alpha = 0: `dpo` with an equal reference. TRL averages the second term over the
+    batch's tokens. Source: arXiv:2401.08417, eq. 6; defaults as TRL's (cpo_alpha).
     """
     positive(beta=beta)
     not_negative(alpha=alpha)
-    same_shape(
-        ndim=1,
-        chosen_logps=chosen_logps,
-        rejected_logps=rejected_logps,
-        chosen_tokens=chosen_tokens,
-    )
-    return F.softplus(
-        -beta * (chosen_logps - rejected_logps)
-    ) - alpha * chosen_logps / chosen_tokens.clamp(min=1)
+    preference = F.softplus(-beta * (chosen_logps - rejected_logps))
+    return preference - alpha * chosen_logps / chosen_tokens.clamp(min=1)
 
 
 @declare(
     takes="pair",
     logps="mean",
-    limits=[
-        (FAR, lambda h, n, **_: 0.0),
-        (
-            -FAR,
-            lambda h, n, beta: (
-                -h - beta * (h - CERTAIN + math.log(-math.expm1(CERTAIN)))
-            ),
-        ),
-    ],
+    example={"beta": 0.7},
+    limits={
+        FAR: 0,
+        -FAR: FAR + 0.7 * (FAR + CERTAIN - log(-expm1(CERTAIN))),
+    },
 )
-def orpo(chosen_logps, rejected_logps, *, beta=0.1):
-    r"""-chosen - beta * log sigmoid(log odds(chosen) - log odds(rejected)),   log odds(l) = l - log(1 - e^l).
+def orpo(chosen_logps: Tensor, rejected_logps: Tensor, *, beta: float = 0.1) -> Tensor:
+    r"""-chosen - beta * log sigmoid(log odds(chosen) - log odds(rejected)).
 
-    theory  supervised learning with an odds ratio       source  arXiv:2403.07691, eq. 6 (its lambda); default as TRL's
-    shapes  twice (B,) -> (B,)                           units   nats per token: token MEANS (TRL's first term also
-                                                                 covers the prompt's tokens; ours the reply's)
-    limits  equal replies: -chosen + beta log 2
-    errors  ValueError for beta <= 0 and shapes that differ
+    Supervised learning with an odds ratio; log odds(l) = l - log(1 - e^l).
+
+    Parameters
+    ----------
+    chosen_logps, rejected_logps : Tensor, shape (B,)
+        Log-probs of the chosen and the rejected reply; nats per token, token MEANS.
+    beta : float
+        Weight of the odds ratio (lambda in the paper); above 0.
+
+    Returns
+    -------
+    Tensor, shape (B,)
+        Loss of each pair, nats per token; no mean is taken.
+
+    Raises
+    ------
+    ValueError
+        For beta <= 0 and shapes that differ.
+
+    Notes
+    -----
+    Equal replies: -chosen + beta log 2. TRL's first term also covers the prompt's
+    tokens; ours the reply's. Source: arXiv:2403.07691, eq. 6; default as TRL's.
     """
     positive(beta=beta)
-    same_shape(ndim=1, chosen_logps=chosen_logps, rejected_logps=rejected_logps)
-    odds = _log_odds(chosen_logps) - _log_odds(rejected_logps)
-    return -chosen_logps + beta * F.softplus(-odds)
+    log_odds_ratio = _log_odds(chosen_logps) - _log_odds(rejected_logps)
+    return -chosen_logps + beta * F.softplus(-log_odds_ratio)
 
 
-def _log_odds(logps):
+def _log_odds(logps: Tensor) -> Tensor:
     logps = logps.clamp(max=CERTAIN)
     return logps - torch.log(-torch.expm1(logps))
 
@@ -104,50 +146,90 @@ def _log_odds(logps):
 @declare(
     takes="pair",
     logps="mean",
+    limits={0: 0, FAR: -1, -FAR: 1},
     bounds=(-1.0, 1.0),
-    limits=[
-        (0.0, lambda h, n: 0.0),
-        (FAR, lambda h, n: -1.0),
-        (-FAR, lambda h, n: 1.0),
-    ],
 )
-def simper(chosen_logps, rejected_logps):
-    r"""-exp(chosen) + exp(rejected): inverse perplexities, nothing to tune but the learning rate.
+def simper(chosen_logps: Tensor, rejected_logps: Tensor) -> Tensor:
+    r"""-exp(chosen) + exp(rejected): inverse perplexities.
 
-    theory  a bounded loss                               source  arXiv:2502.00883
-    shapes  twice (B,) -> (B,)                           units   nats per token: token MEANS; loss between -1 and 1
-    errors  ValueError for shapes that differ
+    A bounded loss with nothing to tune but the learning rate.
+
+    Parameters
+    ----------
+    chosen_logps, rejected_logps : Tensor, shape (B,)
+        Log-probs of the chosen and the rejected reply; nats per token, token MEANS.
+
+    Returns
+    -------
+    Tensor, shape (B,)
+        Loss of each pair, between -1 and 1; no mean is taken.
+
+    Raises
+    ------
+    ValueError
+        For shapes that differ.
+
+    Notes
+    -----
+    Source: arXiv:2502.00883.
     """
-    same_shape(ndim=1, chosen_logps=chosen_logps, rejected_logps=rejected_logps)
     return torch.exp(rejected_logps) - torch.exp(chosen_logps)
 
 
 @declare(
     takes="pair",
     logps="mean",
-    limits=[
-        (0.0, lambda h, n, gamma, **_: math.log1p(math.exp(gamma))),
-        (FAR, lambda h, n, **_: 0.0),
-    ],
+    example={"alpha": 0.5, "beta": 1.5, "gamma": 0.3},
+    limits={0: log1p(exp(0.3)), FAR: 0},
 )
-def alphapo(chosen_logps, rejected_logps, *, alpha=0.25, beta=2.5, gamma=0.1):
-    r"""-log sigmoid(beta * (r_w - r_l) - gamma),   r = (1 - exp(-alpha * logps)) / alpha.
+def alphapo(
+    chosen_logps: Tensor,
+    rejected_logps: Tensor,
+    *,
+    alpha: float = 0.25,
+    beta: float = 2.5,
+    gamma: float = 0.1,
+) -> Tensor:
+    r"""-log sigmoid(beta * (r_w - r_l) - gamma), r = (1 - exp(-alpha * logps)) / alpha.
 
-    theory  SimPO with a bent reward: alpha > 0 punishes unlikely replies more than logarithmically
-    source  arXiv:2501.03884; defaults of its Mistral-Instruct run as TRL lists them
-    shapes  twice (B,) -> (B,)                           units   nats per token: token MEANS; gamma is raw, as SimPO's
-    limits  alpha -> 0: ``simpo``
-    errors  ValueError for beta <= 0, alpha = 0, alpha or gamma that are no finite numbers, and shapes that differ
+    SimPO with a bent reward: alpha > 0 punishes unlikely replies more than
+    logarithmically.
+
+    Parameters
+    ----------
+    chosen_logps, rejected_logps : Tensor, shape (B,)
+        Log-probs of the chosen and the rejected reply; nats per token, token MEANS.
+    alpha : float
+        Bend of the reward, tokens/nat; not 0.
+    beta : float
+        Steepness, tokens/nat; above 0.
+    gamma : float
+        Raw margin as in `simpo`, without unit.
+
+    Returns
+    -------
+    Tensor, shape (B,)
+        Loss of each pair; no mean is taken.
+
+    Raises
+    ------
+    ValueError
+        For beta <= 0, alpha = 0, alpha or gamma that are no finite numbers, and shapes
+        that differ.
+
+    Notes
+    -----
+    alpha -> 0: `simpo`. Source: arXiv:2501.03884; defaults of its Mistral-Instruct run
+    as TRL lists them.
     """
     positive(beta=beta)
-    for name, value in (("alpha", alpha), ("gamma", gamma)):
-        if not is_number(value):
-            raise ValueError(f"{name} must be a finite number; got {value!r}")
+    finite(alpha=alpha, gamma=gamma)
     if alpha == 0:
         raise ValueError("alpha must not be 0: that is loss 'simpo'")
-    same_shape(ndim=1, chosen_logps=chosen_logps, rejected_logps=rejected_logps)
+    chosen = _bent(chosen_logps, alpha)
+    rejected = _bent(rejected_logps, alpha)
+    return F.softplus(gamma - beta * (chosen - rejected))
 
-    def reward(logps):
-        return -torch.expm1((-alpha * logps).clamp(max=LARGEST)) / alpha
 
-    return F.softplus(gamma - beta * (reward(chosen_logps) - reward(rejected_logps)))
+def _bent(logps: Tensor, alpha: float) -> Tensor:
+    return -torch.expm1((-alpha * logps).clamp(max=LARGEST)) / alpha

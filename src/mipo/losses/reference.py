@@ -1,49 +1,74 @@
 """Losses on log-ratios against a reference model."""
 
-import math
+from math import exp, log, log1p
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from mipo.losses.declare import (
-    FAR,
-    declare,
-    is_number,
-    not_negative,
-    positive,
-    same_shape,
-)
+from mipo.losses.declaration import FAR, declare, finite, not_negative, positive
+
+
+def _gap_of_log_ratios(
+    chosen_logps: Tensor,
+    rejected_logps: Tensor,
+    ref_chosen_logps: Tensor,
+    ref_rejected_logps: Tensor,
+) -> Tensor:
+    """Return h of every loss here: how far the chosen reply gained on the rejected."""
+    chosen = chosen_logps - ref_chosen_logps
+    rejected = rejected_logps - ref_rejected_logps
+    return chosen - rejected
 
 
 @declare(
     takes="pair",
     logps="sum",
     needs={"reference"},
-    limits=[
-        (0.0, lambda h, n, beta: math.log(2)),
-        (FAR, lambda h, n, beta: 0.0),
-        (-FAR, lambda h, n, beta: -beta * h),
-    ],
+    example={"beta": 0.5},
+    limits={0: log(2), FAR: 0, -FAR: 0.5 * FAR},
 )
-def dpo(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, *, beta):
-    r"""-log sigmoid(beta * h),   h = (chosen - rejected) - (ref_chosen - ref_rejected).
+def dpo(
+    chosen_logps: Tensor,
+    rejected_logps: Tensor,
+    ref_chosen_logps: Tensor,
+    ref_rejected_logps: Tensor,
+    *,
+    beta: float,
+) -> Tensor:
+    r"""-log sigmoid(beta * h), h = (chosen - rejected) - (ref_chosen - ref_rejected).
 
-    theory  notebook 02                                  source  arXiv:2305.18290, eq. 7
-    shapes  four times (B,) -> (B,)                      units   nats, SUMMED over reply tokens; beta in 1/nats
-    limits  h = 0: log 2;   h -> -inf: -beta h;   h -> inf: 0
-    errors  ValueError for beta <= 0 and for shapes that differ
+    Direct preference optimisation.
+
+    Parameters
+    ----------
+    chosen_logps, rejected_logps : Tensor, shape (B,)
+        Log-probs of the chosen and the rejected reply under the policy; nats, SUMMED
+        over reply tokens.
+    ref_chosen_logps, ref_rejected_logps : Tensor, shape (B,)
+        The same under the reference.
+    beta : float
+        Strength of the pull towards the reference, 1/nats; above 0.
+
+    Returns
+    -------
+    Tensor, shape (B,)
+        Loss of each pair; no mean is taken.
+
+    Raises
+    ------
+    ValueError
+        For beta <= 0 and for shapes that differ.
+
+    Notes
+    -----
+    h = 0: log 2. h -> -inf: -beta h. h -> inf: 0. Derived in notebook 02.
+    Source: arXiv:2305.18290, eq. 7.
     """
     positive(beta=beta)
-    same_shape(
-        ndim=1,
-        chosen_logps=chosen_logps,
-        rejected_logps=rejected_logps,
-        ref_chosen_logps=ref_chosen_logps,
-        ref_rejected_logps=ref_rejected_logps,
-    )
-    h = (chosen_logps - ref_chosen_logps) - (
-        rejected_logps - ref_rejected_logps
-    )  # (B,) gap of log-ratios, nats
+    h = _gap_of_log_ratios(
+        chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps
+    )  # (B,) nats
     return F.softplus(-beta * h)  # -log sigmoid, safe for large |h|
 
 
@@ -51,20 +76,43 @@ def dpo(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, *, b
     takes="pair",
     logps="mean",
     needs={"reference"},
-    limits=[
-        (0.0, lambda h, n, beta: math.log(2)),
-        (FAR, lambda h, n, beta: 0.0),
-        (-FAR, lambda h, n, beta: -beta * h),
-    ],
+    example={"beta": 5.0},
+    limits={0: log(2), FAR: 0, -FAR: 5 * FAR},
 )
 def dpo_norm(
-    chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, *, beta
-):
-    r"""Length-normalised DPO: ``dpo`` on token MEANS.
+    chosen_logps: Tensor,
+    rejected_logps: Tensor,
+    ref_chosen_logps: Tensor,
+    ref_rejected_logps: Tensor,
+    *,
+    beta: float,
+) -> Tensor:
+    r"""Length-normalised DPO: `dpo` on token MEANS.
 
-    theory  arXiv:2405.14734, section 2.2, argues for means   source  TRL's loss_type "sigmoid_norm"
-    shapes  four times (B,) -> (B,)                           units   nats per token; beta in tokens/nat, so larger
-    limits, errors  as ``dpo``
+    Parameters
+    ----------
+    chosen_logps, rejected_logps : Tensor, shape (B,)
+        Log-probs of the chosen and the rejected reply under the policy; nats per
+        token, token MEANS.
+    ref_chosen_logps, ref_rejected_logps : Tensor, shape (B,)
+        The same under the reference.
+    beta : float
+        As in `dpo`, but in tokens/nat, so larger; above 0.
+
+    Returns
+    -------
+    Tensor, shape (B,)
+        Loss of each pair; no mean is taken.
+
+    Raises
+    ------
+    ValueError
+        As `dpo`.
+
+    Notes
+    -----
+    Limits as `dpo`. TRL's loss_type "sigmoid_norm"; arXiv:2405.14734, section 2.2,
+    argues for means.
     """
     return dpo(
         chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta=beta
@@ -75,30 +123,50 @@ def dpo_norm(
     takes="pair",
     logps="mean",
     needs={"reference"},
-    limits=[
-        (0.0, lambda h, n, tau: 1 / (4 * tau**2)),
-        (FAR, lambda h, n, tau: (h - 1 / (2 * tau)) ** 2),
-    ],
+    example={"tau": 0.25},
+    limits={0: 4, FAR: (FAR - 2) ** 2},
+    lowest_at=2,
 )
-def ipo(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, *, tau):
-    r"""(h - 1 / (2 tau))^2,   h = (chosen - rejected) - (ref_chosen - ref_rejected).
+def ipo(
+    chosen_logps: Tensor,
+    rejected_logps: Tensor,
+    ref_chosen_logps: Tensor,
+    ref_rejected_logps: Tensor,
+    *,
+    tau: float,
+) -> Tensor:
+    r"""(h - 1 / (2 tau))^2, h = (chosen - rejected) - (ref_chosen - ref_rejected).
 
-    theory  the gap is pulled to a finite value          source  arXiv:2310.12036, eq. 17
-    shapes  four times (B,) -> (B,)                      units   nats per token: token MEANS, as the authors advise and
-                                                                 as TRL does (its ``beta`` is tau here); loss in nats^2
-    limits  h = 0: 1/(4 tau^2);   h = 1/(2 tau): 0, the minimum
-    errors  ValueError for tau <= 0 and for shapes that differ
+    The gap is pulled to a finite value.
+
+    Parameters
+    ----------
+    chosen_logps, rejected_logps : Tensor, shape (B,)
+        Log-probs of the chosen and the rejected reply under the policy; nats per
+        token, token MEANS, as the authors advise and as TRL does.
+    ref_chosen_logps, ref_rejected_logps : Tensor, shape (B,)
+        The same under the reference.
+    tau : float
+        The wanted gap is 1 / (2 tau), in nats per token; above 0. TRL calls it beta.
+
+    Returns
+    -------
+    Tensor, shape (B,)
+        Loss of each pair, (nats per token)^2; no mean is taken.
+
+    Raises
+    ------
+    ValueError
+        For tau <= 0 and for shapes that differ.
+
+    Notes
+    -----
+    h = 0: 1 / (4 tau^2). h = 1 / (2 tau): 0, the minimum.
+    Source: arXiv:2310.12036, eq. 17.
     """
     positive(tau=tau)
-    same_shape(
-        ndim=1,
-        chosen_logps=chosen_logps,
-        rejected_logps=rejected_logps,
-        ref_chosen_logps=ref_chosen_logps,
-        ref_rejected_logps=ref_rejected_logps,
-    )
-    h = (chosen_logps - ref_chosen_logps) - (
-        rejected_logps - ref_rejected_logps
+    h = _gap_of_log_ratios(
+        chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps
     )  # (B,) nats per token
     return (h - 1 / (2 * tau)) ** 2
 
@@ -107,111 +175,129 @@ def ipo(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, *, t
     takes="pair",
     logps="sum",
     needs={"reference", "mismatched"},
+    example={"beta": 0.2, "desirable_weight": 1.2, "undesirable_weight": 0.8},
+    limits={0: 0.5, FAR: 0, -FAR: 1},
     bounds=(0.0, 1.0),
-    limits=[
-        (
-            0.0,
-            lambda h, n, desirable_weight, undesirable_weight, **_: (
-                (desirable_weight + undesirable_weight) / 4
-            ),
-        ),
-        (FAR, lambda h, n, **_: 0.0),
-        (
-            -FAR,
-            lambda h, n, desirable_weight, undesirable_weight, **_: (
-                (desirable_weight + undesirable_weight) / 2
-            ),
-        ),
-    ],
+    batchwise=True,
 )
 def kto(
-    chosen_logps,
-    rejected_logps,
-    ref_chosen_logps,
-    ref_rejected_logps,
-    kl,
+    chosen_logps: Tensor,
+    rejected_logps: Tensor,
+    ref_chosen_logps: Tensor,
+    ref_rejected_logps: Tensor,
+    kl: Tensor,
     *,
-    beta=0.1,
-    desirable_weight=1.0,
-    undesirable_weight=1.0,
-):
-    r"""[w_d (1 - sigmoid(beta (r_w - z))) + w_u (1 - sigmoid(beta (z - r_l)))] / 2,   r = logps - ref_logps.
+    beta: float = 0.1,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+) -> Tensor:
+    r"""[w_d (1 - sigmoid(beta (r_w - z))) + w_u (1 - sigmoid(beta (z - r_l)))] / 2.
 
-    z = max(0, mean of ``kl`` over the batch), without gradient: each reply is judged against what the policy has
-    moved on average, not against its partner, so a "pair" is two rows that share a prompt. The trainer takes ``kl`` from
-    the chosen replies, each after another row's prompt; TRL takes it from chosen and rejected ones.
+    r = logps - ref_logps, and z = max(0, mean of `kl` over the batch), without
+    gradient: each reply is judged against what the policy has moved on average, not
+    against its partner, so a "pair" is two rows that share a prompt.
 
-    theory  losses weigh more than gains                 source  arXiv:2402.01306, eq. 8; defaults and weights as TRL's
-    shapes  five times (B,) -> (B,)                      units   nats, SUMMED over reply tokens; ``kl`` is the log-ratio
-                                                                 of another prompt's reply; loss at most the mean weight
-    limits  nothing learned: (w_d + w_u)/4;   all right: 0;   all wrong: (w_d + w_u)/2
-    errors  ValueError for beta <= 0, a weight below 0 and shapes that differ
+    Parameters
+    ----------
+    chosen_logps, rejected_logps : Tensor, shape (B,)
+        Log-probs of the chosen and the rejected reply under the policy; nats, SUMMED
+        over reply tokens.
+    ref_chosen_logps, ref_rejected_logps : Tensor, shape (B,)
+        The same under the reference.
+    kl : Tensor, shape (B,)
+        Log-ratio of another prompt's reply, nats. The trainer takes it from the chosen
+        replies, each after another row's prompt; TRL from chosen and rejected ones.
+    beta : float
+        Steepness, 1/nats; above 0.
+    desirable_weight, undesirable_weight : float
+        Weights w_d of chosen and w_u of rejected replies; at least 0.
+
+    Returns
+    -------
+    Tensor, shape (B,)
+        Loss of each pair, at most the mean weight; no mean is taken.
+
+    Raises
+    ------
+    ValueError
+        For beta <= 0, a weight below 0 and shapes that differ.
+
+    Notes
+    -----
+    Losses weigh more than gains. Nothing learned: (w_d + w_u) / 4. All right: 0. All
+    wrong: (w_d + w_u) / 2. Source: arXiv:2402.01306, eq. 8; defaults and weights as
+    TRL's.
     """
     positive(beta=beta)
     not_negative(
         desirable_weight=desirable_weight, undesirable_weight=undesirable_weight
     )
-    same_shape(
-        ndim=1,
-        chosen_logps=chosen_logps,
-        rejected_logps=rejected_logps,
-        ref_chosen_logps=ref_chosen_logps,
-        ref_rejected_logps=ref_rejected_logps,
-        kl=kl,
-    )
     z = kl.mean().clamp(min=0).detach()  # nats
-    good = torch.sigmoid(
-        beta * (z - (chosen_logps - ref_chosen_logps))
-    )  # 1 - sigmoid(x) = sigmoid(-x)
-    bad = torch.sigmoid(beta * ((rejected_logps - ref_rejected_logps) - z))
-    return (desirable_weight * good + undesirable_weight * bad) / 2  # (B,)
+    chosen_ratio = chosen_logps - ref_chosen_logps  # (B,) nats
+    rejected_ratio = rejected_logps - ref_rejected_logps
+    chosen = torch.sigmoid(beta * (z - chosen_ratio))  # 1 - sigmoid(x) = sigmoid(-x)
+    rejected = torch.sigmoid(beta * (rejected_ratio - z))
+    return (desirable_weight * chosen + undesirable_weight * rejected) / 2
 
 
 @declare(
     takes="pair",
     logps="sum",
     needs={"reference", "lengths"},
-    limits=[
-        (0.0, lambda h, n, **_: math.log(2)),
-        (FAR, lambda h, n, **_: 0.0),
-        (-FAR, lambda h, n, beta, **_: -beta * h),
-    ],
+    example={"beta": 0.5, "alpha": 0.3},
+    limits={0: log(2), FAR: 0, -FAR: 0.5 * FAR},
 )
 def rdpo(
-    chosen_logps,
-    rejected_logps,
-    ref_chosen_logps,
-    ref_rejected_logps,
-    chosen_tokens,
-    rejected_tokens,
+    chosen_logps: Tensor,
+    rejected_logps: Tensor,
+    ref_chosen_logps: Tensor,
+    ref_rejected_logps: Tensor,
+    chosen_tokens: Tensor,
+    rejected_tokens: Tensor,
     *,
-    beta=0.1,
-    alpha=0.05,
-):
-    r"""-log sigmoid(beta * h + alpha * (L_w - L_l)),   h as in ``dpo``, L the reply's tokens.
+    beta: float = 0.1,
+    alpha: float = 0.05,
+) -> Tensor:
+    r"""-log sigmoid(beta * h + alpha * (L_w - L_l)), h as in `dpo`, L tokens.
 
-    The optimum of reward - alpha L - beta KL has reward beta * log-ratio + alpha L, which gives the sign: where the
-    longer reply won, its length already explains part of that, and less is learned. Some code has the opposite sign.
+    DPO with a price on length.
 
-    theory  DPO with a price on length                   source  arXiv:2403.19159; alpha from the lower end of the usual
-                                                                 search (0.05 to 1)
-    shapes  six times (B,) -> (B,)                       units   nats, SUMMED over reply tokens; alpha in nats per token
-    limits  equal lengths: ``dpo``
-    errors  ValueError for beta <= 0, alpha < 0 and shapes that differ
+    Parameters
+    ----------
+    chosen_logps, rejected_logps : Tensor, shape (B,)
+        Log-probs of the chosen and the rejected reply under the policy; nats, SUMMED
+        over reply tokens.
+    ref_chosen_logps, ref_rejected_logps : Tensor, shape (B,)
+        The same under the reference.
+    chosen_tokens, rejected_tokens : Tensor, shape (B,)
+        Tokens L_w and L_l of the replies.
+    beta : float
+        As in `dpo`; above 0.
+    alpha : float
+        Price of a token, 1/tokens; at least 0.
+
+    Returns
+    -------
+    Tensor, shape (B,)
+        Loss of each pair; no mean is taken.
+
+    Raises
+    ------
+    ValueError
+        For beta <= 0, alpha < 0 and shapes that differ.
+
+    Notes
+    -----
+    The optimum of reward - alpha L - beta KL has reward beta * log-ratio + alpha L,
+    which gives the sign: where the longer reply won, its length already explains part
+    of that, and less is learned. Some code has the opposite sign. Equal lengths: `dpo`.
+    Source: arXiv:2403.19159; alpha from the lower end of the usual search (0.05 to 1).
     """
     positive(beta=beta)
     not_negative(alpha=alpha)
-    same_shape(
-        ndim=1,
-        chosen_logps=chosen_logps,
-        chosen_tokens=chosen_tokens,
-        rejected_tokens=rejected_tokens,
-    )
-    extra = alpha * (
-        chosen_tokens - rejected_tokens
-    )  # (B,) what length explains, in units of beta * nats
+    explained = alpha * (chosen_tokens - rejected_tokens)  # (B,) by length alone
     return dpo(
-        chosen_logps + extra / beta,
+        chosen_logps + explained / beta,
         rejected_logps,
         ref_chosen_logps,
         ref_rejected_logps,
@@ -223,51 +309,63 @@ def rdpo(
     takes="pair",
     logps="mean",
     needs={"reference", "moments"},
+    example={"beta": 2.0, "gamma0": 0.4, "alpha": 0.3},
+    limits={0: log1p(exp(0.8)), FAR: 0, -FAR: 2 * (FAR + 0.4 - 0.3 * FAR)},
     frozen=True,
-    limits=[
-        (0.0, lambda h, n, beta, gamma0, **_: math.log1p(math.exp(beta * gamma0))),
-        (FAR, lambda h, n, **_: 0.0),
-        (-FAR, lambda h, n, beta, gamma0, alpha: -beta * (h - gamma0 - alpha * h)),
-    ],
 )
 def alphadpo(
-    chosen_logps,
-    rejected_logps,
-    ref_chosen_logps,
-    ref_rejected_logps,
-    gap_mean,
-    gap_std,
+    chosen_logps: Tensor,
+    rejected_logps: Tensor,
+    ref_chosen_logps: Tensor,
+    ref_rejected_logps: Tensor,
+    gap_mean: Tensor,
+    gap_std: Tensor,
     *,
-    beta=2.5,
-    gamma0=0.6,
-    alpha=0.2,
-):
-    r"""-log sigmoid(beta * (d - m)),   d = chosen - rejected,   m = gamma0 + alpha * (h - gap_mean) / gap_std.
+    beta: float = 2.5,
+    gamma0: float = 0.6,
+    alpha: float = 0.2,
+) -> Tensor:
+    r"""-log sigmoid(beta * (d - m)), m = gamma0 + alpha * (h - gap_mean) / gap_std.
 
-    h is the gap of log-ratios against the reference, ``gap_mean`` and ``gap_std`` its running moments (the trainer
-    smooths them over steps with momentum 0.9). The margin m is held fixed; it GROWS with the pair's standing.
+    d = chosen - rejected; h is the gap of log-ratios against the reference. SimPO with
+    a margin per pair, which is held fixed and GROWS with the pair's standing.
 
-    theory  SimPO with a margin per pair                 source  arXiv:2410.10148; defaults of its Llama-3-Instruct run
-    shapes  six times (B,) -> (B,)                       units   nats per token: token MEANS; gamma0 and alpha too
-    limits  alpha = 0: ``simpo`` with gamma = beta * gamma0
-    errors  ValueError for beta <= 0, gamma0 or alpha that are no finite numbers, and shapes that differ
+    Parameters
+    ----------
+    chosen_logps, rejected_logps : Tensor, shape (B,)
+        Log-probs of the chosen and the rejected reply under the policy; nats per
+        token, token MEANS.
+    ref_chosen_logps, ref_rejected_logps : Tensor, shape (B,)
+        The same under the reference.
+    gap_mean, gap_std : Tensor, shape (B,)
+        Running moments of h, nats per token; the trainer smooths them over steps with
+        momentum 0.9.
+    beta : float
+        Steepness, tokens/nat; above 0.
+    gamma0, alpha : float
+        Margin of an average pair and its growth, nats per token.
+
+    Returns
+    -------
+    Tensor, shape (B,)
+        Loss of each pair; no mean is taken.
+
+    Raises
+    ------
+    ValueError
+        For beta <= 0, gamma0 or alpha that are no finite numbers, and shapes that
+        differ.
+
+    Notes
+    -----
+    alpha = 0: `simpo` with gamma = beta * gamma0. Source: arXiv:2410.10148; defaults of
+    its Llama-3-Instruct run.
     """
     positive(beta=beta)
-    for name, value in (("gamma0", gamma0), ("alpha", alpha)):
-        if not is_number(value):
-            raise ValueError(f"{name} must be a finite number; got {value!r}")
-    same_shape(
-        ndim=1,
-        chosen_logps=chosen_logps,
-        rejected_logps=rejected_logps,
-        ref_chosen_logps=ref_chosen_logps,
-        ref_rejected_logps=ref_rejected_logps,
-        gap_mean=gap_mean,
-        gap_std=gap_std,
-    )
-    h = (chosen_logps - ref_chosen_logps) - (
-        rejected_logps - ref_rejected_logps
+    finite(gamma0=gamma0, alpha=alpha)
+    h = _gap_of_log_ratios(
+        chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps
     )  # (B,) nats per token
-    z = (h - gap_mean) / gap_std.clamp(min=1e-6)
-    margin = (gamma0 + alpha * z).detach()
+    standing = (h - gap_mean) / gap_std.clamp(min=1e-6)
+    margin = (gamma0 + alpha * standing).detach()
     return F.softplus(beta * (margin - (chosen_logps - rejected_logps)))

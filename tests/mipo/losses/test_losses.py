@@ -12,7 +12,6 @@ import pytest
 import torch
 from losses_help import (
     ALL,
-    KEYWORDS,
     NEEDED_FOR,
     NO_NUMBERS,
     T,
@@ -25,20 +24,12 @@ from losses_help import (
 from torch.testing import assert_close
 
 from mipo import losses
-
-OF_A_BATCH = {
-    "kto",
-    "kto_decay",
-    "gammapo",
-    "amapo",
-}  # in which the rows of a batch know of each other
+from mipo.losses.declaration import FAR, check, declare, inputs_of
 
 
 def test_every_loss_is_covered_here():
-    assert set(KEYWORDS) == set(losses.LOSSES)
-    text = "".join(
-        file.read_text() for file in Path(__file__).parent.glob("test_losses*.py")
-    )
+    files = Path(__file__).parent.glob("test_*.py")
+    text = "".join(file.read_text() for file in files)
     written = set(re.findall(r"def test_eq_(\w+)\(", text))
     for name in ALL:  # shape error and extremes are the same for all, below; plug-ins share tests called "decay"
         for kind in ("closed_form", "gradient", "limit", "invariance"):
@@ -53,42 +44,29 @@ def test_every_loss_is_covered_here():
 
 @pytest.mark.parametrize("name", ALL)
 def test_declared_limits_are_reached(name):
-    loss, kw = losses.get(name), settings(name)
+    loss = losses.get(name)
     assert loss.limits
-    for h, value in loss.limits:
-        n = 2 if loss.takes == "pair" else 3
-        got = loss(*inputs_at_gap(loss, h), **kw)
-        assert_close(
-            got, torch.full_like(got, value(h, n, **kw)), rtol=1e-12, atol=1e-12
-        )
+    for gap, limit in loss.limits.items():
+        value = loss(*inputs_at_gap(loss, gap), **settings(name))
+        expected = torch.full_like(value, limit)
+        assert_close(value, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_declared_bounds_hold_and_are_approached(name):
     loss, kw = losses.get(name), settings(name)
     low, high = loss.bounds
-    wide = [
-        [
-            10**s * x if arg.endswith("logps") else x
-            for arg, x in zip(losses.inputs_of(loss), x, strict=True)
+    for power in range(4):
+        inputs = [
+            10**power * x if arg.endswith("logps") else x
+            for arg, x in zip(inputs_of(loss), random_inputs(loss, power), strict=True)
         ]
-        for s in range(4)
-        for x in [random_inputs(loss, s)]
-    ]
-    seen = torch.cat([loss(*x, **kw) for x in wide])
-    assert seen.min() >= low and seen.max() <= high
-    best = {
-        "ipo": lambda: 1 / (2 * kw["tau"]),
-        "ipo_decay": lambda: 1 / (2 * kw["tau"]) + kw["gamma_max"],
-        "sft": lambda: 0.0,
-    }.get(name, lambda: losses.FAR)()
-    assert (
-        abs(loss(*inputs_at_gap(loss, best), **kw).min() - low) < 1e-9
-    )  # the lower bound is tight
-    worst = loss(*inputs_at_gap(loss, -losses.FAR), **kw).max()
-    assert (
-        abs(worst - high) < 1e-9 if high < inf else worst > 100
-    )  # and so is the upper one
+        value = loss(*inputs, **kw)
+        assert value.min() >= low and value.max() <= high
+    best = loss(*inputs_at_gap(loss, loss.lowest_at), **kw).min()
+    assert abs(best - low) < 1e-9  # the lower bound is tight
+    worst = loss(*inputs_at_gap(loss, -FAR), **kw).max()
+    assert abs(worst - high) < 1e-9 if high < inf else worst > 100  # so is the upper
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -97,7 +75,7 @@ def test_declared_needs_match_the_arguments(name):
     own = {"pair": {"chosen_logps", "rejected_logps"}, "chosen": {"chosen_logps"}}.get(
         loss.takes, {"logps"}
     )
-    args = set(losses.inputs_of(loss))
+    args = set(inputs_of(loss))
     assert own <= args
     assert {NEEDED_FOR[arg] for arg in args - own} == loss.needs - {"cross"}
     assert ("cross" in loss.needs) == (loss.takes in ("contexts", "matrix"))
@@ -121,7 +99,7 @@ def test_every_gradient_is_that_of_finite_differences_unless_frozen(name):
     """A frozen margin moves with the log-probs, and its gradient does not: there the two must differ."""
     loss, kw = losses.get(name), settings(name)
     x = random_inputs(loss)
-    names = losses.inputs_of(loss)
+    names = inputs_of(loss)
     free = {
         arg: t.requires_grad_()
         for arg, t in zip(names, x, strict=True)
@@ -154,7 +132,7 @@ def test_every_batch_may_be_reordered_and_most_may_be_split(name):
     whole = loss(*x, **kw)
     assert_close(loss(*(t[order] for t in x), **kw), whole[order])
     alone = torch.cat([loss(*(t[i : i + 1] for t in x), **kw) for i in range(3)])
-    assert torch.allclose(alone, whole) is (name not in OF_A_BATCH)
+    assert torch.allclose(alone, whole) is not loss.batchwise
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -179,7 +157,7 @@ def test_every_extreme_has_a_finite_value_and_gradient(name, h):
     ]
     low = [
         x - 1e4 if arg.endswith("logps") else x
-        for arg, x in zip(losses.inputs_of(loss), batch, strict=True)
+        for arg, x in zip(inputs_of(loss), batch, strict=True)
     ]
     for end in (
         -1e4,
@@ -195,7 +173,7 @@ def test_every_extreme_has_a_finite_value_and_gradient(name, h):
                 t.float()
                 if arg.endswith("logps")
                 else torch.full_like(t, ends[arg]).float()
-                for arg, t in zip(losses.inputs_of(loss), x, strict=True)
+                for arg, t in zip(inputs_of(loss), x, strict=True)
             ]
             free = [t.requires_grad_() for t in policy_logps(loss, x)]
             value = loss(*x, **kw)
@@ -214,9 +192,7 @@ def test_contrasts_need_two_alternatives_and_a_square_matrix(n):
     ):
         loss = losses.get(name)
         with pytest.raises(ValueError, match="at least 2"):
-            loss(
-                *(torch.zeros(shape) for _ in losses.inputs_of(loss)), **settings(name)
-            )
+            loss(*(torch.zeros(shape) for _ in inputs_of(loss)), **settings(name))
     with pytest.raises(ValueError, match="square"):
         losses.sami(torch.zeros(n, 2, 4))
 
@@ -550,7 +526,7 @@ def _wrong_settings():
 @pytest.mark.parametrize("name, key, value", list(_wrong_settings()))
 def test_a_wrong_setting_is_named(name, key, value):
     with pytest.raises(ValueError, match=key):
-        losses.check(name, {**settings(name), key: value})
+        check(name, {**settings(name), key: value})
 
 
 def test_settings_at_their_ends_are_allowed():
@@ -562,19 +538,26 @@ def test_settings_at_their_ends_are_allowed():
         "kto": {"desirable_weight": 0},
         "dpo_decay": {"gamma_min": 0, "gamma_max": 0},
     }.items():
-        assert losses.check(name, kwargs) is losses.get(name)
+        assert check(name, kwargs) is losses.get(name)
 
 
 def test_unknown_names_are_errors_that_list_the_known_ones():
     with pytest.raises(ValueError, match="unknown loss 'doo'.*dpo"):
-        losses.check("doo", {})
+        check("doo", {})
     with pytest.raises(ValueError, match="no keyword 'betta'.*beta"):
-        losses.check("dpo", {"betta": 0.1})
+        check("dpo", {"betta": 0.1})
     with pytest.raises(ValueError, match="needs the keyword 'beta'"):
-        losses.check("dpo", {})
-    assert (
-        losses.check("context_infonce", {}) is losses.context_infonce
-    )  # a default is enough
+        check("dpo", {})
+    assert check("context_infonce", {}) is losses.context_infonce  # a default is enough
+
+
+def test_only_losses_and_margins_are_exported():
+    """Every declared loss is exported under its name; the machinery of declaring is not."""
+    margins = {"gamma_decay", "gammapo_margin", "amapo_margin"}
+    assert set(losses.__all__) == {*losses.LOSSES, *margins, "LOSSES", "get"}
+    assert all(getattr(losses, name) is losses.get(name) for name in ALL)
+    for noise in ("FAR", "check", "declare", "default", "inputs_of"):
+        assert not hasattr(losses, noise)
 
 
 def test_nan_goes_through_and_is_not_hidden():
@@ -582,13 +565,13 @@ def test_nan_goes_through_and_is_not_hidden():
 
 
 def test_a_new_loss_needs_only_its_own_lines():
-    @losses.declare(
-        takes="pair", logps="mean", limits=[(0.0, lambda h, n, margin: margin)]
-    )
+    @declare(takes="pair", logps="mean", limits={0: 1})
     def hinge_for_test(chosen_logps, rejected_logps, *, margin=1.0):
         return torch.relu(margin - (chosen_logps - rejected_logps))
 
     try:
-        assert losses.check("hinge_for_test", {}) is hinge_for_test
+        assert check("hinge_for_test", {}) is hinge_for_test
+        with pytest.raises(ValueError, match=r"one shape \(B,\).*rejected_logps"):
+            hinge_for_test(T(0.0), T(0.0, 1.0))
     finally:
         del losses.LOSSES["hinge_for_test"]

@@ -11,6 +11,7 @@ from losses_help import T, grads, random_inputs
 from torch.testing import assert_close
 
 from mipo import losses
+from mipo.losses.declaration import check
 
 # ---- kto -------------------------------------------------------------------------------------------------------------
 
@@ -346,4 +347,4 @@ def test_eq_alphapo_extremes_cut():
 
 def test_alphapo_without_bend_is_simpo_by_name():
     with pytest.raises(ValueError, match="alpha must not be 0.*simpo"):
-        losses.check("alphapo", {"alpha": 0})
+        check("alphapo", {"alpha": 0})

@@ -8,7 +8,7 @@ from math import exp, inf, log
 import pytest
 import torch
 import torch.nn.functional as F
-from losses_help import KEYWORDS, T, grads, random_inputs
+from losses_help import T, grads, random_inputs
 from torch.testing import assert_close
 
 from mipo import losses
@@ -206,7 +206,7 @@ def test_eq_decay_gradient(name, at_margin, slope):
 @pytest.mark.parametrize("name, plain", PLUG_INS.items())
 def test_eq_decay_limit(name, plain):
     """No margin: the loss it is plugged into. A margin that does not decay: gamma for every pair."""
-    loss, base, kw = losses.get(name), losses.get(plain), KEYWORDS[plain]
+    loss, base, kw = losses.get(name), losses.get(plain), losses.get(plain).example
     kw = {k: v for k, v in kw.items() if not k.endswith("weight")}
     *x, delta_pmi = random_inputs(loss)
     assert_close(loss(*x, delta_pmi, **kw, gamma_min=0, gamma_max=0), base(*x, **kw))
