@@ -1,4 +1,9 @@
-"""Preference pairs a model makes by itself: chosen answered with the right context, rejected with another or none."""
+"""Preference pairs that a model makes by itself: the right prompt's reply is chosen, another prompt's is rejected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -7,93 +12,127 @@ from mipo.data import render
 from mipo.lm.sampling import generate
 
 NEGATIVES = ("random_context", "missing_context", "random_prompt")
+REJECTED_STREAM = 1_000_003  # added to the seed: rejected replies have their own noise
 
 
 def synthesise_pairs(
     model,
     tokenizer,
-    records,
+    examples: Sequence[Mapping[str, Any]],
     *,
-    negatives="random_context",
-    k=1,
-    temperature=1.0,
-    top_p=1.0,
-    max_new_tokens=64,
-    seed=0,
-    batch_size=256,
-    chosen=None,
-    progress=False,
-):
-    """MIPO's pairs as a Dataset in TRL's standard preference format, one row per record.
+    negatives: str = "random_context",
+    k: int = 1,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    max_new_tokens: int = 64,
+    seed: int = 0,
+    batch_size: int = 256,
+    chosen: Sequence[str] | None = None,
+    rejected_prompts: Sequence[str] | None = None,
+    progress: bool = False,
+) -> Dataset:
+    r"""MIPO's pairs in TRL's standard preference format, one row per example.
 
-    negatives  "random_context"  y_l ~ π(·|x, c') with c' drawn from the contexts of all records, c' = c allowed:
-                                 an exact sample of the marginal Σ_c' p(c') π(·|x, c')
-               "missing_context" y_l ~ π(·|x): the marginal only if the model answers nobody as it answers everybody
-               "random_prompt"   y_l is the chosen reply of another record (never the row's own)
-    k          rejected replies per row; for k > 1 the columns rejected, rejected_prompt, rejected_context are lists
-    chosen     the replies to the records' own prompts, where they have been sampled before
+    Parameters
+    ----------
+    model, tokenizer
+        What answers; see `mipo.models.load_model`.
+    examples : sequence of dict
+        Each with query and, where there is one, context.
+    negatives : str
+        What the rejected reply y_l answers:
+        "random_context", the query with a context c' drawn from those of all examples,
+        its own allowed: an exact sample of the marginal Σ_c' p(c') π(y|x, c');
+        "missing_context", the query alone: the marginal only if the model answers
+        nobody as it answers everybody;
+        "random_prompt", another example: its chosen reply, never the row's own.
+    k : int
+        Rejected replies per row; above 1 the columns rejected, rejected_prompt and
+        rejected_context are lists.
+    temperature, top_p, max_new_tokens, batch_size
+        Of sampling; see `mipo.lm.sampling.generate`.
+    seed : int
+        Of the replies and of who stands in for whom.
+    chosen : sequence of str, optional
+        Replies to the examples' own prompts, where they have been sampled before.
+    rejected_prompts : sequence of str, optional
+        Prompts that the rejected replies answer, one per example, instead of
+        `negatives`.
 
-    Columns: prompt, chosen, rejected; rejected_prompt (what y_l was the answer to); query, context, rejected_context;
-    record (index); collision (a negative was given the row's own prompt); identical (a negative reads like the chosen).
-    Raises ValueError without records, or when every rejected reply equals its chosen one (nothing to learn from).
+    Returns
+    -------
+    datasets.Dataset
+        prompt, chosen, rejected; rejected_prompt (what y_l answers); query, context,
+        rejected_context; record (the example's index); collision (y_l answers the row's
+        own prompt); identical (y_l reads like the chosen reply).
+
+    Raises
+    ------
+    ValueError
+        Without examples, for unknown negatives, and when every rejected reply equals its
+        chosen one, so that there is nothing to learn.
     """
     if negatives not in NEGATIVES:
         raise ValueError(
             f"negatives={negatives!r}: choose one of {', '.join(NEGATIVES)}"
         )
-    if k < 1 or not len(records):
-        raise ValueError(
-            "need at least one record" if k >= 1 else f"k must be at least 1, got {k}"
-        )
-    settings = dict(
-        temperature=temperature,
-        top_p=top_p,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        progress=progress,
-    )
-    prompts = [render(tokenizer, r["query"], r.get("context") or "") for r in records]
-    names = [r.get("read_from") or f"record {i}" for i, r in enumerate(records)]
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    if not len(examples):
+        raise ValueError("need at least one example")
+    sampling = {
+        "temperature": temperature,
+        "top_p": top_p,
+        "max_new_tokens": max_new_tokens,
+        "batch_size": batch_size,
+        "progress": progress,
+    }
+    names = [e.get("read_from") or f"example {i}" for i, e in enumerate(examples)]
+    prompts = [render(tokenizer, e["query"], e.get("context") or "") for e in examples]
     if chosen is None:
-        chosen = generate(model, tokenizer, prompts, seed=seed, names=names, **settings)
-    if len(chosen) != len(records):
-        raise ValueError(f"{len(chosen)} chosen replies for {len(records)} records")
-    draws = _draws(
-        len(records), k, negatives, np.random.default_rng((seed, 2))
-    )  # (n, k) indices of other records
-    contexts = [
-        ["" if j is None else records[j].get("context") or "" for j in row]
-        for row in draws
-    ]
-    if negatives == "random_prompt":
-        asked = [[prompts[j] for j in row] for row in draws]
-        rejected = [[chosen[j] for j in row] for row in draws]
+        chosen = generate(model, tokenizer, prompts, seed=seed, names=names, **sampling)
+    if len(chosen) != len(examples):
+        raise ValueError(f"{len(chosen)} chosen replies for {len(examples)} examples")
+
+    if rejected_prompts is not None:
+        k, negatives = 1, ""
+        contexts = [[""] for _ in examples]
+        answered = [[prompt] for prompt in rejected_prompts]
+        described = [f"{name}, rejected prompt" for name in names]
     else:
-        asked = [
-            [render(tokenizer, r["query"], c) for c in row]
-            for r, row in zip(records, contexts, strict=True)
+        partners = draw_partners(len(examples), negatives, k=k, seed=seed)
+        contexts = [
+            ["" if j is None else examples[j].get("context") or "" for j in row]
+            for row in partners
         ]
-        twice = [
-            f"{names[i]}, with {'no context' if j is None else 'the context of ' + names[j]}"
-            for i, row in enumerate(draws)
+        described = [
+            f"{name}, with "
+            + ("no context" if j is None else f"the context of {names[j]}")
+            for name, row in zip(names, partners, strict=True)
             for j in row
         ]
+        if negatives == "random_prompt":
+            answered = [[prompts[j] for j in row] for row in partners]
+        else:
+            answered = [
+                [render(tokenizer, e["query"], context) for context in row]
+                for e, row in zip(examples, contexts, strict=True)
+            ]
+    if negatives == "random_prompt":
+        rejected = [[chosen[j] for j in row] for row in partners]
+    else:
         flat = generate(
             model,
             tokenizer,
-            [p for row in asked for p in row],
-            seed=seed + 1_000_003,
-            names=twice,
-            **settings,
+            [prompt for row in answered for prompt in row],
+            seed=seed + REJECTED_STREAM,
+            names=described,
+            **sampling,
         )
-        rejected = [flat[i * k : (i + 1) * k] for i in range(len(records))]
-    if all(y == chosen[i] for i, row in enumerate(rejected) for y in row):
-        raise ValueError(
-            "all pairs are identical: every rejected reply equals its chosen one; raise the temperature, or "
-            "check that the records have different contexts"
-        )
+        rejected = [flat[i * k : (i + 1) * k] for i in range(len(examples))]
+    _require_a_difference(chosen, rejected)
 
-    def one(row):
+    def single(row):
         return row if k > 1 else row[0]
 
     return Dataset.from_list(
@@ -101,46 +140,82 @@ def synthesise_pairs(
             {
                 "prompt": prompts[i],
                 "chosen": chosen[i],
-                "rejected": one(rejected[i]),
-                "rejected_prompt": one(asked[i]),
-                "query": r["query"],
-                "context": r.get("context") or "",
-                "rejected_context": one(contexts[i]),
+                "rejected": single(rejected[i]),
+                "rejected_prompt": single(answered[i]),
+                "query": example["query"],
+                "context": example.get("context") or "",
+                "rejected_context": single(contexts[i]),
                 "record": i,
-                "collision": prompts[i] in asked[i],
+                "collision": prompts[i] in answered[i],
                 "identical": chosen[i] in rejected[i],
             }
-            for i, r in enumerate(records)
+            for i, example in enumerate(examples)
         ]
     )
 
 
-def _draws(n, k, negatives, rng):
+def _require_a_difference(chosen, rejected):
+    if all(
+        reply == y for y, row in zip(chosen, rejected, strict=True) for reply in row
+    ):
+        raise ValueError(
+            "all pairs are identical: every rejected reply equals its chosen one; raise "
+            "the temperature, or check that the examples have different contexts"
+        )
+
+
+def draw_partners(
+    n: int, negatives: str, *, k: int = 1, seed: int = 0
+) -> list[list[int | None]]:
+    """Which examples stand in for each of n examples in its k rejected replies.
+
+    Parameters
+    ----------
+    negatives : str
+        "random_context": any of the n, the example itself included, drawn evenly and
+        independently; "missing_context": None, nobody; "random_prompt": k different
+        examples, never the example itself.
+
+    Returns
+    -------
+    list of n lists of k
+        Indices, or None for nobody.
+
+    Raises
+    ------
+    ValueError
+        For "random_prompt" with k or fewer examples.
+    """
     if negatives == "missing_context":
         return [[None] * k for _ in range(n)]
+    rng = np.random.default_rng((seed, 2))
     if negatives == "random_context":
         return rng.integers(n, size=(n, k)).tolist()
     if n <= k:
         raise ValueError(
-            f"random_prompt with k={k} needs more than {k} records, got {n}"
+            f"random_prompt with k={k} needs more than {k} examples, got {n}"
         )
     others = [rng.choice(n - 1, size=k, replace=False) for _ in range(n)]
-    return [
-        [int(j + (j >= i)) for j in row] for i, row in enumerate(others)
-    ]  # skips the row's own reply
+    # Indices from the row's own on move up by one, which skips the row's own.
+    return [[int(j + (j >= i)) for j in row] for i, row in enumerate(others)]
 
 
-def flip_by_coin(pairs, seed=0):
-    """The placebo: chosen and rejected change places in each row with probability one half."""
-    heads = np.random.default_rng((seed, 3)).random(len(pairs)) < 0.5
-    swap = {"chosen": "rejected", "rejected": "chosen"}
-    columns = {c: pairs[c] for c in swap}
+def flip_by_coin(pairs: Dataset, seed: int = 0) -> Dataset:
+    """The placebo: chosen and rejected change places in each row with probability one half.
+
+    Raises
+    ------
+    ValueError
+        For pairs with several rejected replies per row.
+    """
     if len(pairs) and isinstance(pairs[0]["rejected"], list):
         raise ValueError("the placebo needs one rejected reply per row (k = 1)")
-    for c, other in swap.items():
-        values = [
-            b if h else a
-            for a, b, h in zip(columns[c], columns[other], heads, strict=True)
-        ]
-        pairs = pairs.remove_columns(c).add_column(c, values)
+    heads = np.random.default_rng((seed, 3)).random(len(pairs)) < 0.5
+    chosen, rejected = pairs["chosen"][:], pairs["rejected"][:]
+    swapped = {
+        "chosen": np.where(heads, rejected, chosen).tolist(),
+        "rejected": np.where(heads, chosen, rejected).tolist(),
+    }
+    for column, values in swapped.items():
+        pairs = pairs.remove_columns(column).add_column(column, values)
     return pairs

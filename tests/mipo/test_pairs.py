@@ -47,7 +47,7 @@ def test_columns_and_prompts(tiny, records):
 
 def test_random_context_is_drawn_evenly_and_own_context_is_counted(tiny):
     """c' is independent of c: over many rows each context is drawn as often as it occurs, own ones included."""
-    draws = np.array(pairs._draws(40, 500, "random_context", np.random.default_rng(0)))
+    draws = np.array(pairs.draw_partners(40, "random_context", k=500, seed=0))
     assert draws.shape == (40, 500)
     counts = np.bincount(draws.ravel(), minlength=40)
     assert abs(counts - 500).max() < 5 * np.sqrt(500)
@@ -69,16 +69,24 @@ def test_missing_context_asks_nobody(tiny, records):
 
 def test_random_prompt_never_takes_the_rows_own_reply():
     for k in (1, 3):
-        draws = pairs._draws(6, k, "random_prompt", np.random.default_rng(0))
+        draws = pairs.draw_partners(6, "random_prompt", k=k, seed=0)
         assert all(i not in row and len(set(row)) == k for i, row in enumerate(draws))
-    with pytest.raises(ValueError, match="needs more than 3 records"):
-        pairs._draws(3, 3, "random_prompt", np.random.default_rng(0))
+    with pytest.raises(ValueError, match="needs more than 3 examples"):
+        pairs.draw_partners(3, "random_prompt", k=3, seed=0)
 
 
 def test_random_prompt_reuses_chosen_replies(tiny, records):
     made = make(tiny, records, negatives="random_prompt")
     of = dict(zip(made["prompt"], made["chosen"], strict=True))
     assert all(row["rejected"] == of[row["rejected_prompt"]] for row in made)
+
+
+def test_given_prompts_are_what_the_rejected_replies_answer(tiny, records):
+    """With the prompts of "missing_context" given by hand, the pairs are those."""
+    missing = make(tiny, records, negatives="missing_context")
+    given = make(tiny, records, rejected_prompts=missing["rejected_prompt"][:])
+    for column in ("chosen", "rejected", "rejected_prompt", "identical", "collision"):
+        assert given[column][:] == missing[column][:]
 
 
 def test_k_negatives_are_lists(tiny, records):
@@ -102,7 +110,7 @@ def test_coin_swaps_about_half_and_nothing_else(tiny, records):
 
 
 def test_clear_errors(tiny, records):
-    with pytest.raises(ValueError, match="at least one record"):
+    with pytest.raises(ValueError, match="at least one example"):
         make(tiny, [])
     with pytest.raises(ValueError, match="random_contexts"):
         make(tiny, records, negatives="random_contexts")

@@ -24,9 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
-from mipo import logprobs
+from mipo import logprobs, recipes
 from mipo.data import render
 from mipo.lm import tokens
 from mipo.lm.sampling import generate
@@ -152,7 +151,7 @@ def reinforce(
     size, was_training = len(records) // steps, model.training
     model.eval()  # no dropout: replies are scored by the policy that sampled them
     reference = copy.deepcopy(model).requires_grad_(False)
-    optimiser, schedule = _optimiser(model, lr, steps)
+    optimiser, schedule = recipes.optimiser(model, lr=lr, steps=steps)
     log, bar = (
         [],
         tqdm(
@@ -227,15 +226,6 @@ def _check_finite(model, ids, when):
         model(input_ids=torch.tensor([ids], device=model.device)).logits
     ).all():
         _diverged(f"the model's logits are not finite {when}")
-
-
-def _optimiser(model, lr, steps):
-    weights = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(weights, lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
-    warm = math.ceil(0.03 * steps)
-    return optimiser, get_cosine_with_min_lr_schedule_with_warmup(
-        optimiser, warm, steps, min_lr_rate=0.1
-    )
 
 
 def _sample(model, tokenizer, batch, k, max_new_tokens, seed):
