@@ -1,26 +1,38 @@
-# make book            run the chain and build the book     SCALE=smoke|laptop|full|gpu   DRY=1 only lists   JOBS=n side by side
-# make test            all tests, set up included           make compare  do my numbers agree with the published ones?
-# make bench           training speed beside TRL, this machine's table of results/bench
-# make setup           only .venv                           make clean    remove what runs wrote (runs/), keep .venv
+# make book       run the chain and build the book     SCALE=smoke|laptop|full|gpu  DRY=1 only lists  JOBS=n cores
+# make compare    do my numbers agree with the published ones?
+# make check      format, types, layers and the fast tests: a minute
+# make test       every test but the slow ones         make slow   those
+# make bench      training speed beside TRL, this machine's table of results/bench
+# make setup      only .venv                           make clean  remove what runs wrote (runs/), keep .venv
 SCALE ?= laptop
 PYTHON ?= python3
 BIN := .venv/bin
+RUN := $(BIN)/python -m
+JOBS_TEST := $(or $(JOBS),2)
 comma := ,
 
-.PHONY: book setup test compare bench clean
+.PHONY: book setup check test slow compare bench clean
 book: .venv/.book
-	@$(BIN)/python -m mipo_study.book.run book --scale $(SCALE) $(if $(DRY),--dry) $(if $(JOBS),--jobs $(JOBS))
+	@$(RUN) mipo_study.book.run book --scale $(SCALE) $(if $(DRY),--dry) $(if $(JOBS),--jobs $(JOBS)) $(if $(ARGS),-- $(ARGS))
 
 setup: .venv/.book
 
+check: .venv/.dev
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) pytest -q -n $(JOBS_TEST) -m fast $(ARGS)
+
 test: .venv/.dev
-	$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile $(ARGS)
+	$(RUN) pytest -n $(JOBS_TEST) -m "not slow" $(ARGS)
+
+slow: .venv/.dev
+	$(RUN) pytest -m slow $(ARGS)
 
 compare: .venv/.book
-	@$(BIN)/python -m mipo_study.book.compare --scale $(SCALE)
+	@$(RUN) mipo_study.book.compare --scale $(SCALE)
 
 bench: .venv/.dev
-	$(BIN)/python -m mipo_study.bench.speed $(ARGS)
+	$(RUN) mipo_study.bench.speed $(ARGS)
 
 clean:
 	rm -rf runs .snakemake .pytest_cache
@@ -32,5 +44,5 @@ clean:
 
 .venv/.%: pyproject.toml constraints.txt | .venv/bin/python
 	@echo "Installing into .venv with the tested versions (once; some minutes)"
-	@$(BIN)/pip install --quiet -c constraints.txt -e ".[book$(if $(filter dev,$*),$(comma)dev)]"
+	@$(RUN) pip install --quiet -c constraints.txt -e ".[book$(if $(filter dev,$*),$(comma)dev)]"
 	@touch $@ $(if $(filter dev,$*),.venv/.book)

@@ -1,14 +1,13 @@
 # The chain: one rule per notebook that configs/<scale>.yml has a section for.
-# A rule's inputs: a marker with the content of its notebook, of the modules it imports and of its config section
-# (rewritten only when that changes), and the executed notebooks it takes artifacts from (its nb.need(...) calls).
-# Usually started by `make book`. By hand, or on a cluster: snakemake --cores 1 --config scale=full [--executor slurm]
+# Digests decide what runs (src/mipo_study/book/plan.py): `make book` hands the steps to
+# Snakemake by --forcerun, and dates all that is up to date alike, so that no date counts.
+# On a cluster: make book SCALE=full ARGS="--executor slurm ..."
 import sys
 
-from mipo import plan
+from mipo_study.book import plan
 
 STEPS = plan.steps(config.get("scale", "laptop"))
 plan.check(STEPS)
-plan.write_markers(STEPS)
 URGENCY = plan.urgency(STEPS)
 
 
@@ -21,9 +20,8 @@ for step in STEPS.values():
 
     rule:
         name:
-            f"notebook_{plan.number_of(step.name)}"
+            f"notebook_{step.number}"
         input:
-            step.marker,
             [STEPS[need].output for need in step.needs],
         output:
             step.output,
@@ -33,4 +31,5 @@ for step in STEPS.values():
             name=step.name,
             scale=step.scale,
         shell:
-            "{sys.executable} -m mipo_study.book.run notebook {params.name} --scale {params.scale}"
+            "{sys.executable:q} -m mipo_study.book.run notebook"
+            " {params.name:q} --scale {params.scale:q}"

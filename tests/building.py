@@ -1,6 +1,5 @@
 """What several test files share: the real book at smoke scale, built once, and a small project of two notebooks."""
 
-import fcntl
 import functools
 import os
 import shutil
@@ -9,6 +8,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+from filelock import FileLock
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,10 +31,8 @@ def chain(*arguments, root=ROOT, **more):
 def smoke_book():
     """Folder of the book's HTML after `make book SCALE=smoke`."""
     (ROOT / "runs").mkdir(exist_ok=True)
-    with open(
-        ROOT / "runs" / ".smoke-tests", "w"
-    ) as lock:  # a second test process waits, then finds nothing to do
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    # a second test process waits, then finds nothing to do
+    with FileLock(ROOT / "runs" / ".smoke-tests"):
         done = chain("book", "--scale", "smoke")
     assert done.returncode == 0, done.stdout + done.stderr
     return ROOT / "runs" / "smoke" / "book" / "_build" / "html"
@@ -52,13 +50,13 @@ import time
 import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
-from mipo import record, store
+from mipo import files, record
 nb = record.Notebook("NAME", run_dir=run_dir, scale=scale)
 print("to", "stderr", file=sys.stderr)
 """
 RUN = """def make(folder):
     (folder / "x.txt").write_text("half")
-    if not (store.project_root() / "quick").exists():
+    if not (files.project_root() / "quick").exists():
         time.sleep(60)
     return {"a": beta}
 r = record.run_or_load(run_dir, "slow", {"beta": beta}, make, code=["mipo.files"])"""

@@ -1,24 +1,66 @@
-"""The chain: parameters checked, only what changed runs, killed anywhere it goes on, failures are kept for reading."""
+"""The chain: wrong settings are said first, content decides what runs, killed it goes on."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import nbformat
+import psutil
 import pytest
 from building import ROOT, chain, notebook, small_project, smoke_book
 
 from mipo_study.book import plan
 from mipo_study.book import run as chain_module
 
+AWKWARD = "it's a bök"  # a space, an apostrophe and an umlaut in the path
+
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    monkeypatch.setenv("MIPO_ROOT", str(tmp_path / "project"))
-    return small_project(tmp_path / "project")
+    """A project of two notebooks of which nothing has been run."""
+    monkeypatch.setenv("MIPO_ROOT", str(tmp_path / AWKWARD))
+    return small_project(tmp_path / AWKWARD)
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    """The small project, run and built as `make book` does."""
+    folder = small_project(tmp_path_factory.mktemp("once") / AWKWARD)
+    (folder / "quick").touch()
+    done = make(folder, "book")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture
+def finished(once, tmp_path, monkeypatch):
+    """A copy of the finished project, to be spoilt."""
+    monkeypatch.setenv("MIPO_ROOT", str(tmp_path / AWKWARD))
+    return shutil.copytree(once, tmp_path / AWKWARD)
+
+
+def make(folder, *arguments):
+    """This project's Makefile with this test's Python."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, folder / name)
+    python = folder / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True, exist_ok=True)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    (folder / ".venv" / ".book").touch()
+    return subprocess.run(
+        ["make", "--no-print-directory", *arguments],
+        cwd=folder,
+        env={**os.environ, "MIPO_ROOT": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def configure(project, text):
@@ -48,6 +90,10 @@ def configure(project, text):
         ("01-first:\n  steps: true\n", "a true/false"),
         ("01-first:\n  seeds: 3\n", "a whole number; the notebook expects a list"),
         ("01-first:\n  scale: full\n", "'scale' is set by the chain"),
+        ("01-first:\n  threads: 0\n", "threads is 0; it takes a whole number from 1"),
+        ("01-first:\n  threads: -1\n", "threads is -1; it takes a whole number from 1"),
+        ("01-first:\n  threads:\n", "threads is None; it takes a whole number from 1"),
+        ("01-first:\n  threads: 1000000000\n", "to 1024"),
         ("02-second: {}\n", "02-second needs 01-first"),
     ],
 )
@@ -64,7 +110,11 @@ def test_wrong_configs(project, text, message):
             "01-frist: {}\n",
             "section '01-frist' names no notebook; did you mean '01-first'",
         ),
-        ("- 1\n", "expected one section per notebook, found list"),
+        ("- 1\n", "laptop.yml: expected names and values, not a list"),
+        ("01-first: [1]\n", "section 01-first: expected names and values, not a list"),
+        ("01-first: 3\n", "expected names and values, not a whole number"),
+        ("expected: [1]\n", "section expected: expected names and values, not a list"),
+        ("7: {}\n", "section 7 names no notebook"),
         ("a: [\n", "configs/laptop.yml cannot be read"),
     ],
 )
@@ -89,88 +139,196 @@ def test_unknown_scale(project):
         plan.steps("labtop")
 
 
-# ---- what runs ----
+@pytest.mark.parametrize("jobs", ["0", "-1", "two", "1.5"])
+@pytest.mark.parametrize("dry", [[], ["DRY=1"]], ids=["run", "dry"])
+def test_wrong_jobs_are_one_line(project, jobs, dry):
+    done = make(project, "book", f"JOBS={jobs}", *dry)
+    said = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+    assert said == [f"Error: JOBS={jobs}: give the number of cores to fill, at least 1"]
+    assert done.returncode and not (project / "runs").exists()
 
 
-def test_needs_are_read_from_the_notebook(project):
+def test_a_dry_run_refuses_what_a_run_would(project):
+    configure(project, "01-first:\n  threads: 0\n")
+    done = make(project, "book", "DRY=1")
+    assert done.returncode and "Error: " in done.stderr
+    assert "threads is 0" in done.stderr and "Traceback" not in done.stderr
+
+
+# ---- content decides ----
+
+
+def results(project, name="01-first"):
+    file = project / "runs" / "laptop" / "results" / f"{name}.json"
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def beta(project, value):
+    """Set chapter 1's beta in the config."""
+    file = project / "configs" / "laptop.yml"
+    file.write_text(
+        re.sub(r"(01-first:\n  beta: ).*", rf"\g<1>{value}", file.read_text())
+    )
+
+
+def test_needs_and_defaults_are_read_from_the_notebook(project):
     steps = plan.steps("laptop")
     assert [step.needs for step in steps.values()] == [[], ["01-first"]]
+    assert steps["01-first"].defaults["seeds"] == [0, 1]
 
 
-def executed(project):
-    """Pretend that both notebooks ran."""
-    steps = plan.steps("laptop")
-    plan.write_markers(steps)
-    for age, step in zip((20, 10), steps.values(), strict=True):
-        file = project / step.output
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("{}")
-        os.utime(project / step.marker, (time.time() - 30,) * 2)
-        os.utime(file, (time.time() - age,) * 2)
-    return steps
-
-
-def test_only_what_changed_is_stale(project):
-    assert plan.stale(plan.steps("laptop")) == {
-        "01-first": "not run yet",
-        "02-second": "not run yet",
-    }
-    executed(project)
+def test_nothing_is_stale_after_a_run_whatever_the_dates(finished):
     assert plan.stale(plan.steps("laptop")) == {}
-    (project / "notebooks" / "01-first.ipynb").touch()
-    assert plan.stale(plan.steps("laptop")) == {}  # a new date alone is no change
-    steps = configure(project, "01-first:\n  beta: 0.7\n02-second:\n  beta: 2\n")
-    assert list(plan.stale(steps)) == ["02-second"]
-    steps = configure(project, "01-first:\n  beta: 0.8\n02-second:\n  beta: 1\n")
-    assert plan.stale(steps) == {
-        "01-first": "notebook, code or parameters changed",
+    for day in (0, 4e9):  # 1970 and 2096
+        for file in finished.rglob("*"):
+            os.utime(file, (day, day))
+        assert plan.stale(plan.steps("laptop")) == {}
+
+
+def test_what_changed_is_named_and_so_is_what_comes_after(finished):
+    beta(finished, 0.8)
+    assert plan.stale(plan.steps("laptop")) == {
+        "01-first": "changed: its parameters",
         "02-second": "after 01-first",
     }
-    plan.write_markers(steps)  # as after a kill between the marker and the run
-    assert list(plan.stale(steps)) == ["01-first", "02-second"]
+    beta(finished, 0.7)
+    assert plan.stale(plan.steps("laptop")) == {}
+    file = finished / "notebooks" / "02-second.ipynb"
+    file.write_text(file.read_text().replace("Words.", "Other words."))
+    assert plan.stale(plan.steps("laptop")) == {"02-second": "changed: the notebook"}
 
 
-def test_markers_keep_their_date_unless_something_changed(project):
-    steps = executed(project)
-    before = (project / steps["01-first"].marker).stat().st_mtime
-    plan.write_markers(plan.steps("laptop"))
-    assert (project / steps["01-first"].marker).stat().st_mtime == before
+def test_a_changed_module_makes_stale_what_imports_it(finished, monkeypatch):
+    source_hash = plan.source_hash
+    monkeypatch.setattr(
+        plan,
+        "source_hash",
+        lambda file: "new" if file.stem == "record" else source_hash(file),
+    )
+    assert plan.stale(plan.steps("laptop")) == {
+        "01-first": "changed: mipo.record",
+        "02-second": "after 01-first",
+    }
+
+
+def test_an_earlier_notebook_that_ran_alone_makes_the_later_stale(finished):
+    step = plan.steps("laptop")["01-first"]
+    file = finished / step.result
+    file.write_text(file.read_text().replace("0.7", "0.75"))
+    step.write_stamp(run="x", inputs=step.inputs(), outputs=step.outputs())
+    why = plan.stale(plan.steps("laptop"))
+    assert why == {"02-second": "changed: results of 01-first"}
+
+
+SPOILT = [
+    ("results/01-first.json", lambda text: text.replace("0.7", "0.9")),
+    ("results/01-first.json", lambda text: text[:40]),
+    ("results/01-first.json", None),
+    ("notebooks/01-first.ipynb", lambda text: text[:100]),
+    ("notebooks/01-first.ipynb", None),
+    ("artifacts/01-first.json", lambda text: "{}"),
+    ("results/figures/01-line.svg", lambda text: text + " "),
+    ("stamps/01-first.json", lambda text: text[:50]),
+    ("stamps/01-first.json", lambda text: "[]"),
+    ("stamps/01-first.json", None),
+]
+
+
+def spoil(file, how):
+    text = file.read_text(encoding="utf-8")
+    file.unlink()
+    if how:
+        file.write_text(how(text), encoding="utf-8")
+
+
+@pytest.mark.parametrize("name, how", SPOILT)
+def test_what_is_cut_edited_or_deleted_is_made_again(finished, name, how):
+    spoil(finished / "runs" / "laptop" / name, how)
+    why = plan.stale(plan.steps("laptop"))
+    assert list(why) == ["01-first", "02-second"]
+    assert name in why["01-first"] or why["01-first"] == "not run yet"
+
+
+def test_a_lost_artifact_is_made_again(finished):
+    places = (finished / "runs" / "laptop" / "artifacts" / "01-first.json").read_text()
+    place = json.loads(places)["thing"]
+    (finished / "runs" / "laptop" / place).unlink()
+    assert place in plan.stale(plan.steps("laptop"))["01-first"]
+
+
+def test_spoilt_results_and_outputs_from_the_future_run_again(finished):
+    """Each of the two chapters has another reason; both run, and the book is new."""
+    runs = finished / "runs" / "laptop"
+    before = (runs / "notebooks" / "02-second.ipynb").read_bytes()
+    spoil(runs / "notebooks" / "02-second.ipynb", lambda text: text[:100])
+    for file in runs.rglob("*"):
+        os.utime(file, (4e9, 4e9))
+    done = chain("book", root=finished)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 of 2 notebooks to run" in done.stdout
+    assert "02-second  done" in done.stdout and "Building" in done.stdout
+    assert len((runs / "notebooks" / "02-second.ipynb").read_bytes()) > len(before) / 2
+    for file in runs.rglob("*"):
+        os.utime(file, (4e9, 4e9))
+    beta(finished, 0.8)
+    done = chain("book", root=finished)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert results(finished)["numbers"]["beta"]["mean"] == 0.8
+    assert "02-second  done" in done.stdout
+    assert plan.stale(plan.steps("laptop")) == {}
+
+
+def test_an_announced_step_that_does_not_run_is_an_error(finished):
+    """Snakemake says all is well, and the outputs are there: the stamps know better."""
+    snakefile = finished / "Snakefile"
+    command = snakefile.read_text().index('"{sys.executable:q}')
+    snakefile.write_text(snakefile.read_text()[:command] + '"touch {output:q}"\n')
+    beta(finished, 0.8)
+    done = chain("book", root=finished)
+    assert done.returncode
+    assert "01-first: did not run: it was not started or was stopped" in done.stdout
+    assert "02-second: did not run: it needs 01-first" in done.stdout
+    assert "Building" not in done.stdout
+
+
+def test_a_notebook_that_writes_no_results_is_an_error(project):
+    book = notebook("01-first", "c01-one")
+    book.cells = [cell for cell in book.cells if "nb.close" not in cell.source]
+    nbformat.write(book, project / "notebooks" / "01-first.ipynb")
+    (project / "quick").touch()
+    done = chain("notebook", "01-first", root=project)
+    assert "its last cell must call nb.close()" in done.stderr
+    assert "failed: wrote no" in plan.stale(plan.steps("laptop"))["01-first"]
+
+
+# ---- what is said before a run ----
 
 
 def test_what_most_waits_for_is_most_urgent(project):
-    """02 takes 3 minutes and waits for 01, which takes 2: five minutes from 01 to the end, on however many cores."""
+    """02 takes 3 minutes and waits for 01, which takes 2: five from 01 to the end."""
     steps = configure(
         project,
         "expected:\n  01-first: {minutes: 2}\n  02-second: {minutes: 3}\n"
         "01-first: {}\n02-second: {}\n",
     )
     assert plan.urgency(steps) == {"01-first": 5.0, "02-second": 3.0}
-    assert plan.forecast(steps, 1) == plan.forecast(steps, 2) == 5.0
-
-
-def test_forecast_fills_the_cores(project):
-    """Three steps of 2 minutes that wait for nobody: 6 minutes on one core, 3 on two; 6 again if each takes both."""
-    step = configure(project, "expected:\n  01-first: {minutes: 2}\n01-first: {}\n")[
-        "01-first"
-    ]
-    three = dict.fromkeys("abc", step)
-    assert [plan.forecast(three, jobs) for jobs in (1, 2)] == [6.0, 3.0]
-    step.parameters["workers"] = 2
-    assert [plan.forecast(three, jobs) for jobs in (1, 2)] == [6.0, 6.0]
 
 
 def test_dry_run_lists_minutes_memory_disk_and_downloads(project):
     configure(
         project,
-        "expected:\n  01-first: {minutes: 2, memory_gb: 1.5, disk_mb: 30, download: 3 MB of votes}\n"
+        "expected:\n  01-first: "
+        "{minutes: 2, memory_gb: 1.5, disk_mb: 30, download: 3 MB of votes}\n"
         "01-first: {}\n02-second: {}\n",
     )
     text = plan.dry_run("laptop")
-    assert re.search(
-        r"01-first +not run yet +2\.0 +1\.5 GB +30 MB +3 MB of votes", text
-    )
+    row = r"01-first +not run yet +2\.0 +1\.5 GB +30 MB +3 MB of votes"
+    assert re.search(row, text)
     assert "2 of 2 notebooks would run, about 2.0 minutes" in text
     assert not (project / "runs").exists()
+
+
+# ---- killed, stopped, failed ----
 
 
 def start(project):
@@ -190,72 +348,131 @@ def wait_for(check, seconds=120):
         time.sleep(0.2)
 
 
-def test_killed_then_resumed_then_nothing_to_do(project):
-    """SIGKILL while a record is half written: its children are stopped, nothing half is read, the rest goes on."""
+def half_written(project):
+    """A notebook is in the middle of a training run."""
+    return list((project / "runs" / "laptop").glob("*/.slow-*.partial/x.txt"))
+
+
+def kept_runs(project):
+    return list((project / "runs" / "laptop").glob("*/slow-*"))
+
+
+def text_of(page):
+    return re.sub(r"<[^>]+>", "", page.read_text(encoding="utf-8"))
+
+
+def test_killed_then_started_at_once_then_nothing_to_do(project):
+    """SIGKILL while a run is half written: its children are stopped, the rest goes on."""
     first = start(project)
-    halves = project / "runs" / "laptop" / "records"
-    wait_for(lambda: list(halves.glob(".slow-*.partial/x.txt")))
+    wait_for(lambda: half_written(project))
     second = chain("book", root=project)  # the first still lives: left alone
-    assert second.returncode and f"under way (process {first.pid})" in second.stderr
+    assert second.returncode and f"under way (process {first.pid};" in second.stderr
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
-    assert not list(halves.glob("slow-*"))
     (project / "quick").touch()
-    done = chain("book", root=project)
+    done = chain("book", root=project)  # at once, while the children still run
     assert done.returncode == 0, done.stdout + done.stderr
     assert "killed run left processes behind" in done.stdout
-    assert (
-        "[1/2] 01-first  started" in done.stdout
-        and "[2/2] 02-second  done" in done.stdout
-    )
-    assert len(list(halves.glob("slow-*"))) == 2 and not list(halves.glob(".slow*"))
-    index = (
-        project / "runs" / "laptop" / "book" / "_build" / "html" / "book" / "index.html"
-    )
-    text = re.sub(r"<[^>]+>", "", index.read_text())
-    assert (
-        "3 claims: holds 2, open 1. Beta is 0.7 1/nats, 70 %; (no number yet)." in text
-    )
-    page = (index.parents[1] / "notebooks" / "01-first.html").read_text()
-    assert "This run: scale laptop, commit" in page and "to stderr" not in page
+    assert "[1/2] 01-first  started" in done.stdout
+    assert "[2/2] 02-second  done" in done.stdout
+    assert len(kept_runs(project)) == 2 and not half_written(project)
+    html = project / "runs" / "laptop" / "book" / "_build" / "html"
+    summary = "3 claims: holds 2, open 1. Beta is 0.7 1/nats, 70 %; (no number yet)."
+    assert summary in text_of(html / "book" / "index.html")
+    page = (html / "notebooks" / "01-first.html").read_text()
+    assert "This run: scale laptop, " in page and "to stderr" not in page
     assert 'alt="A line [straight] from 1 to 2"' in page and "It rises" in page
     before = time.monotonic()
     again = chain("book", root=project)
     assert "Nothing to do" in again.stdout and time.monotonic() - before < 10
-    assert chain("publish", "--scale", "laptop", root=project).returncode == 0
-    published = project / "results" / "laptop"
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_stopped_by_a_signal_nothing_goes_on(project, how):
+    first = start(project)
+    wait_for(lambda: half_written(project))
+    folder = project / "runs" / "laptop"
+    assert len(chain_module.members(folder)) >= 3  # snakemake, papermill, kernel
+    first.send_signal(how)
+    said, _ = first.communicate(timeout=30)
+    assert first.returncode and chain_module.members(folder) == []
+    assert "goes on from here" in said and "Traceback" not in said
+
+
+def test_a_process_number_that_is_used_again_is_not_named(tmp_path):
+    leader, me = tmp_path / ".leader.json", psutil.Process()
+    content = {"pid": me.pid, "created": me.create_time()}
+    leader.write_text(json.dumps(content))
+    assert f"(process {me.pid}; stop it with: kill {me.pid})" in chain_module.named(
+        leader
+    )
+    leader.write_text(json.dumps(content | {"created": me.create_time() - 60}))
+    assert chain_module.named(leader) == ""
+    for text in ("", "[]", '{"pid": "x", "created": 1}', '{"pid": -1, "created": 1}'):
+        leader.write_text(text)
+        assert chain_module.named(leader) == ""
+
+
+def add_third(project):
+    """A third notebook, which waits for nobody."""
+    file = project / "notebooks" / "03-third.ipynb"
+    nbformat.write(notebook("03-third", "c01-one"), file)
+    config = project / "configs" / "laptop.yml"
+    config.write_text(config.read_text() + "03-third:\n")
+
+
+def fail(project, name, extra, **more):
+    (project / "quick").touch()
+    book = notebook(name, "c01-one", extra=extra, **more)
+    nbformat.write(book, project / "notebooks" / f"{name}.ipynb")
+    return chain("book", "--jobs", "1", root=project)
+
+
+def test_one_failure_does_not_cost_the_others(project):
+    add_third(project)
+    done = fail(project, "01-first", "raise RuntimeError('no luck')")
+    assert done.returncode and "03-third  done" in done.stdout
+    summary = done.stdout.split("Not all of it ran:")[1].splitlines()
+    assert re.match(r"  01-first: cell \d+: RuntimeError: no luck; read it", summary[1])
+    assert summary[2] == "  02-second: did not run: it needs 01-first"
+    partial = project / "runs" / "laptop" / "notebooks" / "01-first.partial.ipynb"
+    assert "no luck" in partial.read_text()
+    assert not partial.with_name("01-first.ipynb").exists()
+    assert "failed: cell" in plan.stale(plan.steps("laptop"))["01-first"]
+
+
+def test_a_killed_kernel_is_one_line_with_a_word_on_memory(project):
+    done = fail(project, "01-first", "import os; os.kill(os.getpid(), 9)")
+    assert done.returncode and "Traceback" not in done.stdout + done.stderr
+    assert (
+        "most likely for want of memory" in done.stderr and "GB are free" in done.stderr
+    )
+
+
+def test_a_skipped_chapter_is_said_at_the_end(finished):
+    book = notebook("02-second", "c02-two")
+    skip = 'nb.skip("There are no votes on this machine.")'
+    book.cells = [
+        *book.cells[:2],
+        nbformat.v4.new_code_cell(book.cells[2].source + skip),
+    ]
+    nbformat.write(book, finished / "notebooks" / "02-second.ipynb")
+    done = chain("book", root=finished)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "02-second  skipped in" in done.stdout
+    said = "skipped: 02-second: There are no votes on this machine."
+    assert said in done.stdout.split("Building the book")[1]
+
+
+def test_publish_copies_what_is_up_to_date(finished):
+    assert chain("publish", root=finished).returncode == 0
+    published = finished / "results" / "laptop"
     assert (published / "figures" / "01-line.svg").exists()
     (published / "01-first.json").write_text("{}")
-    configs = project / "configs" / "laptop.yml"
-    configs.write_text(configs.read_text().replace("0.7", "0.8"))
-    told = chain("publish", "--scale", "laptop", root=project).stdout
-    assert (
-        "01-first: left as it was (notebook, code or parameters changed)" in told
-    )  # a stale run is not published
+    beta(finished, 0.8)
+    said = chain("publish", root=finished).stdout
+    assert "01-first: left as it was (changed: its parameters)" in said
     assert (published / "01-first.json").read_text() == "{}"
-
-
-def test_a_failed_notebook_is_named_and_kept_for_reading(project):
-    (project / "quick").touch()
-    nbformat.write(
-        notebook(
-            "02-second",
-            "c02-two",
-            need="01-first",
-            extra="raise RuntimeError('no luck')",
-        ),
-        project / "notebooks" / "02-second.ipynb",
-    )
-    done = chain("book", root=project)
-    assert done.returncode and "02-second  FAILED" in done.stdout + done.stderr
-    assert "RuntimeError: no luck" in done.stdout + done.stderr
-    partial = project / "runs" / "laptop" / "notebooks" / "02-second.partial.ipynb"
-    assert "runs/laptop/notebooks/02-second.partial.ipynb" in done.stdout + done.stderr
-    assert (
-        "no luck" in partial.read_text()
-        and not partial.with_name("02-second.ipynb").exists()
-    )
-    assert (project / "runs" / "laptop" / "notebooks" / "01-first.ipynb").exists()
 
 
 def test_papermill_alone_and_its_misspelt_parameter(project):

@@ -1,26 +1,55 @@
-"""What a scale would run: notebooks in order, parameters checked, what each depends on, what is out of date."""
+"""What a scale runs: its notebooks in order, what each depends on, what is out of date.
+
+Content decides, never dates. Each step keeps a *stamp* beside its output: the digests
+of all that went into it (notebook, parameters, modules, results of the notebooks it
+needs) and of all that came out (executed notebook, results, figures). A step is stale
+when a digest differs from today's, so "delete it and run again" always works.
+"""
 
 from __future__ import annotations
 
 import ast
 import difflib
 import hashlib
-import re
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from mipo.cache import closure, imported, source_hash
-from mipo.files import dumps, project_root, read_json, write_whole
+from mipo.files import digest, dumps, project_root, write_whole
 
 SCALES = ("smoke", "laptop", "full", "gpu")
 GIVEN = ("run_dir", "scale")  # set by the chain, never by a config
+MOST_THREADS = 1024
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file; empty for one that is missing or cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def read_or_empty(path: Path) -> dict:
+    """A JSON object, or an empty one where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 @dataclass(frozen=True)
 class Step:
-    """One notebook at one scale. Paths count from the project's root, so that nothing names a machine."""
+    """One notebook at one scale.
+
+    Paths count from the project's root, so that nothing names a machine.
+    """
 
     name: str
     scale: str
@@ -48,82 +77,116 @@ class Step:
         return f"{self.run_dir}/results/{self.name}.json"
 
     @property
-    def marker(self) -> str:
-        return f"{self.run_dir}/inputs/{self.name}.json"
+    def artifacts(self) -> str:
+        return f"{self.run_dir}/artifacts/{self.name}.json"
+
+    @property
+    def stamp(self) -> str:
+        return f"{self.run_dir}/stamps/{self.name}.json"
+
+    @property
+    def number(self) -> str:
+        return self.name.split("-")[0]
 
     @property
     def threads(self) -> int:
-        return int(self.parameters.get("threads", 1)) * int(
-            self.parameters.get("workers", 1)
-        )
+        """Cores that the step fills: threads of each worker."""
+        threads = self.parameters.get("threads", 1)
+        return threads * self.parameters.get("workers", 1)
+
+    @cached_property
+    def cells(self) -> list[dict]:
+        """The notebook's code cells."""
+        text = (project_root() / self.notebook).read_text(encoding="utf-8")
+        try:
+            cells = json.loads(text)["cells"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{self.notebook} is no notebook (not JSON)") from None
+        return [cell for cell in cells if cell["cell_type"] == "code"]
 
     @cached_property
     def code(self) -> str:
-        """The notebook's code cells as one source, without magics."""
-        cells = read_json(project_root() / self.notebook)["cells"]
-        text = "\n".join(
-            "".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"
-        )
-        return "\n".join(
-            line
-            for line in text.splitlines()
-            if not line.lstrip().startswith(("%", "!"))
-        )
+        """The code cells as one source, without magics."""
+        lines = "\n".join("".join(cell["source"]) for cell in self.cells).splitlines()
+        return "\n".join(line for line in lines if line.lstrip()[:1] not in ("%", "!"))
+
+    @cached_property
+    def defaults(self) -> dict[str, Any]:
+        """What the parameters cell sets: literals; another expression is left out."""
+        cells = [c for c in self.cells if "parameters" in c["metadata"].get("tags", [])]
+        source = "\n".join("".join(cell["source"]) for cell in cells)
+        values = {}
+        for node in ast.parse(source).body:
+            if not isinstance(node, ast.Assign):
+                continue
+            try:
+                values[ast.unparse(node.targets[0])] = ast.literal_eval(node.value)
+            except ValueError:
+                continue
+        return values
 
     @cached_property
     def needs(self) -> list[str]:
-        """The earlier notebooks it takes artifacts from: the literals in nb.need("04-small-world", ...)."""
-        calls = [
-            node
-            for node in ast.walk(ast.parse(self.code))
-            if isinstance(node, ast.Call)
-        ]
-        named = {
-            call.args[0].value
-            for call in calls
-            if isinstance(call.func, ast.Attribute)
-            and call.func.attr == "need"
-            and call.args
-            and isinstance(call.args[0], ast.Constant)
-        }
-        return sorted(named)
+        """The earlier notebooks it takes artifacts from: its nb.need("04-...", ...)."""
+        calls = [n for n in ast.walk(ast.parse(self.code)) if isinstance(n, ast.Call)]
+        calls = [call for call in calls if getattr(call.func, "attr", "") == "need"]
+        first = [call.args[0] for call in calls if call.args]
+        return sorted({a.value for a in first if isinstance(a, ast.Constant)})
 
     def votes_at_hand(self) -> bool:
-        """Whether the votes are on this machine: a chapter that had to do without them is run again once they are."""
+        """Whether this machine has the votes: with them, a skipped chapter runs."""
         from mipo.worlds import polis
 
-        default = re.search(r'^conversation = "([^"]+)"', self.code, re.M)
-        return polis.at_hand(
-            self.parameters.get("conversation") or (default.group(1) if default else "")
-        )
+        default = self.defaults.get("conversation", "")
+        return polis.at_hand(self.parameters.get("conversation") or default)
 
-    def content(self) -> str:
-        """Everything that decides what the notebook would do; a changed comment in a module is no change."""
-        modules = closure(imported(self.code))
-        files = [
-            project_root() / "results" / scale / f"{self.name}.json"
-            for scale in ("full", "gpu")
-        ]
-        published = [
-            file for file in files if file.exists() and file.parent.name != self.scale
-        ]
-        return dumps(
-            {
-                "notebook": hashlib.sha256(
-                    (project_root() / self.notebook).read_bytes()
-                ).hexdigest(),
-                "parameters": self.parameters,
-                "code": {
-                    name: source_hash(file) for name, file in sorted(modules.items())
-                },
-                "data": "mipo.worlds.polis" in modules and self.votes_at_hand(),
-                "published": hashlib.sha256(
-                    b"".join(file.read_bytes() for file in published)
-                ).hexdigest()
-                if published
-                else "",
-            }
-        )
+    def inputs(self) -> dict[str, str]:
+        """{what it is made from: digest}; a comment in a module does not count."""
+        root, modules = project_root(), closure(imported(self.code))
+        inputs = {
+            "the notebook": file_digest(root / self.notebook),
+            "its parameters": digest(self.parameters),
+        }
+        for scale in {"full", "gpu"} - {self.scale}:
+            file = root / "results" / scale / f"{self.name}.json"
+            inputs[f"results/{scale}"] = file_digest(file)
+        if "mipo.worlds.polis" in modules:
+            inputs["the votes"] = str(self.votes_at_hand())
+        inputs |= {name: source_hash(file) for name, file in modules.items()}
+        for need in self.needs:
+            earlier = Step(need, self.scale, {}, {}).read_stamp()
+            inputs[f"results of {need}"] = digest(earlier.get("outputs"))
+        return inputs
+
+    def outputs(self) -> dict[str, str]:
+        """{file it wrote: digest}: executed notebook, results, artifacts, figures."""
+        root = project_root()
+        figures = read_or_empty(root / self.result).get("figures", {}).values()
+        files = [f"{self.run_dir}/results/{figure['file']}" for figure in figures]
+        files += [self.output, self.result]
+        if (root / self.artifacts).exists():
+            files.append(self.artifacts)
+        return {file: file_digest(root / file) for file in files}
+
+    def read_stamp(self) -> dict:
+        return read_or_empty(project_root() / self.stamp)
+
+    def write_stamp(self, **content: Any) -> None:
+        write_whole(project_root() / self.stamp, dumps(content))
+
+    def last_result(self) -> dict:
+        """The last run here, else the published run of this scale, else nothing."""
+        published = Path("results") / self.scale / f"{self.name}.json"
+        here = read_or_empty(project_root() / self.result)
+        return here or read_or_empty(project_root() / published)
+
+    def minutes(self) -> float | None:
+        """Minutes from nothing, as last measured, else as the config says."""
+        seconds = self.last_result().get("seconds_cold")
+        return self.expected.get("minutes") if seconds is None else seconds / 60
+
+
+# ---- what is to be run ----
 
 
 def read_config(scale: str) -> dict:
@@ -132,51 +195,50 @@ def read_config(scale: str) -> dict:
 
     if scale not in SCALES:
         raise ValueError(f"SCALE={scale} is no scale{suggestion(scale, SCALES)}")
-    file = project_root() / "configs" / f"{scale}.yml"
+    name = f"configs/{scale}.yml"
     try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        text = (project_root() / name).read_text(encoding="utf-8")
+        config = yaml.safe_load(text) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"configs/{scale}.yml cannot be read: {error}") from None
-    if not isinstance(config, dict):
-        raise ValueError(
-            f"configs/{scale}.yml: expected one section per notebook, found {kind_of(config)}"
-        )
+        raise ValueError(f"{name} cannot be read: {error}") from None
+    for section, value in [("", config), *_items(config)]:
+        where = f"{name}, section {section}" if section else name
+        if not isinstance(value, dict | None):
+            kind = kind_of(value)
+            raise ValueError(f"{where}: expected names and values, not a {kind}")
     return config
 
 
+def _items(config: Any) -> list[tuple[str, Any]]:
+    return list(config.items()) if isinstance(config, dict) else []
+
+
 def steps(scale: str) -> dict[str, Step]:
-    """{name: Step} of the notebooks that configs/<scale>.yml has a section for, in reading order."""
+    """{name: Step} of the notebooks that the config has a section for, in order."""
     config = read_config(scale)
     expected = config.pop("expected", None) or {}
-    there = sorted(
-        file.stem for file in (project_root() / "notebooks").glob("[0-9]*.ipynb")
-    )
+    files = sorted((project_root() / "notebooks").glob("[0-9]*.ipynb"))
+    names = [file.stem for file in files]
     for name in [*config, *expected]:
-        if name not in there:
-            raise ValueError(
-                f"configs/{scale}.yml: section {name!r} names no notebook"
-                + suggestion(name, there)
-            )
+        if name not in names:
+            where = f"configs/{scale}.yml: section {name!r} names no notebook"
+            raise ValueError(where + suggestion(str(name), names))
     return {
-        name: Step(
-            name, scale, dict(config[name] or {}), dict(expected.get(name) or {})
-        )
-        for name in there
+        name: Step(name, scale, config[name] or {}, expected.get(name) or {})
+        for name in names
         if name in config
     }
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, list(known), 1, cutoff=0.5)
-    return (
-        f"; did you mean {close[0]!r}?"
-        if close
-        else f"; it has {', '.join(sorted(known))}"
-    )
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; it has {', '.join(sorted(known))}"
 
 
 def kind_of(value: Any) -> str:
-    """bool, number, text, list or mapping: what a parameter may be exchanged for. An int serves as a float."""
+    """What a parameter may be exchanged for. An int serves as a float."""
     kinds = {
         bool: "true/false",
         int: "whole number",
@@ -191,10 +253,8 @@ def kind_of(value: Any) -> str:
 
 
 def check_parameters(step: Step) -> None:
-    """Compare names and types with the notebook's parameters cell; papermill itself only warns."""
-    from papermill import inspect_notebook
-
-    known = inspect_notebook(str(project_root() / step.notebook))
+    """Compare names and types with the notebook's parameters cell."""
+    known = step.defaults
     where = f"configs/{step.scale}.yml, section {step.name}"
     for name in GIVEN:
         if name not in known:
@@ -203,154 +263,136 @@ def check_parameters(step: Step) -> None:
             raise ValueError(f"{where}: {name!r} is set by the chain, take it out")
     for name, value in step.parameters.items():
         if name not in known:
-            raise ValueError(
-                f"{where}: unknown parameter {name!r}{suggestion(name, known)}"
-            )
-        try:
-            default = ast.literal_eval(known[name]["default"])
-        except (ValueError, SyntaxError):
-            continue  # not a literal: nothing to compare with
-        given, wanted = kind_of(value), kind_of(default)
-        fits = (
-            given == wanted
-            or "none" in (given, wanted)
-            or (given, wanted) == ("whole number", "number")
+            hint = suggestion(str(name), known)
+            raise ValueError(f"{where}: unknown parameter {name!r}{hint}")
+        check_kind(name, value, known[name], where)
+    for name in {"threads", "workers"} & set(step.parameters):
+        check_count(name, step.parameters[name], where)
+
+
+def check_kind(name: str, value: Any, default: Any, where: str) -> None:
+    given, wanted = kind_of(value), kind_of(default)
+    same = given == wanted or (given, wanted) == ("whole number", "number")
+    if same or "none" in (given, wanted):
+        return
+    hint = ""
+    if (given, wanted) == ("text", "number"):
+        hint = " (YAML reads 1e-3 as text; write 1.0e-3)"
+    raise ValueError(
+        f"{where}: {name} is {value!r}, a {given}; "
+        f"the notebook expects a {wanted}, like {default!r}{hint}"
+    )
+
+
+def check_count(name: str, value: Any, where: str) -> None:
+    """Threads and workers: libraries below torch die of 0, of -1 and of a million."""
+    if not isinstance(value, int) or not 1 <= value <= MOST_THREADS:
+        raise ValueError(
+            f"{where}: {name} is {value!r}; "
+            f"it takes a whole number from 1 to {MOST_THREADS}"
         )
-        if not fits:
-            hint = (
-                " (YAML reads 1e-3 as text; write 1.0e-3)"
-                if given == "text" and wanted == "number"
-                else ""
-            )
-            raise ValueError(
-                f"{where}: {name} is {value!r}, a {given}; the notebook expects a {wanted}, "
-                f"like {default!r}{hint}"
-            )
 
 
-def check(plan: dict[str, Step]) -> None:
+def check(plan: Mapping[str, Step]) -> None:
     """Everything that can be wrong before the first notebook starts."""
     for step in plan.values():
         check_parameters(step)
         for need in step.needs:
             if need not in plan:
-                raise ValueError(
-                    f"configs/{step.scale}.yml: {step.name} needs {need}; add a section for it"
-                )
+                where = f"configs/{step.scale}.yml"
+                raise ValueError(f"{where}: {step.name} needs {need}; add a section")
 
 
-def write_markers(plan: dict[str, Step]) -> None:
-    """Write each step's content to its marker, only where it changed: its date then says when something changed."""
-    for step in plan.values():
-        marker, content = project_root() / step.marker, step.content()
-        if not marker.exists() or marker.read_text(encoding="utf-8") != content:
-            write_whole(marker, content)
+# ---- what is out of date ----
 
 
-def stale(plan: dict[str, Step]) -> dict[str, str]:
-    """{name: why} of what would run, without writing anything."""
+def stale(plan: Mapping[str, Step]) -> dict[str, str]:
+    """{name: why} of what has to run."""
     why: dict[str, str] = {}
-    root = project_root()
     for step in plan.values():
-        output, marker = root / step.output, root / step.marker
-        older = [
-            need
-            for need in step.needs
-            if need in why
-            or (
-                output.exists()
-                and (root / plan[need].output).exists()
-                and (root / plan[need].output).stat().st_mtime > output.stat().st_mtime
-            )
-        ]
-        if not output.exists():
-            why[step.name] = (
-                "not run yet"
-                if not (root / step.partial).exists()
-                else "stopped half-way"
-            )
-        elif (
-            not marker.exists() or marker.read_text(encoding="utf-8") != step.content()
-        ):
-            why[step.name] = "notebook, code or parameters changed"
-        elif marker.stat().st_mtime > output.stat().st_mtime:
-            why[step.name] = "notebook, code or parameters changed"
-        elif older:
-            why[step.name] = f"after {', '.join(older)}"
+        reason = reason_to_run(step, why)
+        if reason:
+            why[step.name] = reason
     return why
 
 
-def last_result(step: Step) -> dict:
-    """The last run here, else the published run of this scale, else nothing."""
-    for file in (
-        project_root() / step.result,
-        project_root() / "results" / step.scale / f"{step.name}.json",
-    ):
-        if file.exists():
-            return read_json(file)
-    return {}
+def reason_to_run(step: Step, stale_before: Iterable[str]) -> str:
+    """Why a step has to run; empty if what it has is what it would make."""
+    root, stamp = project_root(), step.read_stamp()
+    behind = [need for need in step.needs if need in stale_before]
+    if "error" in stamp:
+        return f"failed: {stamp['error']}"
+    if (root / step.partial).exists():
+        return "stopped half-way"
+    if not stamp:
+        return "not run yet"
+    if behind:
+        return f"after {', '.join(behind)}"
+    changed = different(stamp.get("inputs"), step.inputs())
+    if changed:
+        return f"changed: {', '.join(changed)}"
+    outputs = stamp.get("outputs") or {}
+    lost = different(outputs, {file: file_digest(root / file) for file in outputs})
+    lost = lost or absent_artifacts(step)
+    return f"missing or changed since: {', '.join(lost)}" if lost else ""
 
 
-def expected_minutes(step: Step) -> float | None:
-    """Minutes from nothing, as last measured, else what the config says."""
-    last = last_result(step)
-    return last["seconds_cold"] / 60 if last else step.expected.get("minutes")
+def different(then: Any, now: dict[str, str]) -> list[str]:
+    """The names whose digests differ, or that only one of the two has."""
+    then = then if isinstance(then, dict) else {}
+    return sorted(name for name in then | now if then.get(name) != now.get(name))
 
 
-def urgency(plan: dict[str, Step]) -> dict[str, float]:
-    """Minutes from each step's start to the end of the longest line of steps that wait for one another behind it."""
-    found: dict[str, float] = {}
-    for name, step in reversed(
-        plan.items()
-    ):  # who needs a step comes later in reading order
-        behind = [found[other] for other in found if name in plan[other].needs]
-        found[name] = (expected_minutes(step) or 0.0) + max(behind, default=0.0)
-    return found
+def absent_artifacts(step: Step) -> list[str]:
+    """Files and folders that the step left for later notebooks and that are gone."""
+    run_dir = project_root() / step.run_dir
+    places = read_or_empty(project_root() / step.artifacts).values()
+    return [str(place) for place in places if not (run_dir / str(place)).exists()]
 
 
-def forecast(plan: dict[str, Step], jobs: int) -> float:
-    """Minutes of all steps on `jobs` cores, if no core ever waits but for the longest line of steps."""
-    busy = sum(
-        (expected_minutes(step) or 0.0) * min(step.threads, jobs)
-        for step in plan.values()
-    )
-    return max([busy / jobs, *urgency(plan).values()])
+# ---- what is said before a run ----
+
+
+def urgency(plan: Mapping[str, Step]) -> dict[str, float]:
+    """Minutes from a step's start to the end of the longest line that waits for it."""
+    line: dict[str, float] = {}
+    for name, step in reversed(plan.items()):  # who needs a step comes later
+        behind = [line[other] for other in line if name in plan[other].needs]
+        line[name] = (step.minutes() or 0.0) + max(behind, default=0.0)
+    return line
 
 
 def dry_run(scale: str) -> str:
     """A table of what would run, with minutes, memory, downloads and disk."""
+    import pandas
+
     plan = steps(scale)
     check(plan)
-    why, total = stale(plan), 0.0
-    lines = [
-        f"{'notebook':22} {'would run':38} {'minutes':>8} {'memory':>8} {'disk':>8}  download"
-    ]
-    for step in plan.values():
-        minutes, runs = expected_minutes(step), step.name in why
-        total += (minutes or 0) * runs
-        memory = last_result(step).get("memory_gb") or step.expected.get("memory_gb")
-        disk = step.expected.get("disk_mb")
-        lines.append(
-            f"{step.name:22} {why.get(step.name, 'no: up to date'):38} {minutes_text(minutes):>8} "
-            f"{f'{memory} GB' if memory else '?':>8} {f'{disk} MB' if disk else '?':>8}  "
-            f"{step.expected.get('download', 'none')}"
-        )
-    lines.append(
-        f"{len(why)} of {len(plan)} notebooks would run, about {minutes_text(total)} minutes one after another"
+    why = stale(plan)
+    rows = [dry_row(step, why.get(step.name)) for step in plan.values()]
+    table = pandas.DataFrame(rows).to_string(index=False, justify="left")
+    minutes = sum(plan[name].minutes() or 0.0 for name in why)
+    return (
+        f"{table}\n{len(why)} of {len(plan)} notebooks would run, "
+        f"about {minutes_text(minutes)} minutes one after another, as last measured"
         " (a run that is already kept is loaded, not repeated)."
     )
-    return "\n".join(lines)
+
+
+def dry_row(step: Step, reason: str | None) -> dict[str, str]:
+    memory = step.last_result().get("memory_gb") or step.expected.get("memory_gb")
+    disk = step.expected.get("disk_mb")
+    return {
+        "notebook": step.name,
+        "would run": reason or "no: up to date",
+        "minutes": minutes_text(step.minutes()),
+        "memory": f"{memory} GB" if memory else "?",
+        "disk": f"{disk} MB" if disk else "?",
+        "download": step.expected.get("download", "none"),
+    }
 
 
 def minutes_text(minutes: float | None) -> str:
-    return (
-        "?"
-        if minutes is None
-        else f"{minutes:.1f}"
-        if minutes < 10
-        else f"{minutes:.0f}"
-    )
-
-
-def number_of(name: str) -> str:
-    return re.match(r"\d+", name).group()
+    if minutes is None:
+        return "?"
+    return f"{minutes:.1f}" if minutes < 10 else f"{minutes:.0f}"

@@ -1,27 +1,35 @@
-"""The chain: check, lock, let Snakemake run the notebooks through papermill, then build the book.
+"""The chain: check, let Snakemake run the notebooks through papermill, build the book.
 
 python -m mipo_study.book.run book --scale laptop        what `make book` calls
 python -m mipo_study.book.run notebook NAME --scale S    what a Snakemake rule calls
-python -m mipo_study.book.run publish --scale full       copy a run's numbers and figures to results/
+python -m mipo_study.book.run publish --scale full       copy a run to results/
 """
 
 from __future__ import annotations
 
 import argparse
-import fcntl
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import uuid
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
+
+import psutil
+from filelock import FileLock, Timeout
 
 from mipo.cache import STARTED
-from mipo.files import project_root, read_json, write_whole
+from mipo.files import dumps, project_root, read_json, write_whole
 from mipo_study.book import plan as planning
 from mipo_study.book.plan import Step, minutes_text
+
+CHAIN = "MIPO_CHAIN"  # environment of all that a run starts: the folder it writes to
+RUN = "MIPO_RUN"  # environment of all that a run starts: which run it is
+PATIENCE = 5.0  # seconds
 
 
 def say(text: str) -> None:
@@ -31,314 +39,339 @@ def say(text: str) -> None:
 # ---- one run at a time ----
 
 
-def holders(lock: Path) -> list[int]:
-    """The children of a run: they hold the lock file as standard input (Linux; elsewhere none are found).
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; stop what a killed run has left running in it.
 
-    Another `make book` that waits for the lock has it open elsewhere, and must not be taken for one of them.
+    All that is left behind could write is written whole or not at all. A run whose
+    first process lives is left alone.
     """
-    found = []
-    for link in Path("/proc").glob("[0-9]*/fd/0"):
-        try:
-            if os.path.samefile(link, lock):
-                found.append(int(link.parts[2]))
-        except OSError:
-            continue
-    return sorted(set(found) - {os.getpid()})
-
-
-def take_lock(lock: Path, patience: float = 15.0) -> IO[str]:
-    """Hold the lock as long as this process or a child that has it as standard input lives.
-
-    A killed run leaves children behind that still hold it: they are stopped, since all they could
-    write is written whole or not at all. A run whose first process lives is left alone.
-    """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    file = open(lock, "a+")  # noqa: SIM115  closed by the end of the process
-    end = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            file.seek(0)
-            leader = file.read().strip()
-            others = holders(lock)
-            if (
-                (leader.isdigit() and Path(f"/proc/{leader}").exists())
-                or not others
-                or time.monotonic() > end
-            ):
-                who = leader or " ".join(map(str, others))
-                raise SystemExit(
-                    f"Another run at scale {lock.parent.name} is under way (process {who}). "
-                    f"Wait for it to end, or stop it with: kill {who}"
-                ) from None
-            say(
-                f"A killed run left processes behind ({', '.join(map(str, others))}); stopping them."
-            )
-            for pid in others:
-                stop(
-                    pid,
-                    signal.SIGTERM
-                    if time.monotonic() < end - patience / 2
-                    else signal.SIGKILL,
-                )
-            time.sleep(1.0)
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
-
-
-def stop(pid: int, how: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    leader = folder / ".leader.json"
     try:
-        os.kill(pid, how)
-    except ProcessLookupError:
-        pass
+        lock = FileLock(folder / ".lock").acquire(timeout=PATIENCE)
+    except Timeout:
+        raise SystemExit(
+            f"Another run at scale {folder.name} is under way{named(leader)}."
+        ) from None
+    with lock:
+        left = members(folder)
+        if left:
+            pids = ", ".join(str(process.pid) for process in left)
+            say(f"A killed run left processes behind ({pids}); stopping them.")
+            stop(left)
+        me = psutil.Process()
+        write_whole(leader, dumps({"pid": me.pid, "created": me.create_time()}))
+        try:
+            yield
+        finally:
+            leader.unlink(missing_ok=True)
+
+
+def named(leader: Path) -> str:
+    """Which process leads a run and how to stop it; nothing if that cannot be known.
+
+    A process number is used again: it is the same process if it began at that time.
+    """
+    who = planning.read_or_empty(leader)
+    try:
+        process = psutil.Process(who["pid"])
+        same = abs(process.create_time() - who["created"]) < 1
+    except (KeyError, TypeError, ValueError, psutil.Error):
+        return ""
+    return f" (process {process.pid}; stop it with: kill {process.pid})" if same else ""
+
+
+def members(folder: Path) -> list[psutil.Process]:
+    """All processes that a run in this folder has started, kernels included."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(CHAIN) == str(folder):
+                found.append(process)
+    return [process for process in found if process.pid != os.getpid()]
+
+
+def stop(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.terminate()
+    _, alive = psutil.wait_procs(processes, timeout=PATIENCE)
+    for process in alive:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(alive, timeout=PATIENCE)
 
 
 # ---- one notebook ----
 
 
-class Ticker(threading.Thread):
-    """Says how far a notebook is: on a terminal every second in place, else a line each half minute."""
+class Failure(Exception):
+    """Why a notebook did not run to its end, in a line."""
 
-    def __init__(self, head: str, minutes: float | None, cells: list):
-        super().__init__(daemon=True)
-        self.head, self.minutes, self.cells = head, minutes, cells
-        self.start_time, self.done = time.monotonic(), threading.Event()
-        self.tty = sys.stdout.isatty()
 
-    def line(self) -> str:
-        finished = sum(
-            cell.metadata.get("papermill", {}).get("status") == "completed"
-            for cell in self.cells
-        )
-        seconds = int(time.monotonic() - self.start_time)
-        about = (
-            f" of about {minutes_text(self.minutes)} min"
-            if self.minutes is not None
-            else ""
-        )
-        return f"{self.head}  cell {finished}/{len(self.cells)}  {seconds // 60}:{seconds % 60:02d}{about}"
+@contextlib.contextmanager
+def heartbeat(head: str, minutes: float | None) -> Iterator[None]:
+    """A line each half minute; on a terminal papermill's own bar says how far it is."""
+    start, done = time.monotonic(), threading.Event()
+    about = "" if minutes is None else f" (last time {minutes_text(minutes)} min)"
 
-    def run(self) -> None:
-        while not self.done.wait(1.0 if self.tty else 30.0):
-            print(
-                f"\r\033[K{self.line()}" if self.tty else self.line(),
-                end="" if self.tty else "\n",
-                flush=True,
-            )
+    def beat() -> None:
+        while not done.wait(30.0):
+            passed = (time.monotonic() - start) / 60
+            say(f"{head}  running for {minutes_text(passed)} min{about}")
 
-    def stop(self) -> None:
-        self.done.set()
-        if self.tty:
-            print("\r\033[K", end="", flush=True)
+    if not sys.stdout.isatty():
+        threading.Thread(target=beat, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 def cores() -> int:
     """Processor cores that this process may use."""
-    return (
-        len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1
-    )
+    return len(psutil.Process().cpu_affinity()) if psutil.LINUX else os.cpu_count() or 1
 
 
 def settle(step: Step) -> dict:
-    """The step's parameters, with no more workers than this machine's cores hold; and an environment in which the libraries
-    below numpy and the tokenizers keep to as many threads as torch."""
-    threads = int(step.parameters.get("threads", 1))
+    """The step's parameters, with no more workers than this machine's cores hold.
+
+    The libraries below numpy and the tokenizers keep to as many threads as torch.
+    """
+    threads = step.parameters.get("threads", 1)
     for library in ("OMP", "OPENBLAS", "MKL", "RAYON"):
         os.environ[f"{library}_NUM_THREADS"] = str(threads)
-    os.environ |= {"TOKENIZERS_PARALLELISM": "false", STARTED: str(time.time())}
-    if "workers" not in step.parameters:
-        return step.parameters
-    return step.parameters | {
-        "workers": max(1, min(int(step.parameters["workers"]), cores() // threads))
-    }
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # not a kernel of the user's own
+    os.environ[STARTED] = str(time.time())
+    parameters = {**step.parameters, "run_dir": step.run_dir, "scale": step.scale}
+    if "workers" in parameters:
+        room = max(1, cores() // threads)
+        parameters["workers"] = min(parameters["workers"], room)
+    return parameters
 
 
-def execute(step: Step, head: str) -> None:
-    """Papermill writes NAME.partial.ipynb from the project's root; renamed only when all of it ran."""
+def execute(step: Step) -> None:
+    """Papermill writes NAME.partial.ipynb; it is renamed only when all of it ran."""
     import papermill
-    from papermill.engines import NBClientEngine, papermill_engines
+    from nbclient.exceptions import DeadKernelError
 
-    class Watched(NBClientEngine):
-        @classmethod
-        def execute_managed_notebook(cls, nb_man, kernel_name, **kwargs):
-            ticker = Ticker(head, planning.expected_minutes(step), nb_man.nb.cells)
-            ticker.start()
-            try:
-                return super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
-            finally:
-                ticker.stop()
-
-    papermill_engines.register("watched", Watched)
-    partial, output = Path(step.partial), Path(step.output)
+    partial, result = Path(step.partial), Path(step.result)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    partial.unlink(missing_ok=True)
-    began = time.time()
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = (
-        "1"  # this environment's kernel, not one of the user's
-    )
+    before = identity(result)
     try:
         papermill.execute_notebook(
             step.notebook,
             str(partial),
-            {**settle(step), "run_dir": step.run_dir, "scale": step.scale},
-            engine_name="watched",
+            settle(step),
             kernel_name="python3",
-            progress_bar=False,
+            progress_bar=sys.stdout.isatty(),
             cwd=".",
-            autosave_cell_every=0,
             extra_arguments=["--log-level=50"],
         )
     except papermill.PapermillExecutionError as error:
-        raise SystemExit(
-            f"{head}  FAILED in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
-            f"  read it in {step.partial}; `make book SCALE={step.scale}` goes on from here"
-        ) from None
-    result = Path(step.result)
-    if not result.exists() or result.stat().st_mtime < began:
-        raise SystemExit(
-            f"{head}  wrote no {step.result}: its last cell must call nb.close()"
-        )
-    os.replace(partial, output)
+        cell, what = error.exec_count, f"{error.ename}: {error.evalue}"
+        raise Failure(f"cell {cell}: {what}; read it in {step.partial}") from None
+    except DeadKernelError:
+        raise Failure(out_of_memory(step)) from None
+    except OSError as error:
+        raise Failure(f"{error}; make room, then run again") from None
+    if identity(result) == before:
+        raise Failure(f"wrote no {step.result}: its last cell must call nb.close()")
+    os.replace(partial, step.output)
+
+
+def identity(file: Path) -> tuple[int, int] | None:
+    """Which file stands there: another one after each write, whatever the clock."""
+    if not file.exists():
+        return None
+    state = file.stat()
+    return state.st_ino, state.st_mtime_ns
+
+
+def out_of_memory(step: Step) -> str:
+    free = psutil.virtual_memory().available / 1e9
+    wanted = step.last_result().get("memory_gb") or step.expected.get("memory_gb")
+    last = f"; last time it took {wanted} GB" if wanted else ""
+    return (
+        "its kernel was killed, most likely for want of memory "
+        f"({free:.1f} GB are free now{last})"
+    )
 
 
 def run_notebook(name: str, scale: str) -> None:
-    steps = planning.steps(scale)
-    if name not in steps:
-        raise ValueError(
-            f"notebook {name!r} is not part of scale {scale}{planning.suggestion(name, steps)}"
-        )
-    step = steps[name]
+    plan = planning.steps(scale)
+    if name not in plan:
+        hint = planning.suggestion(name, plan)
+        raise ValueError(f"notebook {name!r} is not part of scale {scale}{hint}")
+    step, run = plan[name], os.environ.get(RUN, "by hand")
     planning.check_parameters(step)
-    minutes = planning.expected_minutes(step)
-    head = f"[{list(steps).index(name) + 1}/{len(steps)}] {name}"
-    say(
-        f"{head}  started"
-        + (f", about {minutes_text(minutes)} min" if minutes is not None else "")
-    )
+    inputs = step.inputs()  # before: what is edited meanwhile counts the next time
+    head = f"[{list(plan).index(name) + 1}/{len(plan)}] {name}"
+    say(f"{head}  started")
     start = time.monotonic()
-    execute(step, head)
-    say(f"{head}  done in {minutes_text((time.monotonic() - start) / 60)} min")
+    try:
+        with heartbeat(head, step.minutes()):
+            execute(step)
+    except Failure as error:
+        step.write_stamp(run=run, error=str(error))
+        raise SystemExit(f"{head}  FAILED: {error}") from None
+    step.write_stamp(run=run, inputs=inputs, outputs=step.outputs())
+    skipped = step.last_result().get("skipped")
+    minutes = minutes_text((time.monotonic() - start) / 60)
+    say(f"{head}  {'skipped' if skipped else 'done'} in {minutes} min")
 
 
 # ---- the whole chain ----
 
 
-def snakemake(scale: str, jobs: int, lock: IO[str]) -> int:
-    """Notebooks of one thread run side by side, as far as `jobs` cores go.
-
-    The lock travels as standard input: unlike other open files it reaches the children of children.
-    """
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        "Snakefile",
-        "--config",
-        f"scale={scale}",
-        "--cores",
-        str(jobs),
-        "--nolock",
-        "--rerun-incomplete",
-        "--rerun-triggers",
-        "mtime",
-        "--quiet",
-        "all",
+def snakemake(scale: str, jobs: int, outputs: list[str], more: list[str]) -> list[str]:
+    """The command. The digests have chosen the outputs; nothing else decides."""
+    return [
+        *(sys.executable, "-m", "snakemake", "--snakefile", "Snakefile"),
+        *("--config", f"scale={scale}", "--cores", str(jobs)),
+        *("--nolock", "--ignore-incomplete", "--rerun-triggers", "mtime"),
+        *("--keep-going", "--quiet", "all", "--forcerun", *outputs),
+        *more,
     ]
-    process = subprocess.Popen(command, stdin=lock)
+
+
+def run_steps(
+    plan: Mapping[str, Step], names: list[str], jobs: int, more: list[str]
+) -> None:
+    """Run the steps; each of them has really run now, or it is an error naming it."""
+    scale, run = next(iter(plan.values())).scale, uuid.uuid4().hex
+    folder = project_root() / "runs" / scale
+    now = time.time()
+    for name in plan.keys() - set(names):  # up to date, so no date may say otherwise
+        os.utime(plan[name].output, (now, now))
+    outputs = [plan[name].output for name in names]
+    process = subprocess.Popen(
+        snakemake(scale, jobs, outputs, more),
+        env={**os.environ, CHAIN: str(folder), RUN: run},
+        start_new_session=True,  # Ctrl-C reaches this process only, which tells them
+    )
     try:
-        return process.wait()
-    except KeyboardInterrupt:  # the terminal has told the children as well
-        process.wait()
-        raise SystemExit(
-            "\nStopped. What was finished is kept; the same command goes on from here."
-        ) from None
+        code = process.wait()
+    except BaseException:
+        stop([psutil.Process(process.pid), *members(folder)])
+        say(f"\nStopped. What was finished is kept; {go_on(scale)}")
+        raise
+    lines = failures(plan, names, run)
+    if lines or code:
+        lines = lines or [f"snakemake ended with exit status {code}"]
+        say("\nNot all of it ran:\n" + "\n".join(f"  {line}" for line in lines))
+        raise SystemExit(f"What was finished is kept; {go_on(scale)}")
 
 
-def book(scale: str, jobs: int) -> None:
+def go_on(scale: str) -> str:
+    return f"`make book SCALE={scale}` goes on from here."
+
+
+def failures(plan: Mapping[str, Step], names: list[str], run: str) -> list[str]:
+    """What did not run to its end in this run, and why."""
+    lines, failed = [], set()
+    for name in names:
+        stamp = plan[name].read_stamp()
+        ran = stamp.get("run") == run
+        if ran and "error" not in stamp:
+            continue
+        failed.add(name)
+        behind = ", ".join(failed & set(plan[name].needs))
+        why = f"it needs {behind}" if behind else "it was not started or was stopped"
+        lines.append(f"{name}: {stamp['error'] if ran else f'did not run: {why}'}")
+    return lines
+
+
+def book(scale: str, jobs: int, more: list[str]) -> None:
     from mipo_study.book import stage
 
     plan = planning.steps(scale)
-    if planning.stale(plan):  # else nothing changed since the last check
-        planning.check(plan)
-    lock = take_lock(Path(f"runs/{scale}/.lock"))
-    why = planning.stale(plan)
-    planning.write_markers(plan)
-    if why:
-        total = planning.forecast({name: plan[name] for name in why}, jobs)
-        say(
-            f"{len(why)} of {len(plan)} notebooks to run at scale {scale}"
-            + (f", about {minutes_text(total)} min" if total else "")
-            + "."
-        )
-        if snakemake(scale, jobs, lock):
-            raise SystemExit(
-                f"Stopped. What was finished is kept; `make book SCALE={scale}` goes on from here."
-            )
+    with alone(project_root() / "runs" / scale):
+        why = planning.stale(plan)
+        if why:
+            planning.check(plan)
+            say(f"{len(why)} of {len(plan)} notebooks to run at scale {scale}.")
+            run_steps(plan, list(why), jobs, more)
+        built = stage.up_to_date(scale, plan)
+        if not built:
+            say("Building the book ...")
+            stage.build(scale, plan)
+    for step in plan.values():
+        if step.last_result().get("skipped"):
+            say(f"skipped: {step.name}: {step.last_result()['skipped']}")
     index = stage.index_page(scale)
-    if not why and stage.up_to_date(scale, plan):
-        say(
-            f"Nothing to do: every notebook and the book are up to date at scale {scale}.\n  {index}"
-        )
-        return
-    say("Building the book ...")
-    stage.build(scale, plan)
+    if built and not why:
+        say("Nothing to do: every notebook and the book are up to date.")
     say(
-        f"The book: {index}\nLook first at {index.with_name('book')}/claims.html: what holds, what fails, what is open."
-        f"\nThen `make compare SCALE={scale}`: do your numbers agree with the published ones?"
+        f"The book: {index}\n"
+        f"Look first at {index.with_name('book')}/claims.html: what holds, what fails, "
+        f"what is open.\nThen `make compare SCALE={scale}`: do your numbers agree with "
+        "the published ones?"
     )
 
 
 def publish(scale: str) -> None:
     """Copy what a finished run found to results/<scale>: numbers, claims, figures."""
     plan = planning.steps(scale)
-    target, why = Path("results") / scale, planning.stale(plan)
+    why = planning.stale(plan)
     for step in plan.values():
-        result = read_json(step.result) if Path(step.result).exists() else {}
-        if step.name in why or not result or result["skipped"]:
-            say(
-                f"{step.name}: left as it was ({why.get(step.name) or result['skipped']})"
-            )
-            continue
-        figures = {figure["file"] for figure in result["figures"].values()}
-        for file in [*sorted(figures), f"{step.name}.json"]:
-            write_whole(
-                target / file, (Path(step.run_dir) / "results" / file).read_bytes()
-            )
-        for old in (target / "figures").glob(f"{planning.number_of(step.name)}-*.svg"):
-            if f"figures/{old.name}" not in figures:
-                old.unlink()
-        say(
-            f"{step.name}: {len(result['numbers'])} numbers, {len(result['claims'])} claims, "
-            f"{len(result['figures'])} figures -> {target}"
-        )
+        result = planning.read_or_empty(project_root() / step.result)
+        reason = why.get(step.name) or result["skipped"]
+        say(f"{step.name}: {f'left as it was ({reason})' if reason else copy(step)}")
+
+
+def copy(step: Step) -> str:
+    """Publish one step; old figures of the chapter go."""
+    result = read_json(step.result)
+    target = Path("results") / step.scale
+    figures = {figure["file"] for figure in result["figures"].values()}
+    for file in [*sorted(figures), f"{step.name}.json"]:
+        source = Path(step.run_dir) / "results" / file
+        write_whole(target / file, source.read_bytes())
+    for old in (target / "figures").glob(f"{step.number}-*.svg"):
+        if f"figures/{old.name}" not in figures:
+            old.unlink()
+    counts = [f"{len(result[what])} {what}" for what in ("numbers", "claims")]
+    return f"{', '.join(counts)}, {len(figures)} figures -> {target}"
+
+
+# ---- the command line ----
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    summary = __doc__.splitlines()[0]
+    parser = argparse.ArgumentParser("python -m mipo_study.book.run", None, summary)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("notebook")
+    one.add_argument("name")
+    every = commands.add_parser("book")
+    every.add_argument("--dry", action="store_true", help="list what would run")
+    every.add_argument("--jobs", default=str(min(2, cores())), help="cores to fill")
+    every.add_argument("more", nargs="*", help="after --: options of snakemake")
+    for command in (one, every, commands.add_parser("publish")):
+        command.add_argument("--scale", default="laptop")
+    return parser.parse_args(arguments)
+
+
+def whole_number(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"JOBS={text}: give the number of cores to fill, at least 1")
+    return int(text)
+
+
+def end(number: int, frame: object) -> None:
+    """SIGTERM and a closed terminal stop a run as Ctrl-C does."""
+    raise SystemExit(128 + number)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m mipo_study.book.run", description=__doc__.splitlines()[0]
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    for command in ("book", "notebook", "publish"):
-        sub = commands.add_parser(command)
-        if command == "notebook":
-            sub.add_argument("name")
-        sub.add_argument("--scale", default="laptop")
-        if command == "book":
-            sub.add_argument("--dry", action="store_true", help="list what would run")
-            sub.add_argument(
-                "--jobs",
-                type=int,
-                default=min(2, cores()),
-                help="cores to fill: notebooks of one thread run side by side",
-            )
-    given = parser.parse_args(arguments)
+    given = parse(arguments)
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, end)
     os.chdir(project_root())
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
@@ -346,12 +379,16 @@ def main(arguments: list[str] | None = None) -> None:
             run_notebook(given.name, given.scale)
         elif given.command == "publish":
             publish(given.scale)
-        elif given.dry:
-            say(planning.dry_run(given.scale))
         else:
-            book(given.scale, given.jobs)
-    except ValueError as error:
+            jobs = whole_number(given.jobs)
+            if given.dry:
+                say(planning.dry_run(given.scale))
+            else:
+                book(given.scale, jobs, given.more)
+    except (ValueError, OSError) as error:
         raise SystemExit(f"Error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mipo.files import dumps, project_root, read_json, write_whole
 from mipo_study.book import fill
 from mipo_study.book.plan import Step
 
-BOOK = Path(__file__).parent
-from mipo.files import dumps, project_root, read_json, write_whole
 
+BOOK = Path(__file__).parent
 LIVE_CODE = re.compile(
     r"\s*<script[^>]*(?:>const THEBE_JS_URL[^<]*| src=\"[^\"]*sphinx-thebe[^\"]*\">)</script>"
 )
