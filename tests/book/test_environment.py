@@ -48,6 +48,12 @@ def test_one_version_everywhere():
     assert PROJECT["version"] == mipo.__version__ == cited == newest
 
 
+def test_the_nine_packages_that_the_study_is_about_are_dependencies():
+    nine = "jupyter papermill jupyter-book torch transformers trl peft matplotlib"
+    listed = {plain(one.name) for one in WANTED + EXTRAS["book"]}
+    assert {*nine.split(), "datasets"} <= listed
+
+
 def test_no_package_is_listed_twice():
     names = [
         plain(one.name)
@@ -97,7 +103,7 @@ def test_what_is_imported_is_listed_and_what_is_listed_is_imported():
     names = {"yaml": "pyyaml", "IPython": "ipython", "jupyter_book": "jupyter-book"}
     third = {
         names.get(name, plain(name))
-        for name in imports() - set(sys.stdlib_module_names) - {"mipo"}
+        for name in imports() - set(sys.stdlib_module_names) - {"mipo", "mipo_study"}
     }
     listed = {plain(one.name) for one in WANTED}
     assert (
