@@ -1,175 +1,238 @@
-"""What chosen and rejected replies differ in: read off pairs, and expected under the exact laws of the small world."""
+"""What chosen and rejected replies differ in: read off pairs, and expected under the exact laws of the small world.
+
+Tables have a row per reply (`reply_table`) or per slot of a reply (`slot_table`). A slot
+speaks about an attribute of the person, or about nobody: then it is an "aside".
+"""
+
+from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from mipo.world import World
 from mipo.worlds.grammar import TASKS, WORDINGS, parse
 from mipo.worlds.scoring import as_person
 
-
-def rows(pairs):
-    """One dict per negative: record, chosen, rejected, rejected_context; a row with k negatives gives k dicts."""
-    found = []
-    for row in pairs.to_list():
-        several = isinstance(row["rejected"], list)
-        for i, y in enumerate(row["rejected"] if several else [row["rejected"]]):
-            found.append(
-                {
-                    "record": row["record"],
-                    "chosen": row["chosen"],
-                    "rejected": y,
-                    "rejected_context": row["rejected_context"][i]
-                    if several
-                    else row["rejected_context"],
-                }
-            )
-    return found
+ASIDE = "aside"
 
 
-def _labels(task):
-    """What a slot speaks about: its attribute, or 'aside' where the person does not matter."""
-    return [s.attribute if s.relevant else "aside" for s in TASKS[task].slots]
+def replies_of(pair: Mapping[str, Any], side: str) -> list[str]:
+    """The replies of one side of a pair: one chosen, one or several rejected."""
+    replies = pair[side]
+    return replies if isinstance(replies, list) else [replies]
 
 
-def differing(pairs, records):
-    """{attribute or 'aside': share of its slots that chosen and rejected fill differently}; both replies valid."""
-    seen = Counter(), Counter()
-    for row in rows(pairs):
-        r = records[row["record"]]
-        both = [
-            parse(row[side], r["task"], topic=r["topic"])
-            for side in ("chosen", "rejected")
-        ]
-        if None not in both:
-            for label, a, b in zip(
-                _labels(r["task"]), both[0][0], both[1][0], strict=True
-            ):
-                seen[0][label] += a != b
-                seen[1][label] += 1
-    return _shares(*seen)
+def reply_table(pairs, examples: Sequence[Mapping], side: str) -> pd.DataFrame:
+    """One row for each reply of a side.
+
+    Parameters
+    ----------
+    pairs : Dataset
+        Of `mipo.pairs.synthesise_pairs` on the examples.
+    side : str
+        "chosen" or "rejected".
+
+    Returns
+    -------
+    pandas.DataFrame
+        task, reply, pmi: the exact PMI with the example's person, nats; NaN outside the
+        grammar.
+    """
+    world, rows = World(), []
+    for pair in pairs.to_list():
+        example = examples[pair["record"]]
+        task, topic = example["task"], example["topic"]
+        for reply in replies_of(pair, side):
+            valid = parse(reply, task, topic=topic) is not None
+            pmi = world.pmi(reply, task, as_person(example)) if valid else np.nan
+            rows.append({"task": task, "reply": reply, "pmi": pmi})
+    return pd.DataFrame(rows)
 
 
-def expected_differing(records):
+def slot_table(pairs, examples: Sequence[Mapping], side: str) -> pd.DataFrame:
+    """One row for each slot of each reply of a side; replies outside the grammar are left out.
+
+    Returns
+    -------
+    pandas.DataFrame
+        pair (row number), slot (its place in the reply), attribute, value (number of
+        the option), own (it is the person's own value).
+    """
+    rows = []
+    for number, pair in enumerate(pairs.to_list()):
+        example = examples[pair["record"]]
+        slots = TASKS[example["task"]].slots
+        for reply in replies_of(pair, side):
+            parsed = parse(reply, example["task"], topic=example["topic"])
+            if parsed is None:
+                continue
+            for place, (slot, value) in enumerate(zip(slots, parsed[0], strict=True)):
+                rows.append(
+                    {
+                        "pair": number,
+                        "slot": place,
+                        "attribute": attribute_of(slot),
+                        "value": value,
+                        "own": value == example["values"][slot.attribute],
+                    }
+                )
+    return pd.DataFrame(rows, columns=["pair", "slot", "attribute", "value", "own"])
+
+
+def attribute_of(slot) -> str:
+    """What a slot speaks about: its attribute, or ASIDE where the person does not matter."""
+    return slot.attribute if slot.relevant else ASIDE
+
+
+def differing(pairs, examples: Sequence[Mapping]) -> pd.Series:
+    """Share of slots that chosen and rejected replies fill differently, by attribute; both replies valid."""
+    sides = [slot_table(pairs, examples, side) for side in ("chosen", "rejected")]
+    both = sides[0].merge(sides[1], on=["pair", "slot", "attribute"])
+    differs = both["value_x"] != both["value_y"]
+    return in_order(differs.groupby(both["attribute"]).mean())
+
+
+def own_values(pairs, examples: Sequence[Mapping], side: str) -> pd.Series:
+    """Share of slots in which the replies of a side state the person's own value, by attribute."""
+    slots = slot_table(pairs, examples, side)
+    return in_order(slots["own"].astype(float).groupby(slots["attribute"]).mean())
+
+
+def in_order(shares: pd.Series) -> pd.Series:
+    """By attribute in alphabetical order, the aside last."""
+    return shares.reindex(sorted(shares.index, key=lambda name: (name == ASIDE, name)))
+
+
+def pmi(pairs, examples: Sequence[Mapping], side: str) -> np.ndarray:
+    """Exact PMI of the replies of a side, nats, (n,); NaN outside the grammar."""
+    return reply_table(pairs, examples, side)["pmi"].to_numpy()
+
+
+# ---- what the exact laws expect ----
+
+
+def expected_differing(examples: Sequence[Mapping]) -> pd.Series:
     """`differing` under the exact laws, the rejected reply drawn from the marginal: 1 - Σ_v p(v|c)·p(v), per slot."""
-    world, seen = World(), (Counter(), Counter())
-    for r in records:
-        p, q = world.law(r["task"], as_person(r)), world.marginal(r["task"])
-        for i, label in enumerate(_labels(r["task"])):
-            seen[0][label] += 1 - float(p.slot(i) @ q.slot(i))
-            seen[1][label] += 1
-    return _shares(*seen)
+    world, rows = World(), []
+    for example in examples:
+        law = world.law(example["task"], as_person(example))
+        marginal = world.marginal(example["task"])
+        for place, slot in enumerate(TASKS[example["task"]].slots):
+            same = float(law.slot(place) @ marginal.slot(place))
+            rows.append({"attribute": attribute_of(slot), "differs": 1 - same})
+    return in_order(pd.DataFrame(rows).groupby("attribute")["differs"].mean())
 
 
-def own_values(pairs, records, side):
-    """{attribute or 'aside': share of its slots in which the replies of a side state the person's own value}."""
-    seen = Counter(), Counter()
-    for row in rows(pairs):
-        r = records[row["record"]]
-        parsed = parse(row[side], r["task"], topic=r["topic"])
-        if parsed is not None:
-            for label, slot, v in zip(
-                _labels(r["task"]), TASKS[r["task"]].slots, parsed[0], strict=True
-            ):
-                seen[0][label] += v == r["values"][slot.attribute]
-                seen[1][label] += 1
-    return _shares(*seen)
-
-
-def _shares(hits, slots):
-    return {
-        label: hits[label] / n
-        for label, n in sorted(slots.items(), key=lambda x: (x[0] == "aside", x[0]))
-    }
-
-
-def pmi(pairs, records, side):
-    """Exact PMI (n,) of the chosen (or rejected) replies with their record's person, nats; NaN outside the grammar."""
-    world, found = World(), []
-    for row in rows(pairs):
-        r = records[row["record"]]
-        valid = parse(row[side], r["task"], topic=r["topic"]) is not None
-        found.append(world.pmi(row[side], r["task"], as_person(r)) if valid else np.nan)
-    return np.array(found)
-
-
-def expected_gap(records):
+def expected_gap(examples: Sequence[Mapping]) -> float:
     """Mean PMI of chosen minus rejected replies under the exact laws: KL(p ‖ q) + KL(q ‖ p), q the marginal; nats."""
+    world, gaps = World(), []
+    for example in examples:
+        law = world.law(example["task"], as_person(example))
+        marginal = world.marginal(example["task"])
+        gaps.append(law.kl(marginal) + marginal.kl(law))
+    return float(np.mean(gaps))
+
+
+def expected_identical(examples: Sequence[Mapping]) -> float:
+    """Chance that a reply from p(y|x,c) and one from the marginal are the same text, mean over examples."""
     world = World()
-    laws = [
-        (world.law(r["task"], as_person(r)), world.marginal(r["task"])) for r in records
-    ]
-    return float(np.mean([p.kl(q) + q.kl(p) for p, q in laws]))
-
-
-def expected_identical(records):
-    """Chance that a reply from p(y|x,c) and one from the marginal are the same text, mean over records."""
-    world, same = World(), float(np.sum(np.square(WORDINGS)))
+    same_wording = float(np.sum(np.square(WORDINGS)))
     total = 0.0
-    for r in records:
-        p, q = world.law(r["task"], as_person(r)), world.marginal(r["task"])
-        slots = len(TASKS[r["task"]].slots)
-        total += same**slots * np.prod(
-            [np.sum(a * b) for (_, a), (_, b) in zip(p.groups, q.groups, strict=True)]
-        )
-    return float(total / len(records))
+    for example in examples:
+        law = world.law(example["task"], as_person(example))
+        marginal = world.marginal(example["task"])
+        same_values = [
+            np.sum(ours * theirs)
+            for (_, ours), (_, theirs) in zip(law.groups, marginal.groups, strict=True)
+        ]
+        slots = len(TASKS[example["task"]].slots)
+        total += same_wording**slots * np.prod(same_values)
+    return float(total / len(examples))
 
 
-def expected_collisions(records, k=1):
-    """Chance that at least one of k contexts, each drawn evenly from those of all records, is the row's own."""
-    contexts = [r["context"] for r in records]
+def expected_collisions(examples: Sequence[Mapping], k: int = 1) -> float:
+    """Chance that at least one of k contexts, each drawn evenly from those of all examples, is the row's own."""
+    contexts = [example["context"] for example in examples]
     counts = Counter(contexts)
-    return float(np.mean([1 - (1 - counts[c] / len(contexts)) ** k for c in contexts]))
+    missed = [(1 - counts[context] / len(contexts)) ** k for context in contexts]
+    return float(np.mean([1 - share for share in missed]))
 
 
-def same_law(replies_a, replies_b, records_a, records_b=None):
-    """{task: p-value} of a two-sample chi-square test that both lists of replies fill the slots alike.
+# ---- a test that needs no exact law ----
 
-    Slots that share an attribute are counted jointly; cells seen fewer than ten times in both lists are merged. Groups
-    of slots are independent on average over people, so their statistics and degrees of freedom add up.
+
+def same_law(
+    replies: Sequence[str],
+    others: Sequence[str],
+    examples: Sequence[Mapping],
+    other_examples: Sequence[Mapping] | None = None,
+) -> dict[str, float]:
+    """Two-sample chi-square test that two lists of replies fill the slots alike, task by task.
+
+    Parameters
+    ----------
+    replies, others : sequence of str
+        The two lists.
+    examples, other_examples : sequence of dict
+        What they answer, one each; the second list answers the first's if not given.
+
+    Returns
+    -------
+    dict
+        {task: p-value}, for tasks in which something can be compared.
+
+    Notes
+    -----
+    Slots that share an attribute are counted jointly; cells seen fewer than ten times in
+    both lists are merged. Groups of slots are independent on average over people, so
+    their statistics and degrees of freedom add up.
     """
     from scipy.stats import chi2  # late: scipy.stats is slow to import
 
-    found = {}
-    for name, task in TASKS.items():
+    world, p_values = World(), {}
+    for task in TASKS:
         sides = [
-            _values(y, r, name)
-            for y, r in ((replies_a, records_a), (replies_b, records_b or records_a))
+            _values(replies, examples, task),
+            _values(others, other_examples or examples, task),
         ]
         statistic, freedom = 0.0, 0
-        for slots, _ in World().marginal(name).groups:
-            table = _table(
-                [[tuple(v[i] for i in slots) for v in side] for side in sides]
-            )  # (2, cells)
+        for slots, _ in world.marginal(task).groups:
+            table = _table([_joint(side, slots) for side in sides])  # (2, cells)
             if table.shape[1] > 1:
                 expected = table.sum(1, keepdims=True) * table.sum(0) / table.sum()
                 statistic += float(((table - expected) ** 2 / expected).sum())
                 freedom += table.shape[1] - 1
         if freedom:
-            found[name] = float(chi2.sf(statistic, freedom))
-    return found
+            p_values[task] = float(chi2.sf(statistic, freedom))
+    return p_values
 
 
-def _values(replies, records, task):
-    parsed = (
-        parse(y, task, topic=r["topic"])
-        for y, r in zip(replies, records, strict=True)
-        if r["task"] == task
-    )
-    return [p[0] for p in parsed if p]
+def _values(replies, examples, task):
+    """Values of the valid replies to one task, a tuple over slots each."""
+    values = []
+    for reply, example in zip(replies, examples, strict=True):
+        if example["task"] == task:
+            parsed = parse(reply, task, topic=example["topic"])
+            if parsed is not None:
+                values.append(parsed[0])
+    return values
+
+
+def _joint(values, slots):
+    return [tuple(value[i] for i in slots) for value in values]
 
 
 def _table(sides, least=10):
+    """Counts (2, cells) of two lists, cells that are rare in both merged into a last one."""
     counts = [Counter(side) for side in sides]
     cells = sorted(set().union(*counts))
-    table = np.array([[c[cell] for cell in cells] for c in counts], float).reshape(
-        2, -1
-    )
+    table = np.array([[count[cell] for cell in cells] for count in counts], float)
+    table = table.reshape(2, -1)
     often = table.sum(0) >= least
     rare = table[:, ~often].sum(1, keepdims=True)
-    return (
-        np.concatenate([table[:, often], rare], axis=1)
-        if rare.sum()
-        else table[:, often]
-    )
+    common = table[:, often]
+    return np.concatenate([common, rare], axis=1) if rare.sum() else common
