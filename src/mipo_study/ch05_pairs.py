@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mipo.information import infonce
 from mipo.world import World
 from mipo.worlds.grammar import TASKS, WORDINGS, parse
 from mipo.worlds.scoring import as_person
@@ -236,3 +237,33 @@ def _table(sides, least=10):
     rare = table[:, ~often].sum(1, keepdims=True)
     common = table[:, often]
     return np.concatenate([common, rare], axis=1) if rare.sum() else common
+
+
+# ---- the quiz: which of N replies was written for this person? ----
+
+
+def play_quiz(pmi: np.ndarray) -> dict[str, Any]:
+    """How often the exact PMI finds the right reply among N, and what InfoNCE certifies.
+
+    Parameters
+    ----------
+    pmi : array, shape (R, N)
+        Exact PMI of N replies with one person in each of R rounds, nats; the first
+        reply is the right one.
+
+    Returns
+    -------
+    dict
+        found (share of rounds, ties shared evenly), certified (mean bound, nats),
+        interval (95 %, normal).
+    """
+    bounds = np.asarray(infonce(pmi))  # (R,)
+    best = pmi == pmi.max(axis=1, keepdims=True)
+    found = best[:, 0] / best.sum(axis=1)
+    mean = float(np.mean(bounds))
+    half = float(1.96 * np.std(bounds) / np.sqrt(len(bounds)))
+    return {
+        "found": float(np.mean(found)),
+        "certified": mean,
+        "interval": (mean - half, mean + half),
+    }
