@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from mipo import losses, models
+from mipo import models
 from mipo.losses.declaration import check
 from mipo.worlds import population
 from mipo.worlds.language_model import build_tokenizer
