@@ -1,15 +1,24 @@
-"""The sentences of the small world: who lives there (attributes), what they ask (tasks), how replies are worded (slots).
+"""The sentences of the small world.
 
-Data, and the way between text and slot values (`write`, `parse`); the probabilities are worked out in `world`. A reply
-is a skeleton whose slots are filled one after another. A slot belongs to one attribute; it states the person's own
-value with probability `follow` and otherwise draws a value from the population, whoever asks. Each value has two
-wordings that nobody's attributes influence. An *aside* has follow = 0: it names a pet or a city at random, so it is
-irrelevant to the person.
+Who lives there (attributes), what they ask (tasks), how replies are worded (slots): the
+data, and the way between text and slot values (`write`, `parse`). The probabilities are
+worked out in `mipo.world`.
+
+A reply is a skeleton whose slots are filled one after another. A slot belongs to one
+attribute; it states the person's own value with probability `follow` and otherwise
+draws a value from the population, whoever asks. Each value has two wordings that
+nobody's attributes influence. An *aside* has follow = 0: it names a pet or a city at
+random, so it is irrelevant to the person.
 """
 
 import functools
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
+
+Wordings = tuple[str, str]  # of one value of a slot
 
 # Priors are uneven on purpose: a blunt, well-off chess player from Oslo is rare.
 ATTRIBUTES = {
@@ -29,61 +38,92 @@ SILENT = "-"  # the value of an aside that says nothing
 
 @dataclass(frozen=True)
 class Slot:
-    """One choice in a reply: `options` maps an attribute value to its two wordings, `follow` is p(state own value)."""
+    """One choice in a reply.
+
+    Parameters
+    ----------
+    name : str
+        Its place in the skeleton.
+    attribute : str
+        The attribute of the person that it speaks of.
+    follow : float
+        Probability that it states the person's own value.
+    options : dict
+        From an attribute value to its two wordings.
+    """
 
     name: str
     attribute: str
     follow: float
-    options: dict = field(hash=False)
+    options: dict[str, Wordings] = field(hash=False)
 
     @property
-    def relevant(self):
+    def relevant(self) -> bool:
+        """Whether the slot depends on the person."""
         return self.follow > 0
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked (`queries`, the last two kept for testing), about which topics, and the skeleton of the reply."""
+    """What is asked, about which topics, and the skeleton of the reply.
+
+    Parameters
+    ----------
+    name : str
+        Its key in `TASKS`.
+    skeleton : str
+        The reply, with braces for the topic and the slots.
+    topics, queries : tuple of str
+        What may be asked about, and in which words; the last two queries are kept for
+        testing.
+    slots : tuple of Slot
+        In the order of the skeleton.
+    """
 
     name: str
     skeleton: str
-    topics: tuple
-    queries: tuple
-    slots: tuple
+    topics: tuple[str, ...]
+    queries: tuple[str, ...]
+    slots: tuple[Slot, ...]
 
-    def slot(self, name):
-        return next(s for s in self.slots if s.name == name)
-
-
-def _tone(name, follow, friendly, formal, blunt):
-    return Slot(
-        name, "tone", follow, {"friendly": friendly, "formal": formal, "blunt": blunt}
-    )
+    def slot(self, name: str) -> Slot:
+        """Return the slot of that name."""
+        return next(slot for slot in self.slots if slot.name == name)
 
 
-def _role(name, follow, programmer, owner, teenager):
-    return Slot(
-        name,
-        "role",
-        follow,
-        {"programmer": programmer, "owner": owner, "teenager": teenager},
-    )
+def _tone(
+    name: str, follow: float, friendly: Wordings, formal: Wordings, blunt: Wordings
+) -> Slot:
+    options = {"friendly": friendly, "formal": formal, "blunt": blunt}
+    return Slot(name, "tone", follow, options)
 
 
-def _detail(name, follow, short, detailed):
+def _role(
+    name: str, follow: float, programmer: Wordings, owner: Wordings, teenager: Wordings
+) -> Slot:
+    options = {"programmer": programmer, "owner": owner, "teenager": teenager}
+    return Slot(name, "role", follow, options)
+
+
+def _detail(name: str, follow: float, short: Wordings, detailed: Wordings) -> Slot:
     return Slot(name, "detail", follow, {"short": short, "detailed": detailed})
 
 
-def _hobby(name, follow, cooking, running, music, chess):
-    return Slot(
-        name,
-        "hobby",
-        follow,
-        {"cooking": cooking, "running": running, "music": music, "chess": chess},
-    )
+def _hobby(
+    name: str,
+    follow: float,
+    cooking: Wordings,
+    running: Wordings,
+    music: Wordings,
+    chess: Wordings,
+) -> Slot:
+    options = {"cooking": cooking, "running": running, "music": music, "chess": chess}
+    return Slot(name, "hobby", follow, options)
 
 
-def _budget(name, follow, low, middle, high):
+def _budget(
+    name: str, follow: float, low: Wordings, middle: Wordings, high: Wordings
+) -> Slot:
     return Slot(name, "budget", follow, {"low": low, "middle": middle, "high": high})
 
 
@@ -109,7 +149,8 @@ CITY_ASIDE = Slot(
         "Oslo": (" Enjoy Oslo.", " Oslo is lovely."),
     },
 )
-ASIDE_RATE = 0.3  # how often an aside says something; which value it names follows the attribute's prior
+# how often an aside says something; which value it names follows the prior
+ASIDE_RATE = 0.3
 
 EMAIL = Task(
     "email",
@@ -356,79 +397,123 @@ TASKS = {
 }
 
 
-def find_task(task):
-    """Task by name (a Task is returned as it is); ValueError names the known ones."""
-    if not isinstance(task, str):
+def find_task(task: str | Task) -> Task:
+    """Return a task by name; a Task is returned as it is.
+
+    Raises
+    ------
+    ValueError
+        Names the known tasks.
+    """
+    if isinstance(task, Task):
         return task
     if task not in TASKS:
         raise ValueError(f"no task {task!r}; tasks are {', '.join(TASKS)}")
     return TASKS[task]
 
 
-def write(task, topic, values, rng=None, wordings=None):
-    """The reply with these slot values; wordings (0 or 1 per slot) are given or drawn."""
+def write(
+    task: str | Task,
+    topic: str,
+    values: Sequence[str],
+    rng: np.random.Generator | None = None,
+    wordings: Sequence[int] | None = None,
+) -> str:
+    """Return the reply with these slot values.
+
+    Parameters
+    ----------
+    task : str or Task
+        What is asked.
+    topic : str
+        What about.
+    values : sequence of str
+        One per slot.
+    rng : numpy.random.Generator, optional
+        Draws the wordings that are not given.
+    wordings : sequence of int, optional
+        0 or 1 per slot.
+    """
     task = find_task(task)
     if wordings is None:
+        if rng is None:
+            raise ValueError("write: give the wordings, or a generator to draw them")
         wordings = [int(rng.random() >= WORDINGS[0]) for _ in values]
     words = {
-        s.name: s.options[v][w]
-        for s, v, w in zip(task.slots, values, wordings, strict=True)
+        slot.name: slot.options[value][wording]
+        for slot, value, wording in zip(task.slots, values, wordings, strict=True)
     }
     return task.skeleton.format(topic=topic, **words)
 
 
-def parse(reply, task, *, topic=None):
-    """(values, wordings) of a reply, each a tuple over slots, or None if it is outside the grammar (or off topic)."""
+def parse(
+    reply: str, task: str | Task, *, topic: str | None = None
+) -> tuple[tuple[str, ...], tuple[int, ...]] | None:
+    """Read the slot values and wordings of a reply.
+
+    Parameters
+    ----------
+    reply : str
+        Any text.
+    task : str or Task
+        What was asked.
+    topic : str, optional
+        The topic that the reply must have.
+
+    Returns
+    -------
+    (values, wordings) or None
+        Each a tuple over slots; None for a reply outside the grammar or off topic.
+    """
     task = find_task(task)
     match = _pattern(task.name).fullmatch(reply)
     if match is None or (topic is not None and match["topic"] != topic):
         return None
-    found = [_phrases(task.name, s.name)[match[s.name]] for s in task.slots]
-    return tuple(v for v, _ in found), tuple(w for _, w in found)
+    choices = [_phrases(task.name, s.name)[match[s.name]] for s in task.slots]
+    values, wordings = zip(*choices, strict=True)
+    return values, wordings
 
 
 @functools.cache
-def _phrases(task, slot):
-    return {
-        text: (v, w)
-        for v, texts in TASKS[task].slot(slot).options.items()
-        for w, text in enumerate(texts)
-    }
+def _phrases(task: str, slot: str) -> dict[str, tuple[str, int]]:
+    """Value and wording of each text that the slot may have."""
+    choices = {}
+    for value, texts in TASKS[task].slot(slot).options.items():
+        for wording, text in enumerate(texts):
+            choices[text] = (value, wording)
+    return choices
 
 
 @functools.cache
-def _pattern(task):
-    parts = {
-        s.name: f"(?P<{s.name}>"
-        + "|".join(
-            re.escape(t) for t in sorted(_phrases(task, s.name), key=len, reverse=True)
-        )
-        + ")"
-        for s in TASKS[task].slots
-    }
-    literal = re.split(r"(\{\w+\})", TASKS[task].skeleton)
-    topic = "(?P<topic>" + "|".join(map(re.escape, TASKS[task].topics)) + ")"
-    return re.compile(
-        "".join(
-            (topic if p == "{topic}" else parts[p[1:-1]])
-            if p.startswith("{")
-            else re.escape(p)
-            for p in literal
-        )
-    )
+def _pattern(task: str) -> re.Pattern[str]:
+    """A regular expression with a named group per slot, and one for the topic."""
+    groups = {"{topic}": _any_of("topic", TASKS[task].topics)}
+    for slot in TASKS[task].slots:
+        longest_first = sorted(_phrases(task, slot.name), key=len, reverse=True)
+        groups["{" + slot.name + "}"] = _any_of(slot.name, longest_first)
+    parts = re.split(r"(\{\w+\})", TASKS[task].skeleton)
+    return re.compile("".join(groups.get(part, re.escape(part)) for part in parts))
 
 
-def phrases(task):
-    """The pieces a reply or a query of the task is made of, each with the space before it: one choice, one piece."""
+def _any_of(name: str, texts: Iterable[str]) -> str:
+    return f"(?P<{name}>" + "|".join(re.escape(text) for text in texts) + ")"
+
+
+def phrases(task: str | Task) -> Iterator[str]:
+    """Yield the pieces that replies and queries of a task are made of.
+
+    Each has the space before it: one choice, one piece.
+    """
     task = find_task(task)
-    of_slot = {
-        s.name: [t for texts in s.options.values() for t in texts] for s in task.slots
-    } | {"topic": task.topics}
+    choices: dict[str, Iterable[str]] = {"topic": task.topics}
+    for slot in task.slots:
+        choices[slot.name] = [text for both in slot.options.values() for text in both]
     for template in (task.skeleton, *task.queries):
         space = ""
         for part in re.split(r"(\{\w+\})", template):
             if part.startswith("{"):
-                yield from (space + text for text in of_slot[part[1:-1]] if text)
+                yield from (space + text for text in choices[part[1:-1]] if text)
             else:
-                yield from filter(None, [part.removesuffix(" ")])
+                if part.removesuffix(" "):
+                    yield part.removesuffix(" ")
                 space = " " if part.endswith(" ") else ""
