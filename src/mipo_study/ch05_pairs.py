@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mipo.evaluate import token_lengths
 from mipo.information import infonce
-from mipo.world import World
+from mipo.logprobs import response_logps
+from mipo.world import NOBODY, World
 from mipo.worlds.grammar import TASKS, WORDINGS, parse
 from mipo.worlds.scoring import as_person
 
@@ -113,6 +115,61 @@ def pmi(pairs, examples: Sequence[Mapping], side: str) -> np.ndarray:
     return reply_table(pairs, examples, side)["pmi"].to_numpy()
 
 
+def mean_pmi(pairs, examples: Sequence[Mapping], side: str) -> float:
+    """Mean exact PMI of the valid replies of a side, nats."""
+    return float(np.nanmean(pmi(pairs, examples, side)))
+
+
+def mean_tokens(pairs, examples: Sequence[Mapping], side: str, tokenizer) -> float:
+    """Mean length of the replies of a side, tokens."""
+    return float(token_lengths(pairs[side][:], tokenizer).mean())
+
+
+def over_runs(measure, pairs: Mapping, examples: Mapping, **keywords) -> pd.DataFrame:
+    """A measure of this module for the pairs of several runs.
+
+    Parameters
+    ----------
+    measure : callable
+        `differing`, `own_values`, `mean_pmi` or `mean_tokens`.
+    pairs : dict
+        {(negatives, seed): Dataset}.
+    examples : dict
+        {seed: examples}.
+    keywords
+        Of the measure.
+
+    Returns
+    -------
+    pandas.DataFrame or Series
+        A row per run, with index negatives and seed; a column per attribute where the
+        measure has several, 0 where a run has no such slot.
+    """
+    index = pd.MultiIndex.from_tuples(pairs, names=["negatives", "seed"])
+    values = [measure(pairs[key], examples[key[1]], **keywords) for key in pairs]
+    if isinstance(values[0], float):
+        return pd.Series(values, index=index)
+    frame = pd.DataFrame(values).reindex(columns=attributes(examples))
+    return frame.fillna(0.0).set_axis(index)
+
+
+def attributes(examples: Mapping) -> list[str]:
+    """What the slots of all examples' tasks speak about, the aside last."""
+    tasks = {example["task"] for asked in examples.values() for example in asked}
+    names = {attribute_of(slot) for task in tasks for slot in TASKS[task].slots}
+    return sorted(names, key=lambda name: (name == ASIDE, name))
+
+
+def model_gap(model, tokenizer, pairs) -> np.ndarray:
+    """Log-prob of the chosen reply less that of the rejected one, in the chosen one's context, nats; (n,)."""
+    prompts = pairs["prompt"][:]
+    chosen, rejected = (
+        response_logps(model, tokenizer, prompts, pairs[side][:]).summed
+        for side in ("chosen", "rejected")
+    )
+    return (chosen.double() - rejected.double()).numpy()
+
+
 # ---- what the exact laws expect ----
 
 
@@ -136,6 +193,15 @@ def expected_gap(examples: Sequence[Mapping]) -> float:
         marginal = world.marginal(example["task"])
         gaps.append(law.kl(marginal) + marginal.kl(law))
     return float(np.mean(gaps))
+
+
+def expected_counts(examples: Mapping) -> dict[str, float]:
+    """Expected number of collisions and of identical pairs over the examples of all seeds; random contexts, k = 1."""
+    collisions, identical = 0.0, 0.0
+    for asked in examples.values():
+        collisions += expected_collisions(asked) * len(asked)
+        identical += expected_identical(asked) * len(asked)
+    return {"collisions": collisions, "identical": identical}
 
 
 def expected_identical(examples: Sequence[Mapping]) -> float:
@@ -237,6 +303,39 @@ def _table(sides, least=10):
     rare = table[:, ~often].sum(1, keepdims=True)
     common = table[:, often]
     return np.concatenate([common, rare], axis=1) if rare.sum() else common
+
+
+def generic_replies(examples: Sequence[Mapping], seed: int) -> list[str]:
+    """Replies of a world that gives nobody a generic default: a control for `same_law`."""
+    rng, usual = np.random.default_rng(seed), World("default")
+    return [usual.sample(e["task"], NOBODY, e["topic"], rng) for e in examples]
+
+
+def corrected(p_values: Mapping[str, float]) -> float:
+    """Bonferroni: the smallest p-value times their number, at most 1."""
+    smallest = min(p_values.values(), default=1.0)
+    return min(1.0, max(len(p_values), 1) * smallest)
+
+
+def contrast(pairs, examples: Sequence[Mapping]) -> dict[str, float]:
+    """What tells the two sides of pairs apart, in one row of a table.
+
+    Returns
+    -------
+    dict
+        Share of identical pairs; share of slots, asides left out, in which either side
+        states the person's own value; mean gap in exact PMI, nats.
+    """
+    own = {}
+    for side in ("chosen", "rejected"):
+        shares = own_values(pairs, examples, side).drop(ASIDE, errors="ignore")
+        own[f"own values, {side}"] = float(shares.mean())
+    gap = pmi(pairs, examples, "chosen") - pmi(pairs, examples, "rejected")
+    return {
+        "identical": float(np.mean(pairs["identical"])),
+        **own,
+        "PMI gap (nats)": float(pd.Series(gap).mean()),
+    }
 
 
 # ---- the quiz: which of N replies was written for this person? ----

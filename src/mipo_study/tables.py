@@ -84,3 +84,21 @@ def cell(value: object, form: str = "g", *, limit: int | None = None) -> str:
     if isinstance(value, Number) and not isinstance(value, bool):
         return format(value, form)
     return quote(str(value), limit)
+
+
+def listed(values: Mapping | pd.Series, form: str = "g") -> str:
+    """Named numbers in a line of prose: ``tone 0.32, hobby 0.14``.
+
+    Parameters
+    ----------
+    values : mapping or Series
+        {name: number}; underscores in names are shown as spaces.
+    form : str
+        Format of the numbers.
+
+    Returns
+    -------
+    str
+    """
+    words = [(str(name).replace("_", " "), value) for name, value in values.items()]
+    return ", ".join(f"{name} {cell(value, form)}" for name, value in words)

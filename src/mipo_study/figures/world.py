@@ -157,7 +157,7 @@ def pair_differences(
             s=46,
             color=PALETTE[k],
             marker="oDs^v"[k % 5],
-            label=kind,
+            label=kind.replace("_", " "),
             edgecolor="white",
             lw=0.6,
             zorder=3,
