@@ -3,8 +3,12 @@
 import random
 import zlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def self_bleu(texts: Sequence[str], sample: int | None = 100, seed: int = 0) -> float:
@@ -121,14 +125,16 @@ def compression_ratio(texts: Sequence[str]) -> float:
     return len(raw) / len(zlib.compress(raw, 9))
 
 
-def token_lengths(texts: Sequence[str], tokenizer=None) -> np.ndarray:
+def token_lengths(
+    texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase | None" = None
+) -> np.ndarray:
     """Return the length of each text, (n,).
 
     Parameters
     ----------
     texts : sequence of str
         Texts.
-    tokenizer : optional
+    tokenizer : PreTrainedTokenizerBase, optional
         Counts its tokens, without special ones; None: words split at white space.
     """
     texts = _texts(texts)

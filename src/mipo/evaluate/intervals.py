@@ -154,7 +154,7 @@ def paired_bootstrap(
     return mean, float(mean + k * (low - mean)), float(mean + k * (high - mean))
 
 
-def _levels(clusters, items: int) -> list[np.ndarray]:
+def _levels(clusters: Any, items: int) -> list[np.ndarray]:
     """Cluster numbers 0..G-1 of each item, one array per level with two or more."""
     if clusters is None:
         clusters = [np.arange(items)]
@@ -178,7 +178,7 @@ def _levels(clusters, items: int) -> list[np.ndarray]:
     return levels
 
 
-def _is_list_of_arrays(clusters) -> bool:
+def _is_list_of_arrays(clusters: Any) -> bool:
     if not isinstance(clusters, list | tuple) or not clusters:
         return False
     return np.ndim(clusters[0]) == 1

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mipo.data import render
 from mipo.evaluate.comparisons import retrieval_credit
@@ -70,8 +71,8 @@ def _context(example: Example) -> str:
 
 
 def under_contexts(
-    model,
-    tokenizer,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Example],
     replies: Sequence[str],
     contexts: Sequence[Sequence[str]],
@@ -110,8 +111,8 @@ def under_contexts(
 
 
 def measure(
-    model,
-    tokenizer,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Example],
     *,
     seed: int = 0,

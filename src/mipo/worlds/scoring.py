@@ -1,8 +1,11 @@
 """The small world's judge: scores replies exactly, and a policy against the optimum."""
 
 import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mipo.data import render
 from mipo.information import mutual_information
@@ -11,106 +14,203 @@ from mipo.world import World
 from mipo.worlds.grammar import SILENT, TASKS, parse
 from mipo.worlds.population import Person
 
+Example = Mapping[str, Any]
 
-def score(replies, records):
-    """Arrays (n,) per reply: valid, adherence (share of relevant slots that state the person's value; 0 if not valid),
-    fits (all of them do), speaks (the aside names something), own (the aside names the person's own irrelevant value)."""
+
+def score(replies: Sequence[str], records: Sequence[Example]) -> dict[str, np.ndarray]:
+    """Score replies to examples of the small world.
+
+    Parameters
+    ----------
+    replies : sequence of str, length n
+        One per example.
+    records : sequence of dict, length n
+        As `mipo.worlds.population.records` makes them.
+
+    Returns
+    -------
+    dict of ndarray, shape (n,)
+        "valid": inside the grammar and on topic. "adherence": share of relevant slots
+        that state the person's value; 0 if not valid. "fits": all of them do. "speaks":
+        the aside names something. "own": it names the person's own irrelevant value.
+
+    Raises
+    ------
+    ValueError
+        For unequal numbers of replies and examples.
+    """
     if len(replies) != len(records):
         raise ValueError(f"{len(replies)} replies for {len(records)} records")
     world = World()
-    out = {
-        name: np.zeros(len(replies))
-        for name in ("valid", "adherence", "fits", "speaks", "own")
-    }
-    for i, (y, r) in enumerate(zip(replies, records, strict=True)):
-        parsed = parse(y, r["task"], topic=r["topic"])
+    names = ("valid", "adherence", "fits", "speaks", "own")
+    scores = {name: np.zeros(len(replies)) for name in names}
+    for i, (reply, example) in enumerate(zip(replies, records, strict=True)):
+        task, who = example["task"], as_person(example)
+        parsed = parse(reply, task, topic=example["topic"])
         if parsed is None:
             continue
-        who = as_person(r)
-        said, aside = parsed[0][-1], TASKS[r["task"]].slots[-1]
-        out["valid"][i] = 1
-        out["adherence"][i] = world.adherence(y, r["task"], who)
-        out["fits"][i] = out["adherence"][i] == 1
-        out["speaks"][i] = said != SILENT
-        out["own"][i] = said == who[aside.attribute]
-    return out
+        aside, value = TASKS[task].slots[-1], parsed[0][-1]
+        adherence = world.adherence(reply, task, who)
+        scores["valid"][i] = 1
+        scores["adherence"][i] = adherence
+        scores["fits"][i] = adherence == 1
+        scores["speaks"][i] = value != SILENT
+        scores["own"][i] = value == who[aside.attribute]
+    return scores
 
 
-def as_person(record):
-    """The Person behind a record of the small world."""
+def as_person(record: Example) -> Person:
+    """Return the Person behind an example of the small world."""
     return Person(tuple(record["values"].items()))
 
 
-def exact_adherence(records, *, beta=None, **optimum):
-    """Expected adherence (n,) of the exact law p(y|x,c), or of the optimum at β; see World.optimum for the keywords."""
-    world = World()
-    laws = (
-        world.law(r["task"], as_person(r))
-        if beta is None
-        else world.optimum(r["task"], as_person(r), beta, **optimum)
-        for r in records
-    )
-    return np.array(
-        [law.adherence(as_person(r)) for law, r in zip(laws, records, strict=True)]
-    )
+def exact_adherence(
+    records: Sequence[Example], *, beta: float | None = None, **optimum: str
+) -> np.ndarray:
+    """Return the expected adherence of an exact law, one per example.
 
+    Parameters
+    ----------
+    records : sequence of dict, length n
+        Examples of the small world.
+    beta : float, optional
+        Of the optimum; None: the law p(y|x,c) itself.
+    **optimum : str
+        ``level`` and ``negative`` of `mipo.world.World.optimum`.
 
-def exact_information(records, *, beta=None):
-    """I(Y; C | X) in nats per reply where C is one of the records' people, each as likely: mean over the records' tasks.
-
-    Of the exact law (beta None) or of the optimum at β. It is what `information` estimates for a policy.
+    Returns
+    -------
+    ndarray, shape (n,)
+        Shares.
     """
-    world, people = World(), list({r["person"]: as_person(r) for r in records}.values())
+    world = World()
+    shares = []
+    for example in records:
+        who = as_person(example)
+        if beta is None:
+            law = world.law(example["task"], who)
+        else:
+            law = world.optimum(example["task"], who, beta, **optimum)
+        shares.append(law.adherence(who))
+    return np.array(shares)
+
+
+def exact_information(
+    records: Sequence[Example], *, beta: float | None = None
+) -> float:
+    """Return I(Y; C | X) of an exact law, mean over the examples' tasks.
+
+    It is what `information` estimates for a policy.
+
+    Parameters
+    ----------
+    records : sequence of dict
+        C is one of their people, each as likely.
+    beta : float, optional
+        Of the optimum; None: the law p(y|x,c) itself.
+
+    Returns
+    -------
+    float
+        Nats per reply.
+    """
+    world = World()
+    people = list({r["person"]: as_person(r) for r in records}.values())
+    even = np.full(len(people), 1 / len(people))
     per_task = []
     for task in sorted({r["task"] for r in records}):
-        laws = [
-            world.law(task, who) if beta is None else world.optimum(task, who, beta)
-            for who in people
-        ]
-        joint = np.stack(
-            [
-                functools.reduce(np.multiply.outer, [t for _, t in law.groups]).ravel()
-                for law in laws
-            ]
-        )  # (C, Y)
-        per_task.append(
-            mutual_information(joint, np.full(len(people), 1 / len(people)))
-        )
+        if beta is None:
+            laws = [world.law(task, who) for who in people]
+        else:
+            laws = [world.optimum(task, who, beta) for who in people]
+        tables = [[table for _, table in law.groups] for law in laws]
+        joint = [functools.reduce(np.multiply.outer, t).ravel() for t in tables]
+        per_task.append(mutual_information(np.stack(joint), even))  # (C, Y)
     return float(np.mean(per_task))
 
 
-def kl_to_optimum(model, tokenizer, replies, records, *, beta):
-    """Monte Carlo KL(π ‖ π*_β) in nats per reply over the valid replies, which must have been sampled from the model."""
+def kl_to_optimum(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    replies: Sequence[str],
+    records: Sequence[Example],
+    *,
+    beta: float,
+) -> float:
+    """Estimate KL(π ‖ π*_β) by Monte Carlo over the valid replies.
+
+    Parameters
+    ----------
+    model, tokenizer
+        The policy π.
+    replies : sequence of str
+        One per example, sampled from the model.
+    records : sequence of dict
+        Examples of the small world.
+    beta : float
+        Of the optimum.
+
+    Returns
+    -------
+    float
+        Nats per reply.
+
+    Raises
+    ------
+    ValueError
+        Where no reply is inside the grammar.
+    """
     world = World()
-    valid = [
-        i
-        for i, (y, r) in enumerate(zip(replies, records, strict=True))
-        if parse(y, r["task"], topic=r["topic"])
-    ]
+    prompts, valid, best = [], [], []
+    for reply, example in zip(replies, records, strict=True):
+        task, topic = example["task"], example["topic"]
+        if parse(reply, task, topic=topic) is None:
+            continue
+        prompts.append(render(tokenizer, example["query"], example["context"]))
+        valid.append(reply)
+        best.append(world.log_prob(reply, task, as_person(example), beta=beta))
     if not valid:
         raise ValueError(
-            "no reply is inside the grammar, so the distance to the optimum is not defined"
+            "no reply is inside the grammar, "
+            "so the distance to the optimum is not defined"
         )
-    prompts = [
-        render(tokenizer, records[i]["query"], records[i]["context"]) for i in valid
-    ]
-    ours = response_logps(
-        model, tokenizer, prompts, [replies[i] for i in valid], batch_size=128
-    ).summed.numpy()
-    best = [
-        world.log_prob(replies[i], records[i]["task"], as_person(records[i]), beta=beta)
-        for i in valid
-    ]
-    return float(np.mean(ours - np.array(best)))
+    ours = response_logps(model, tokenizer, prompts, valid, batch_size=128)
+    return float(np.mean(ours.summed.numpy() - np.array(best)))
 
 
-def information(model, tokenizer, replies, records, *, contexts):
-    """The policy's own I(Y; C | X) by Monte Carlo, nats per reply: mean of log π(y|x,c) - log mean_c' π(y|x,c').
+def information(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    replies: Sequence[str],
+    records: Sequence[Example],
+    *,
+    contexts: Sequence[str],
+) -> float:
+    """Estimate the policy's own I(Y; C | X) by Monte Carlo.
 
-    `contexts` are the c' of the marginal; with n of them the value is at most log n.
+    Parameters
+    ----------
+    model, tokenizer
+        The policy π.
+    replies : sequence of str
+        One per example, sampled from the model.
+    records : sequence of dict
+        Examples of the small world.
+    contexts : sequence of str
+        The c' of the marginal.
+
+    Returns
+    -------
+    float
+        Mean of log π(y|x,c) - log mean_c' π(y|x,c'), nats per reply; at most log n for
+        n contexts.
     """
-    return float(
-        conditional_pmi(
-            model, tokenizer, records, replies, contexts=contexts, batch_size=256
-        ).mean()
+    pmi = conditional_pmi(
+        model,
+        tokenizer,
+        list(records),
+        list(replies),
+        contexts=contexts,
+        batch_size=256,
     )
+    return float(pmi.mean())
