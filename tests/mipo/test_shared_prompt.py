@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from mipo import logprobs
-from mipo.lm import shared_prompt
+from mipo.lm import reply_logps, row_scores, shared_prompt
 from mipo.lm.shared_prompt import collate_shared, groups_of, pays, sharing, why_not
 from mipo.lm.tokens import collate
 
@@ -306,8 +306,8 @@ def test_large_logits_are_made_in_chunks(model, monkeypatch, shared):
     sets = sets_of(2)
     batch = collate_shared(groups_of(sets)) if shared else separate(sets)
     want, _, slopes = gradients(model, batch)
-    monkeypatch.setattr(logprobs, "LARGE", 10)
-    monkeypatch.setattr(logprobs, "CHUNK", 60 * 4)  # four positions at a time
+    monkeypatch.setattr(reply_logps, "LARGE", 10)
+    monkeypatch.setattr(reply_logps, "CHUNK", 60 * 4)  # four positions at a time
     sizes = []
     model.get_output_embeddings().register_forward_hook(
         lambda m, args, out: sizes.append(out.shape[-2])
@@ -325,7 +325,7 @@ def test_capped_logits_are_never_taken_past_their_cap(monkeypatch):
         Gemma2Config(**SIZE, head_dim=8, final_logit_softcapping=0.5)
     ).eval()
     want = logprobs.sequence_logps(model, separate(sets_of(1)))[0]
-    monkeypatch.setattr(logprobs, "LARGE", 10)
+    monkeypatch.setattr(reply_logps, "LARGE", 10)
     assert_close(logprobs.sequence_logps(model, separate(sets_of(1)))[0], want)
 
 
@@ -341,7 +341,7 @@ def test_scoring_many_rows_shares_prompts_and_keeps_their_order(model, monkeypat
     rows = [rows[i] for i in order]
     got = logprobs.score_rows(model, rows, batch_size=7)
     calls = []
-    monkeypatch.setattr(logprobs, "why_not", lambda m: calls.append(1) or "no")
+    monkeypatch.setattr(row_scores, "why_not", lambda m: calls.append(1) or "no")
     want = logprobs.score_rows(model, rows, batch_size=1)
     assert calls and got.tokens.tolist() == want.tokens.tolist() == [
         len(tail) for _, tail in rows

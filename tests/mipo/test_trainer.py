@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mipo import logprobs, losses
 from mipo.data import render
 from mipo.lm import batches as preferences
-from mipo.lm import shared_prompt, tokens
+from mipo.lm import reply_logps, shared_prompt, tokens
 from mipo.lm.loss_inputs import apply_loss
 from mipo.trainer import PreferenceConfig, PreferenceTrainer
 
@@ -666,8 +666,8 @@ def test_a_model_that_cannot_share_trains_with_separate_rows_and_says_so(
 def test_half_precision_starts_at_log_2(make, rows, monkeypatch, large):
     """Policy and reference round alike, the LM head too, whether in one piece or in chunks: off by less than 1e-3."""
     if large:
-        monkeypatch.setattr(logprobs, "LARGE", 10)
-        monkeypatch.setattr(logprobs, "CHUNK", 4 * 400)
+        monkeypatch.setattr(reply_logps, "LARGE", 10)
+        monkeypatch.setattr(reply_logps, "CHUNK", 4 * 400)
     dtypes = []
     trainer = make(rows, bf16=True, max_steps=1)
     trainer.model.get_output_embeddings().register_forward_hook(

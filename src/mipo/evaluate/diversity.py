@@ -1,5 +1,7 @@
 """How varied a set of texts is, and how long its texts are: no model, no judge."""
 
+from __future__ import annotations
+
 import random
 import zlib
 from collections.abc import Sequence
@@ -126,7 +128,7 @@ def compression_ratio(texts: Sequence[str]) -> float:
 
 
 def token_lengths(
-    texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase | None" = None
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None = None
 ) -> np.ndarray:
     """Return the length of each text, (n,).
 

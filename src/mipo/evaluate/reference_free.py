@@ -3,18 +3,22 @@
 What can be measured without a judge: PMI, retrieval, diversity, length.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mipo.data import render
 from mipo.evaluate.comparisons import retrieval_credit
 from mipo.evaluate.diversity import distinct_n, self_bleu, token_lengths
 from mipo.lm import sampling
 from mipo.logprobs import pmi_over_contexts, response_logps
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Example = Mapping[str, Any]
 

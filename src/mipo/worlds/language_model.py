@@ -1,10 +1,11 @@
 """The base model of the small world: its vocabulary, its training text, its replies."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mipo import models
 from mipo.data import render
@@ -13,6 +14,9 @@ from mipo.world import Law, World
 from mipo.worlds import population
 from mipo.worlds.grammar import ATTRIBUTES, TASKS, Task, phrases, write
 from mipo.worlds.population import NOBODY, Person
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 NOBODY_SHARE = 0.15  # of training examples come without any context
 INCOMPLETE_SHARE = 0.1  # come with a context that lacks a quarter of its attributes

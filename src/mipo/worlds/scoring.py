@@ -1,11 +1,12 @@
 """The small world's judge: scores replies exactly, and a policy against the optimum."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mipo.data import render
 from mipo.information import mutual_information
@@ -13,6 +14,9 @@ from mipo.logprobs import conditional_pmi, response_logps
 from mipo.world import World
 from mipo.worlds.grammar import SILENT, TASKS, parse
 from mipo.worlds.population import Person
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Example = Mapping[str, Any]
 

@@ -9,11 +9,12 @@ not depend on the width; what grows is what a model has to know and read. At wid
 place is named, and the texts are the small world's own.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from mipo import models
 from mipo.data import render
@@ -21,6 +22,9 @@ from mipo.world import World
 from mipo.worlds import language_model, population
 from mipo.worlds.grammar import ATTRIBUTES, TASKS, phrases, write
 from mipo.worlds.population import NOBODY, Person
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PLACES = (
     "work",

@@ -6,17 +6,21 @@ were given. So the first fault of a wrong reply can be read off its text. The
 probabilities are worked out in `mipo.worlds.word_problem_law`.
 """
 
+from __future__ import annotations
+
 import itertools
 import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from mipo import models
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PLUS, MINUS, TIMES = "+", "-", "x"
 LETTERS = ("A", "B", "C", "D")
