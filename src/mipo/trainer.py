@@ -1,58 +1,97 @@
-"""Train a causal language model with any loss of ``mipo.losses`` on preference data in TRL's format.
+"""Train a causal language model with any loss of `mipo.losses` on preference data.
 
-Called like TRL's ``DPOTrainer``. Two differences are deliberate: reference log-probs are always a column, computed once
-before training with the model as it was given, so that no second model is ever held; and nothing is saved during
-training unless ``save_strategy`` asks for it.
+Called like TRL's ``DPOTrainer``, with data in TRL's format. Two differences are
+deliberate: reference log-probs are always a column, computed once before training with
+the model as it was given, so that no second model is ever held; and nothing is saved
+during training unless ``save_strategy`` asks for it.
 """
 
-import copy
+from __future__ import annotations
+
 import logging
 import os
 import warnings
 from collections import defaultdict
+from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import AutoTokenizer, Trainer, set_seed
+from torch import Tensor, nn
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    set_seed,
+)
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
-from transformers.trainer_callback import PrinterCallback, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
 
-from mipo import losses
-from mipo.lm import batches as preferences
 from mipo.lm import loss_inputs, shared_prompt
+from mipo.lm.batches import Reference, TokenBatches, TokenSets, collate_sets, prepare
+from mipo.lm.callbacks import CompareSharing
 from mipo.lm.loss_inputs import apply_loss
 from mipo.lm.progress import ProgressBar
+from mipo.lm.training_metrics import margin_metrics, preference_metrics
 from mipo.logprobs import first_tokens, sum_rows, token_logps
 from mipo.losses.declaration import check, keyword
 from mipo.trainer_config import PreferenceConfig
 
 LOG = logging.getLogger(__name__)
 
+Model = PreTrainedModel | str | os.PathLike
+
 
 class PreferenceTrainer(Trainer):
     """A ``transformers.Trainer`` for preference pairs and sets.
 
-    model             model, or name or folder of one; the policy that it is now is the reference
-    train_dataset     columns ``prompt``, ``chosen``, ``rejected`` (a list of K replies for K negatives), text or
-                      messages; losses that need "cross" also read ``rejected_prompt``; columns ``ref_chosen_logps`` and
-                      ``ref_rejected_logps`` (summed, nats) are used where present
-    processing_class  the tokenizer; by default the one saved with the model
-    peft_config       trains a new adapter; the base model stays as it is
-    errors            ValueError for wrong settings and data before training, FloatingPointError for a loss that is NaN
+    Parameters
+    ----------
+    model : PreTrainedModel, str or path
+        A model, or its name or folder; the policy that it is now is the reference.
+    args : PreferenceConfig, optional
+        Settings; None: DPO with TRL's defaults.
+    data_collator : callable, optional
+        In place of the trainer's own.
+    train_dataset, eval_dataset : Dataset, list of dict, or dict of these, optional
+        Columns ``prompt``, ``chosen``, ``rejected`` (a list of K replies for K
+        negatives), text or messages; losses that need "cross" also read
+        ``rejected_prompt``. Columns ``ref_chosen_logps`` and ``ref_rejected_logps``
+        (summed, nats) are used where present.
+    processing_class : PreTrainedTokenizerBase, optional
+        The tokenizer; None: the one saved with the model.
+    callbacks, optimizers
+        As in ``transformers.Trainer``.
+    peft_config : peft.PeftConfig, optional
+        Trains a new adapter; the base model stays as it is.
+    **kwargs
+        Further arguments of ``transformers.Trainer``.
+
+    Raises
+    ------
+    ValueError
+        For wrong settings and data, before training.
+    FloatingPointError
+        For a loss that is not finite.
     """
+
+    # set by Trainer: a PreferenceConfig, a model that may be wrapped or have adapters,
+    # and TokenSets
+    args: Any
+    model: Any
+    train_dataset: Any
 
     def __init__(
         self,
-        model,
+        model: Model,
         args: PreferenceConfig | None = None,
-        data_collator=None,
-        train_dataset=None,
-        eval_dataset=None,
-        processing_class=None,
-        callbacks=None,
-        optimizers=(None, None),
-        peft_config=None,
-        **kwargs,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        callbacks: list | None = None,
+        optimizers: tuple = (None, None),
+        peft_config: Any = None,
+        **kwargs: Any,
     ):
         args = args or PreferenceConfig(output_dir="preference")
         if args.batch_tokens is not None and args.world_size > 1:
@@ -62,39 +101,18 @@ class PreferenceTrainer(Trainer):
         set_seed(args.seed)  # adapters start from random weights
         model, tokenizer = _load(model, processing_class, args)
         if args.disable_dropout:
-            for module in model.modules():
-                if isinstance(module, torch.nn.Dropout):
-                    module.p = 0.0
-        self.loss_fn = check(args.loss, args.loss_kwargs)
-        self._pad_id = (
-            tokenizer.pad_token_id
-            if tokenizer.pad_token_id is not None
-            else tokenizer.eos_token_id
-        )
-        self._tokenizer, self._metrics = (
-            tokenizer,
-            {"train": defaultdict(list), "eval": defaultdict(list)},
-        )
-        self._reference = preferences.Reference(model, self._pad_id, args)
-        self._moments = loss_inputs.Moments()
+            _disable_dropout(model)
         self.args = args
+        self.loss_fn = check(args.loss, args.loss_kwargs or {})
+        self.tokenizer, self.pad_id = tokenizer, _pad_id(tokenizer)
+        self.metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
+        self.moments = loss_inputs.Moments()
+        self.reference = Reference(model, self.pad_id, args)
         train_dataset = self._prepare(train_dataset, "train_dataset")
         eval_dataset = self._prepare(eval_dataset, "eval_dataset")
         if peft_config is not None:
             model = _adapt(model, peft_config, args)
-        obstacle = shared_prompt.why_not(model) if args.share_prompts else None
-        if obstacle:
-            LOG.warning(
-                "every reply is computed with its own prompt, since this model does not share them: %s",
-                obstacle,
-            )
-        self._shares = args.share_prompts and not obstacle
-        compares = (
-            args.device.type == "cuda"
-            if args.compare_sharing is None
-            else args.compare_sharing
-        )
-        self._compares = compares and args.world_size == 1 and args.batch_tokens is None
+        self.shares_prompts = args.share_prompts and _can_share(model)
         super().__init__(
             model=model,
             args=args,
@@ -106,141 +124,143 @@ class PreferenceTrainer(Trainer):
             optimizers=optimizers,
             **kwargs,
         )
-        self.model_accepts_loss_kwargs = (
-            False  # our loss is a mean over rows: average it over accumulated batches
-        )
-        self.remove_callback(
-            PrinterCallback if args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK
-        )
-        if not args.disable_tqdm:
-            self.add_callback(ProgressBar)
-        self.add_callback(_ChooseRows(self))
+        # our loss is a mean over rows: average it over accumulated batches
+        self.model_accepts_loss_kwargs = False
+        self._add_callbacks()
 
-    def _prepare(self, dataset, name):
+    def _add_callbacks(self) -> None:
+        if self.args.disable_tqdm:
+            self.remove_callback(PrinterCallback)
+        else:
+            self.remove_callback(DEFAULT_PROGRESS_CALLBACK)
+            self.add_callback(ProgressBar)
+        if self.shares_prompts and self.args.compares_sharing:
+            self.add_callback(CompareSharing(self))
+
+    # ---- data ----
+
+    def _prepare(self, dataset: Any, name: str) -> Any:
         """Token sets of a data set, or of each in a dict of data sets."""
         if isinstance(dataset, dict):
             return {
                 key: self._prepare(value, f"{name}[{key!r}]")
                 for key, value in dataset.items()
             }
-        if dataset is None or isinstance(dataset, preferences.TokenSets):
+        if dataset is None or isinstance(dataset, TokenSets):
             return dataset
-        return preferences.prepare(
+        return prepare(
             dataset,
-            self._tokenizer,
-            self._reference.model,
+            self.tokenizer,
+            self.reference.model,
             self.loss_fn,
             name=name,
             max_length=self.args.max_length,
-            reference=self._reference,
+            reference=self.reference,
             first_token=self.args.first_token,
             frozen_marginal=self.args.marginal == "frozen",
         )
 
-    def train(self, *args, **kwargs):
-        self._reference.closed = True
-        return super().train(*args, **kwargs)
+    def _collate(self, items: list[dict]) -> dict[str, Any]:
+        return collate_sets(items, self.pad_id, self.shares_prompts)
 
-    def choose_rows(self):
-        """Share prompts or not, whichever is faster on the first rows of the data, where that is to be compared."""
-        if not (self._shares and self._compares):
-            return
-        moments = copy.copy(self._moments)
-        here = [self.args.device] if self.args.device.type == "cuda" else []
-        try:
-            with torch.random.fork_rng(here):  # dropout of adapters draws
-                self._shares = shared_prompt.pays(
-                    self._try, torch.cuda.synchronize if here else None
-                )
-        finally:
-            self.model.zero_grad()
-            self._metrics["train"].clear()
-            self._moments = moments
-
-    def _try(self, share: bool):
-        """One step's forward and backward pass as training does them; no weight changes."""
-        rows = range(min(self.args.train_batch_size, len(self.train_dataset)))
-        batch = preferences.collate_sets(
-            [self.train_dataset[i] for i in rows], self._pad_id, share
-        )
-        self.model.train()
-        loss = self.compute_loss(self.model_wrapped, self._prepare_inputs(batch))
-        self.accelerator.backward(loss)
-
-    def get_train_dataloader(self):
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """As ``Trainer``'s, or batches of ``batch_tokens`` tokens."""
         if self.args.batch_tokens is None:
             return super().get_train_dataloader()
-        batches = preferences.TokenBatches(
-            self.train_dataset.lengths(self._shares),
-            self.args.batch_tokens,
-            self.args.seed,
-        )
+        lengths = self.train_dataset.lengths(self.shares_prompts)
+        batches = TokenBatches(lengths, self.args.batch_tokens, self.args.seed)
         loader = torch.utils.data.DataLoader(
             self.train_dataset, batch_sampler=batches, collate_fn=self.data_collator
         )
         return self.accelerator.prepare(loader)
 
-    def _collate(self, items):
-        return preferences.collate_sets(items, self._pad_id, self._shares)
+    # ---- training ----
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``Trainer.train``; from now on the reference is closed."""
+        self.reference.closed = True
+        return super().train(*args, **kwargs)
 
     def compute_loss(
-        self, model, inputs, return_outputs=False, num_items_in_batch=None
-    ):
-        """Mean of the loss over the batch; keeps the metrics that TRL logs."""
-        with (
-            self.accelerator.autocast()
-        ):  # so that the LM head has the precision that it had for the reference
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Mean of the loss over the batch; keeps the metrics that TRL logs.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            The policy, as wrapped for training.
+        inputs : dict of Tensor
+            A batch of `mipo.lm.batches.collate_sets`.
+        return_outputs : bool
+            Return the summed log-probs (B, members) as well.
+        num_items_in_batch
+            Not used: the loss is a mean over rows.
+
+        Returns
+        -------
+        Tensor, or (Tensor, dict)
+            The loss, and {"logps": ...} if asked for.
+
+        Raises
+        ------
+        FloatingPointError
+            For a loss that is not finite; names the pairs and the step.
+        """
+        # autocast: the LM head has the precision that it had for the reference
+        with self.accelerator.autocast():
             sides = loss_inputs.score_sides(model, inputs, self.args.marginal)
             logps, rows = token_logps(model, inputs)  # (M,)
         shape = (inputs["members"], -1)
-        summed = sum_rows(logps, rows, inputs).reshape(shape)  # (n, B)
+        summed = sum_rows(logps, rows, inputs).reshape(shape)  # (members, B)
         tokens = inputs["tokens"].reshape(shape)
         first = first_tokens(logps, rows, inputs).detach().reshape(shape)
-        ref = inputs.get("ref")
-        extra = self._extras(inputs, sides, summed.detach(), tokens, first)
-        loss = apply_loss(
-            self.loss_fn, self._kwargs(), summed, tokens, ref, **extra
-        ).mean()
+        ref, values = inputs.get("ref"), summed.detach()
+        extra = self._extras(inputs, sides, values, tokens, first)
+        losses = apply_loss(
+            self.loss_fn, self._keywords(), summed, tokens, ref, **extra
+        )
+        loss = losses.mean()
         if not torch.isfinite(loss):
-            off = (~torch.isfinite(summed)).any(dim=0).nonzero().flatten().tolist()
-            whose = (
-                f"; the policy's own log-probs of pairs {off} of the batch are not finite"
-                if off
-                else ""
-            )
-            raise FloatingPointError(
-                f"the loss is {loss.item()}{whose}, at step {self.state.global_step + 1} (loss {self.args.loss!r},"
-                f" {self.args.loss_kwargs}, learning rate {self.args.learning_rate:g}); lower the learning rate, or"
-                " check the model's weights and the reference log-probs"
-            )
-        self._measure(
-            summed.detach(), tokens, ref, extra, "train" if model.training else "eval"
-        )
-        return (loss, {"logps": summed.detach().T}) if return_outputs else loss
+            raise FloatingPointError(self._why_not_finite(loss, values))
+        self._keep_metrics(values, tokens, ref, extra)
+        return (loss, {"logps": values.T}) if return_outputs else loss
 
-    def _kwargs(self) -> dict:
+    def _keywords(self) -> dict[str, Any]:
         """The loss's keywords, with the margin as far as its warm-up has come."""
-        kwargs, last = (
-            self.args.loss_kwargs,
-            self.args.margin_warmup * self.state.max_steps,
-        )
-        if not self.model.training or self.state.global_step >= last:
-            return kwargs
-        share = self.state.global_step / last
-        return kwargs | {
-            k: share * keyword(self.loss_fn, k, kwargs)
-            for k in ("gamma_min", "gamma_max")
-        }
+        keywords = dict(self.args.loss_kwargs or {})
+        step, last = self.state.global_step, self._warmup_steps()
+        if not self.model.training or step >= last:
+            return keywords
+        for name in ("gamma_min", "gamma_max"):
+            keywords[name] = step / last * keyword(self.loss_fn, name, keywords)
+        return keywords
 
-    def _extras(self, inputs, sides, summed, tokens, first) -> dict[str, Tensor]:
-        """What the loss needs beyond log-probs of the policy and the reference, each (B,) and without gradient."""
-        found, needs = {}, self.loss_fn.needs
+    def _warmup_steps(self) -> float:
+        return self.args.margin_warmup * self.state.max_steps
+
+    def _extras(
+        self,
+        inputs: dict[str, Any],
+        sides: dict[str, Tensor],
+        summed: Tensor,
+        tokens: Tensor,
+        first: Tensor,
+    ) -> dict[str, Tensor]:
+        """What the loss needs beyond log-probs of the policy and the reference.
+
+        Each (B,), and without gradient.
+        """
+        extras, needs = {}, self.loss_fn.needs
         if "marginal" in needs:
-            alone = sides.get("marginal", inputs["marginal"].get("ref"))
-            found["delta_pmi"] = loss_inputs.delta_pmi(
-                alone,
-                inputs["marginal"]["tokens"].reshape(summed.shape),
+            rows = inputs["marginal"]
+            extras["delta_pmi"] = loss_inputs.delta_pmi(
+                sides.get("marginal", rows.get("ref")),
+                rows["tokens"].reshape(summed.shape),
                 summed,
                 tokens,
                 first,
@@ -248,125 +268,151 @@ class PreferenceTrainer(Trainer):
                 first_token=self.args.first_token,
             )
         if "mismatched" in needs:
-            found["kl"] = sides["mismatched"][0] - inputs["mismatched"]["ref"][0]
+            extras["kl"] = sides["mismatched"][0] - inputs["mismatched"]["ref"][0]
         if "moments" in needs:
-            ratio = (summed - inputs["ref"]) / tokens
-            found["gap_mean"], found["gap_std"] = self._moments(
-                ratio[0] - ratio[1], update=self.model.training
+            chosen, rejected = (summed - inputs["ref"]) / tokens
+            extras["gap_mean"], extras["gap_std"] = self.moments(
+                chosen - rejected, update=self.model.training
             )
-        return found
+        return extras
 
-    def _measure(self, summed, tokens, ref, extra, mode):
-        """TRL's names; delta_pmi and its margin. Rewards: beta times the summed log-ratio, or without a reference times
-        the loss's own log-prob."""
-        k = 1 if self.loss_fn.takes == "chosen" else summed.shape[0]
-        if "cross" in self.loss_fn.needs:
-            k = round(k**0.5)  # the replies to the row's own prompt come first
-        found = {"logps/chosen": summed[0].mean()}
-        if k > 1:
-            beta = self.args.loss_kwargs.get(
-                "beta", self.args.loss_kwargs.get("tau", 1.0)
-            )
-            base = summed / tokens if self.loss_fn.logps == "mean" else summed
-            rewards = beta * ((base if ref is None else summed - ref)[:k])
-            found |= {
-                "logps/rejected": summed[1:k].mean(),
-                "rewards/chosen": rewards[0].mean(),
-                "rewards/rejected": rewards[1:].mean(),
-                "rewards/accuracies": (rewards[0] > rewards[1:].amax(dim=0))
-                .float()
-                .mean(),
-                "rewards/margins": (rewards[0] - rewards[1:].mean(dim=0)).mean(),
-            }
-        if "delta_pmi" in extra:
-            names = ("gamma_min", "gamma_max", "scale")
-            kwargs = {k: keyword(self.loss_fn, k, self._kwargs()) for k in names}
-            gamma = losses.gamma_decay(extra["delta_pmi"], **kwargs)
-            found |= {
-                "margin/gamma": gamma.mean(),
-                "margin/gamma_std": gamma.std(correction=0),
-                "margin/delta_pmi": extra["delta_pmi"].mean(),
-                "margin/delta_pmi_std": extra["delta_pmi"].std(correction=0),
-            }
-        for key, value in found.items():
-            self._metrics[mode][key].append(value)
-
-    def log(self, logs, start_time=None):
-        mode = "train" if self.model.training else "eval"
-        prefix = "eval_" if mode == "eval" else ""
-        logs.update(
-            {
-                prefix + k: torch.stack(v).mean().item()
-                for k, v in self._metrics[mode].items()
-            }
+    def _why_not_finite(self, loss: Tensor, summed: Tensor) -> str:
+        pairs = (~torch.isfinite(summed)).any(dim=0).nonzero().flatten().tolist()
+        culprits = (
+            f"; the policy's own log-probs of pairs {pairs} of the batch are not finite"
         )
-        self._metrics[mode].clear()
+        return (
+            f"the loss is {loss.item()}{culprits if pairs else ''}, "
+            f"at step {self.state.global_step + 1} "
+            f"(loss {self.args.loss!r}, {self.args.loss_kwargs}, "
+            f"learning rate {self.args.learning_rate:g}); "
+            "lower the learning rate, or check the model's weights and the reference "
+            "log-probs"
+        )
+
+    # ---- logs and evaluation ----
+
+    def _keep_metrics(
+        self,
+        summed: Tensor,
+        tokens: Tensor,
+        ref: Tensor | None,
+        extra: dict[str, Tensor],
+    ) -> None:
+        given = self.args.loss_kwargs or {}
+        metrics = preference_metrics(self.loss_fn, given, summed, tokens, ref)
+        if "delta_pmi" in extra:
+            now = self._keywords()
+            metrics |= margin_metrics(self.loss_fn, now, extra["delta_pmi"])
+        for name, value in metrics.items():
+            self.metrics[self._mode()][name].append(value)
+
+    def _mode(self) -> str:
+        return "train" if self.model.training else "eval"
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As ``Trainer.log``, with the means of the metrics since the last one."""
+        metrics = self.metrics[self._mode()]
+        prefix = "" if self.model.training else "eval_"
+        for name, values in metrics.items():
+            logs[prefix + name] = torch.stack(values).mean().item()
+        metrics.clear()
         super().log(logs, start_time)
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Evaluation is the same loss without gradient: the data have no labels."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
-        return (
-            (loss, None, None)
-            if prediction_loss_only
-            else (loss, outputs["logps"], None)
-        )
+        return loss, None if prediction_loss_only else outputs["logps"], None
 
-    def evaluate(self, eval_dataset=None, *args, **kwargs):
-        """As ``Trainer.evaluate``; a new data set needs reference columns once training began."""
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As ``Trainer.evaluate``.
+
+        A new data set needs reference columns once training began.
+        """
         if eval_dataset is not None and not isinstance(eval_dataset, str):
             eval_dataset = self._prepare(eval_dataset, "eval_dataset")
         return super().evaluate(eval_dataset, *args, **kwargs)
 
 
-class _ChooseRows(TrainerCallback):
-    """Compares when the model is ready to train: on its device, in its precision, with checkpointing."""
-
-    def __init__(self, trainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer.choose_rows()
+# ---- what the trainer starts from ----
 
 
-def _load(model, tokenizer, args):
-    """Model and tokenizer, loaded by name where needed, on the device that will train."""
+def _load(
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase | None,
+    args: PreferenceConfig,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer, loaded by name where needed, on the training device."""
     if isinstance(model, str | os.PathLike):
         from mipo.models import load_model
 
-        model, loaded = load_model(
-            str(model), device=str(args.device), **args.model_init_kwargs
-        )
+        device = str(args.device)
+        model, loaded = load_model(str(model), device=device, **args.model_init_kwargs)
         tokenizer = tokenizer or loaded
     if tokenizer is None:
-        name = getattr(model.config, "_name_or_path", "")
-        if not name:
-            raise ValueError(
-                "the model has no name to load a tokenizer by; pass processing_class=tokenizer"
-            )
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = _saved_tokenizer(model)
     if getattr(model, "hf_device_map", None) is None:
-        model.to(args.device)
+        nn.Module.to(model, args.device)
     return model, tokenizer
 
 
-def _adapt(model, peft_config, args):
+def _saved_tokenizer(model: PreTrainedModel) -> Any:
+    name = getattr(model.config, "_name_or_path", "")
+    if not name:
+        raise ValueError(
+            "the model has no name to load a tokenizer by; "
+            "pass processing_class=tokenizer"
+        )
+    return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+
+
+def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    if tokenizer.pad_token_id is None:
+        return tokenizer.eos_token_id
+    return tokenizer.pad_token_id
+
+
+def _disable_dropout(model: PreTrainedModel) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+
+def _can_share(model: PreTrainedModel) -> bool:
+    obstacle = shared_prompt.why_not(model)
+    if obstacle:
+        LOG.warning(
+            "every reply is computed with its own prompt, "
+            "since this model does not share them: %s",
+            obstacle,
+        )
+    return not obstacle
+
+
+def _adapt(
+    model: PreTrainedModel, peft_config: Any, args: PreferenceConfig
+) -> PreTrainedModel:
     """The model with a new PEFT adapter."""
     from peft import PeftModel, get_peft_model
 
     if isinstance(model, PeftModel):
         raise ValueError(
-            "the model already has an adapter; merge it first, or leave out peft_config to train it on"
+            "the model already has an adapter; merge it first, "
+            "or leave out peft_config to train it on"
         )
-    with (
-        warnings.catch_warnings()
-    ):  # PEFT reads a property that transformers has renamed
+    with warnings.catch_warnings():  # PEFT reads what transformers has renamed
         warnings.filterwarnings(
             "ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning
         )
-        model = get_peft_model(model, peft_config)
+        adapted: Any = get_peft_model(model, peft_config)
     if args.activation_checkpointing or args.gradient_checkpointing:
-        model.enable_input_require_grads()
-    return model
+        adapted.enable_input_require_grads()
+    return adapted

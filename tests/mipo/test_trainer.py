@@ -193,7 +193,7 @@ def test_reference_is_the_initial_policy_and_is_scored_once(
 
 def test_cache_notices_other_weights_and_other_data(make, rows, base):
     make(rows)
-    folder = make(rows)._reference.folder
+    folder = make(rows).reference.folder
     assert len(list(folder.iterdir())) == 1
     moved = copy.deepcopy(base)
     with torch.no_grad():
@@ -217,7 +217,7 @@ def test_cache_notices_another_template_and_another_precision(
         }
         for r in records_list
     ]
-    folder = make(talk)._reference.folder
+    folder = make(talk).reference.folder
     make(talk, bf16=True)
     assert len(list(folder.iterdir())) == 2
     before = tokenizer.chat_template
@@ -231,7 +231,7 @@ def test_cache_notices_another_template_and_another_precision(
 
 def test_a_broken_cache_file_is_made_anew(make, rows):
     first = make(rows)
-    (path,) = first._reference.folder.iterdir()
+    (path,) = first.reference.folder.iterdir()
     path.write_bytes(path.read_bytes()[:20])
     assert torch.equal(make(rows).train_dataset.ref, first.train_dataset.ref)
 
@@ -578,7 +578,7 @@ def test_comparing_both_ways_leaves_no_trace_but_the_faster_way(
     monkeypatch.setattr(shared_prompt, "pays", pays)
     plain, want = trained(compare_sharing=False, share_prompts=faster)
     tried, got = trained(compare_sharing=True)
-    assert plain._shares is tried._shares is faster
+    assert plain.shares_prompts is tried.shares_prompts is faster
     assert_close(got, want, rtol=0, atol=0)
     assert log(plain) == log(tried)
 
@@ -610,7 +610,7 @@ def test_a_comparison_that_runs_out_of_memory_leaves_no_trace(make, rows, monkey
     trainer = make(rows, "alphadpo", compare_sharing=True)
     with pytest.raises(torch.OutOfMemoryError):
         trainer.train()
-    assert trainer._moments.values is None and not trainer._metrics["train"]
+    assert trainer.moments.values is None and not trainer.metrics["train"]
     assert all(p.grad is None for p in trainer.model.parameters())
 
 
@@ -634,7 +634,7 @@ def test_shared_prompts_train_as_separate_rows_do(make, rows, loss, settings):
     )
     for trainer in (shared, apart):
         trainer.train()
-    assert shared._shares and not apart._shares
+    assert shared.shares_prompts and not apart.shares_prompts
     assert_close(
         torch.tensor(log(shared)), torch.tensor(log(apart)), atol=1e-4, rtol=1e-4
     )

@@ -119,7 +119,7 @@ class Bench:
             trainer.compute_loss(self.model, batch).backward()
             self.optimiser.step()
             self.optimiser.zero_grad()
-            trainer._metrics["train"].clear()
+            trainer.metrics["train"].clear()
 
         return step
 
