@@ -233,7 +233,7 @@ def mmlu(folder, n=8):
 def roomy(folder, target, positions=8192):
     """The tiny model with room for long prompts; its positions are rotary, so that nothing else changes."""
     shutil.copytree(folder, target)
-    config = AutoConfig.from_pretrained(target)
+    config = AutoConfig.from_pretrained(target, trust_remote_code=False)
     config.max_position_embeddings = positions
     config.save_pretrained(target)
     return target

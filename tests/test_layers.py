@@ -16,8 +16,8 @@ PACKAGES = ("mipo", "mipo_study")
 UNIX_ONLY = {"fcntl", "grp", "pty", "pwd", "resource", "spwd", "syslog", "termios"}
 
 # Faults of the move that are being mended; nothing may be added, and all have to go.
-UPWARD = {"mipo.preference_data"}
-LOOPED = {"mipo.data", "mipo.worlds.polis", "mipo.worlds.votes"}
+UPWARD = set()
+LOOPED = set()
 LACKING = {"mipo.cache", "mipo.provenance", "mipo_study.book.run"}
 
 

@@ -330,7 +330,7 @@ def conditional_pmi(
     -----
     R times (distinct contexts) replies are scored for "contexts", R for "missing".
     """
-    from mipo.data import render
+    from mipo.lm.prompts import render
 
     if marginal not in ("contexts", "missing"):
         raise ValueError(f"marginal must be 'contexts' or 'missing'; got {marginal!r}")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from mipo.data import render
+from mipo.lm.prompts import render
 from mipo.lm.sampling import generate
 
 NEGATIVES = ("random_context", "missing_context", "random_prompt")

@@ -1,19 +1,24 @@
-"""The reader's own preferences: a JSONL in TRL's standard or conversational format, checked, split, ready to train.
+"""The reader's own preferences: a JSONL in TRL's format, checked and split.
 
-Standard: prompt, chosen and rejected are text. Conversational: prompt is a list of messages {"role", "content"} that
-ends with the user's; chosen and rejected are one assistant message each, as a list. Further columns are left out.
+Standard format: prompt, chosen and rejected are text. Conversational format: prompt is a
+list of messages {"role", "content"} that ends with the user's; chosen and rejected are one
+message of the assistant each, as a list. Further columns are left out.
 """
 
+from __future__ import annotations
+
 import json
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mipo import cache, data, files
-from mipo.evaluate.diversity import token_lengths
-from mipo.lm import sampling
-from mipo.logprobs import response_logps
-from mipo.models import load_model
-from mipo_study import labelled, runs
+from mipo import files, jsonl
+from mipo.lm.prompts import render_messages
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 COLUMNS = ("prompt", "chosen", "rejected")
 _LEAST = (
@@ -21,64 +26,67 @@ _LEAST = (
 )
 
 
-def read(path):
-    """Rows {prompt, chosen, rejected, read_from} of a JSONL file, each text or messages as the file has it.
+def read(path: str | Path) -> list[dict]:
+    """Preferences as the file has them, each text or messages.
 
-    errors  ValueError naming file and line: no such file, not UTF-8, not JSON, a column missing, neither text nor
-            messages, empty, chosen equal to rejected; fewer than 2 different prompts
+    Parameters
+    ----------
+    path : str or Path
+        A relative one counts from the project's root.
+
+    Returns
+    -------
+    list of dict
+        With prompt, chosen, rejected, and read_from (file and line).
+
+    Raises
+    ------
+    ValueError
+        Naming file and line: what `mipo.jsonl.read` refuses; a column that is missing,
+        neither text nor messages, or empty; chosen equal to rejected. Also for fewer
+        than 2 different prompts.
     """
     path = files.resolve(path)
-    if not path.is_file():
-        raise ValueError(
-            f"{path}: there is no such file; give the path of a JSONL file of preferences"
-        )
-    rows = []
-    for number, raw in enumerate(path.read_bytes().split(b"\n"), start=1):
-        where = f"{path}, line {number}"
-        text = data._decode(raw, where, first=number == 1).strip()
-        if text:
-            rows.append(_check(data._parse(text, where), where))
+    rows = [_preference(row, where) for where, row in jsonl.read(path, "preferences")]
     if len({_key(row) for row in rows}) < 2:
         raise ValueError(f"{path}: {len(rows)} row(s); {_LEAST}")
     return rows
 
 
-def _check(row, where):
+def _preference(row: dict, where: str) -> dict:
+    """The checked columns of one row."""
     for name in COLUMNS:
         if name not in row:
             raise ValueError(
-                f'{where}: column "{name}" is missing; the line has {", ".join(row) or "none"}'
+                f'{where}: column "{name}" is missing; '
+                f"the line has {', '.join(row) or 'none'}"
             )
-    talk = isinstance(row["prompt"], list)
+    check = _check_messages if isinstance(row["prompt"], list) else _check_text
     for name in COLUMNS:
-        _check_messages(row[name], name, where) if talk else _check_text(
-            row[name], name, where
-        )
+        check(row[name], name, where)
     if row["chosen"] == row["rejected"]:
         raise ValueError(
-            f'{where}: "chosen" equals "rejected", so there is nothing to learn; leave the line out'
+            f'{where}: "chosen" equals "rejected", so there is nothing to learn; '
+            "leave the line out"
         )
     return {name: row[name] for name in COLUMNS} | {"read_from": where}
 
 
-def _check_text(value, name, where):
-    if not isinstance(value, str):
-        hint = (
-            '; where it is a list of messages, "prompt" must be one too (without the reply)'
-            if isinstance(value, list)
-            else ""
-        )
-        raise ValueError(
-            f'{where}: "{name}" must be text, got {data._kind(value)}{hint}'
-        )
-    if not value.strip():
-        raise ValueError(f'{where}: "{name}" is empty')
+def _check_text(value, name: str, where: str) -> None:
+    is_list = isinstance(value, list)
+    hint = (
+        'where it is a list of messages, "prompt" must be one too (without the reply)'
+        if is_list
+        else ""
+    )
+    jsonl.require_text(value, name, where, hint)
 
 
-def _check_messages(value, name, where):
+def _check_messages(value, name: str, where: str) -> None:
     if not isinstance(value, list) or not value:
         raise ValueError(
-            f'{where}: "prompt" is a list of messages, so "{name}" must be one too, and not empty'
+            f'{where}: "prompt" is a list of messages, so "{name}" must be one too, '
+            "and not empty"
         )
     for message in value:
         if not isinstance(message, dict) or not {"role", "content"} <= set(message):
@@ -90,206 +98,103 @@ def _check_messages(value, name, where):
     roles = [message["role"] for message in value]
     if name == "prompt" and roles[-1] != "user":
         raise ValueError(
-            f'{where}: "prompt" must end with a message of the user; its roles are {", ".join(roles)}'
+            f'{where}: "prompt" must end with a message of the user; '
+            f"its roles are {', '.join(roles)}"
         )
     if name != "prompt" and roles != ["assistant"]:
         raise ValueError(
-            f'{where}: "{name}" must be one message of the assistant; its roles are {", ".join(roles)}'
+            f'{where}: "{name}" must be one message of the assistant; '
+            f"its roles are {', '.join(roles)}"
         )
 
 
-def _key(row):
+def _key(row: dict) -> str:
+    """What tells one prompt from another, text or messages."""
     return json.dumps(row["prompt"], sort_keys=True)
 
 
-def as_text(rows, tokenizer):
-    """Rows whose prompt is rendered text, ready for the reply, and whose replies are text; text stays as it is.
+def as_text(rows: list[dict], tokenizer: PreTrainedTokenizerBase) -> list[dict]:
+    """Preferences with rendered prompts and plain replies; text stays as it is.
 
-    The model's own end-of-sequence token follows each reply, added where it is tokenised (see tokens.encode_many).
+    Parameters
+    ----------
+    rows : list of dict
+        As `read` gives them.
+    tokenizer : PreTrainedTokenizerBase
+        Of the model that is to be trained.
+
+    Returns
+    -------
+    list of dict
+        With prompt (text that is ready for the reply), chosen and rejected (text). The
+        model's end-of-sequence token is added later, where replies are tokenised (see
+        `mipo.lm.tokens.encode_many`).
+
+    Raises
+    ------
+    ValueError
+        Naming the line whose conversation the model's chat template refuses.
     """
-
-    def reply(value):
-        return value if isinstance(value, str) else value[0]["content"]
-
     return [
         {
             "prompt": written(row["prompt"], tokenizer, row["read_from"]),
-            "chosen": reply(row["chosen"]),
-            "rejected": reply(row["rejected"]),
+            "chosen": _reply_text(row["chosen"]),
+            "rejected": _reply_text(row["rejected"]),
         }
         for row in rows
     ]
 
 
-def written(prompt, tokenizer, where):
-    """A prompt as text, which may be that already; as in data.render, a BOS that tokenizing would add once more is cut."""
+def _reply_text(reply: str | list[dict]) -> str:
+    return reply if isinstance(reply, str) else reply[0]["content"]
+
+
+def written(
+    prompt: str | list[dict], tokenizer: PreTrainedTokenizerBase, where: str
+) -> str:
+    """A prompt as text, which it may be already; see `mipo.lm.prompts`."""
     if isinstance(prompt, str):
         return prompt
-    try:
-        text = tokenizer.apply_chat_template(
-            prompt, tokenize=False, add_generation_prompt=True
-        )
-    except (
-        Exception
-    ) as error:  # templates raise what they like, e.g. where roles must alternate
-        raise ValueError(
-            f"{where}: the model's chat template refuses this prompt ({error})"
-        ) from None
-    bos = tokenizer.bos_token
-    twice = (
-        bos
-        and text.startswith(bos)
-        and tokenizer(text)["input_ids"][:2] == [tokenizer.bos_token_id] * 2
-    )
-    return text[len(bos) :] if twice else text
+    return render_messages(tokenizer, prompt, where)
 
 
-def split(rows, *, share=0.1, seed=0):
-    """(train, unseen): whole prompts drawn at random until `share` of them, at least one, is held out.
+def split(
+    rows: list[dict], *, share: float = 0.1, seed: int = 0
+) -> tuple[list[dict], list[dict]]:
+    """Preferences to train on, and preferences whose prompts training never sees.
 
-    Rows of one prompt stay together, so that no prompt is seen in training. Both keep the file's order.
+    Parameters
+    ----------
+    rows : list of dict
+        As `read` gives them.
+    share : float
+        Of the different prompts, drawn at random and held out; at least one is, and at
+        least one is left.
+    seed : int
+        Of the draw.
+
+    Returns
+    -------
+    train, unseen : list of dict
+        Rows of one prompt stay together. Both keep the file's order.
+
+    Raises
+    ------
+    ValueError
+        For a share outside 0 to 1, and for fewer than 2 different prompts.
     """
     if not 0 < share < 1:
         raise ValueError(
             f"share={share!r}: the held-out share must lie between 0 and 1"
         )
-    known = list(dict.fromkeys(_key(row) for row in rows))
-    if len(known) < 2:
+    prompts = list(dict.fromkeys(_key(row) for row in rows))
+    if len(prompts) < 2:
         raise ValueError(
-            f"{len(rows)} row(s) with {len(known)} different prompt(s); {_LEAST}"
+            f"{len(rows)} row(s) with {len(prompts)} different prompt(s); {_LEAST}"
         )
-    count = min(max(1, round(share * len(known))), len(known) - 1)
-    held = {
-        known[i]
-        for i in np.random.default_rng((seed, 9)).permutation(len(known))[:count]
-    }
-    return [row for row in rows if _key(row) not in held], [
-        row for row in rows if _key(row) in held
-    ]
-
-
-def prepare(run_dir, base, path, *, share=0.1, seed=0, progress=True):
-    """Record of a reader's preferences, ready for labelled.train and labelled.weigh, with the base model's log-probs.
-
-    Files: pairs/train.jsonl and pairs/unseen.jsonl with prompt, chosen, rejected (text), ref_chosen_logps and
-    ref_rejected_logps (nats, summed over reply tokens). Metrics: train, unseen (rows).
-    """
-    rows = read(path)  # a broken file fails before anything is loaded
-
-    def make(folder):
-        model, tokenizer = load_model(base)
-        parts = dict(
-            zip(("train", "unseen"), split(rows, share=share, seed=seed), strict=True)
-        )
-        for name, part in parts.items():
-            texts = as_text(part, tokenizer)
-            both = [[row["chosen"], row["rejected"]] for row in texts]
-            scored = response_logps(
-                model,
-                tokenizer,
-                [row["prompt"] for row in texts],
-                both,
-                progress=progress,
-            ).summed
-            lines = [
-                row | {"ref_chosen_logps": a, "ref_rejected_logps": b}
-                for row, (a, b) in zip(texts, scored.tolist(), strict=True)
-            ]
-            files.write_whole(folder / "pairs" / f"{name}.jsonl", files.lines(lines))
-        return {name: len(part) for name, part in parts.items()}
-
-    return cache.run_or_load(
-        run_dir,
-        f"preferences-own-{seed}",
-        {"share": share, "seed": seed},
-        make,
-        code=["mipo.preference_data"],
-        inputs={"base": base, "file": files.resolve(path)},
-    )
-
-
-def trial(
-    run_dir,
-    base,
-    path,
-    setting,
-    *,
-    lr,
-    epochs=1.0,
-    batch_size=24,
-    seed=0,
-    lora_rank=0,
-    share=0.1,
-    max_new_tokens=64,
-    progress=True,
-):
-    """What one loss makes of a reader's preferences; setting None: the base model as it is. A dict:
-
-    policy     its folder, None where it diverged (then only `failed` says why)
-    metrics    rows trained on and held out (train, unseen), those of labelled.train and labelled.weigh, and tokens:
-               mean length of a sampled reply to the held-out prompts (64 of them at most)
-    gaps       lists of labelled.weigh over the held-out pairs
-    """
-    file = prepare(run_dir, base, path, share=share, seed=seed, progress=progress)
-    pairs = {
-        part: str(file.path / "pairs" / f"{part}.jsonl") for part in ("train", "unseen")
-    }
-    policy, metrics = str(base), dict(file.metrics)
-    if setting is not None:
-        made = labelled.train(
-            run_dir,
-            base=base,
-            pairs=pairs["train"],
-            lr=lr,
-            epochs=epochs,
-            batch_size=batch_size,
-            seed=seed,
-            lora_rank=lora_rank,
-            progress=progress,
-            **setting,
-        )
-        if "failed" in made.metrics:
-            return {
-                "policy": None,
-                "failed": made.metrics["failed"],
-                "metrics": metrics,
-                "gaps": {},
-            }
-        policy, metrics = str(made.path / "model"), metrics | made.metrics
-    seen = labelled.weigh(run_dir, policy, pairs["unseen"], progress=progress)
-    length = _length(
-        run_dir,
-        policy,
-        pairs["unseen"],
-        seed=seed,
-        max_new_tokens=max_new_tokens,
-        progress=progress,
-    )
-    return {
-        "policy": policy,
-        "failed": "",
-        "metrics": metrics | seen.metrics | length.metrics,
-        "gaps": labelled.gaps(seen),
-    }
-
-
-def _length(run_dir, policy, unseen, *, progress, **settings):
-    """Record of the mean length in tokens of a policy's replies to held-out prompts."""
-
-    def make(folder):
-        model, tokenizer = load_model(policy)
-        prompts = list(dict.fromkeys(runs.read_pairs(unseen)["prompt"]))[:64]
-        said = sampling.generate(
-            model, tokenizer, prompts, batch_size=16, progress=progress, **settings
-        )
-        files.write_whole(folder / "replies.json", json.dumps(said))
-        return {"tokens": float(token_lengths(said, tokenizer).mean())}
-
-    return cache.run_or_load(
-        run_dir,
-        "own-replies",
-        settings,
-        make,
-        code=["mipo.lm.sampling"],
-        inputs={"policy": policy, "unseen": unseen},
-    )
+    count = min(max(1, round(share * len(prompts))), len(prompts) - 1)
+    order = np.random.default_rng((seed, 9)).permutation(len(prompts))
+    held_out = {prompts[i] for i in order[:count]}
+    train = [row for row in rows if _key(row) not in held_out]
+    unseen = [row for row in rows if _key(row) in held_out]
+    return train, unseen

@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from mipo import evaluate as statistics
+from mipo import jsonl
 from mipo.cache import Run, cached
 from mipo.files import dumps, read_json, write_whole
 from mipo.models import load_model, require_finite
@@ -719,8 +720,7 @@ def read_pairs(pairs: Policy):
     """The pairs of a run or of a JSONL file, as a Dataset."""
     from datasets import Dataset
 
-    with open(pairs_file(pairs), encoding="utf-8") as lines:
-        return Dataset.from_list([json.loads(line) for line in lines])
+    return Dataset.from_list(jsonl.rows(pairs_file(pairs)))
 
 
 def write_pairs(pairs, folder: Path) -> None:

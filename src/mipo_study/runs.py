@@ -8,7 +8,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import forkserver
 
-from mipo import cache, files
+from mipo import cache, files, jsonl
 from mipo.models import load_model
 from mipo.pairs import flip_by_coin, synthesise_pairs
 from mipo.worlds import population, scoring
@@ -275,8 +275,7 @@ def read_pairs(path):
     """Pairs from the JSONL of `synthesise` as a Dataset."""
     from datasets import Dataset
 
-    with open(path, encoding="utf-8") as lines:
-        return Dataset.from_list([json.loads(line) for line in lines])
+    return Dataset.from_list(jsonl.rows(path))
 
 
 def bare(tokenizer, records):

@@ -50,8 +50,8 @@ GOOD = '{"query": "fine?"}\n'
         (GOOD + "{'query': 'x'}", ["line 2", "not JSON"]),
         (GOOD + '["query"]', ["line 2", "expected a JSON object", "an array"]),
         (GOOD + "3", ["line 2", "a number"]),
-        ("", ["no record"]),
-        ("\n \n", ["no record"]),
+        ("", ["no example"]),
+        ("\n \n", ["no example"]),
         (GOOD + '{"query": 3}', ["line 2", '"query" must be text', "a number"]),
         (GOOD + '{"query": null}', ["line 2", '"query" must be text', "null"]),
         (
@@ -97,7 +97,7 @@ def test_load_unknown_names(tmp_path):
 def _tokenizer(folder):
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def test_render_is_one_user_turn(tiny_qwen2):
@@ -147,7 +147,9 @@ def test_tiny_models_load_and_answer(tiny_model_dir):
     from transformers import AutoModelForCausalLM
 
     tok = _tokenizer(tiny_model_dir)
-    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    model = AutoModelForCausalLM.from_pretrained(
+        tiny_model_dir, trust_remote_code=False
+    )
     assert sorted(
         p.suffix for p in tiny_model_dir.iterdir() if p.stat().st_size > 50_000
     ) == [".safetensors"]

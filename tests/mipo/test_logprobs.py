@@ -29,9 +29,9 @@ REPLIES = [
 @pytest.fixture
 def loaded(tiny_model_dir):
     model = AutoModelForCausalLM.from_pretrained(
-        tiny_model_dir, dtype=torch.float32
+        tiny_model_dir, dtype=torch.float32, trust_remote_code=False
     ).eval()
-    return model, AutoTokenizer.from_pretrained(tiny_model_dir)
+    return model, AutoTokenizer.from_pretrained(tiny_model_dir, trust_remote_code=False)
 
 
 @pytest.fixture

@@ -1,13 +1,10 @@
-"""A reader's preference file: both of TRL's formats, every error names file and line, prompts are never split."""
+"""A reader's preference file: both formats, errors that name the line, whole prompts."""
 
 import json
 
 import pytest
-import torch
 
 from mipo import models, preference_data
-from mipo.logprobs import response_logps
-from mipo_study import labelled, runs
 
 PLAIN = {
     "prompt": "What is a loan?",
@@ -163,82 +160,3 @@ def test_a_template_that_refuses_names_the_line(tiny_qwen2):
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(ValueError, match="p.jsonl, line 7.*roles must alternate"):
         preference_data.as_text([TALK | {"read_from": "p.jsonl, line 7"}], tokenizer)
-
-
-@pytest.mark.parametrize("row", [PLAIN, TALK], ids=["standard", "conversational"])
-def test_a_file_is_prepared_once_trains_and_is_weighed(tiny_model_dir, tmp_path, row):
-    path = write(tmp_path / "p.jsonl", many(row, 8))
-
-    def prepare():
-        return preference_data.prepare(
-            tmp_path, tiny_model_dir, path, share=0.25, progress=False
-        )
-
-    made = prepare()
-    assert (
-        made.metrics == {"train": 6, "unseen": 2} and made.fresh and not prepare().fresh
-    )
-    train, unseen = (
-        made.path / "pairs" / f"{part}.jsonl" for part in ("train", "unseen")
-    )
-    rows = runs.read_pairs(unseen)
-    model, tokenizer = models.load_model(tiny_model_dir, device="cpu")
-    direct = response_logps(
-        model, tokenizer, rows["prompt"][:], rows["chosen"][:]
-    ).summed
-    torch.testing.assert_close(
-        torch.tensor(rows["ref_chosen_logps"][:]), direct, atol=1e-3, rtol=0
-    )
-    run = labelled.train(
-        tmp_path,
-        "rmipo",
-        str(tiny_model_dir),
-        train,
-        lr=1e-3,
-        batch_size=3,
-        progress=False,
-    )
-    seen = labelled.weigh(tmp_path, run.path / "model", unseen, progress=False)
-    assert run.metrics["steps"] == 2 and set(labelled.gaps(seen)) == {
-        "gap",
-        "ratio_gap",
-        "delta_pmi",
-    }
-    write(path, many(row, 9))
-    assert prepare().fresh  # another file, another record
-
-
-def test_a_trial_says_what_became_of_the_file(tiny_qwen2, tmp_path):
-    path = write(tmp_path / "p.jsonl", many(TALK, 8))
-
-    def trial(setting, lr=1e-3):
-        return preference_data.trial(
-            tmp_path,
-            str(tiny_qwen2),
-            path,
-            setting,
-            lr=lr,
-            batch_size=3,
-            share=0.25,
-            max_new_tokens=4,
-            progress=False,
-        )
-
-    before, after = trial(None), trial({"loss": "dpo", "loss_kwargs": {"beta": 0.1}})
-    assert before["policy"] == str(tiny_qwen2) and before["metrics"][
-        "chosen_drift"
-    ] == pytest.approx(0, abs=1e-4)
-    assert (
-        after["metrics"]["first_loss"] == pytest.approx(0.6931, abs=1e-3)
-        and len(after["gaps"]["gap"]) == 2
-    )
-    assert (after["metrics"]["train"], after["metrics"]["unseen"]) == (
-        6,
-        2,
-    ) and 0 <= after["metrics"]["tokens"] <= 12
-    gone = trial({"loss": "dpo", "loss_kwargs": {"beta": 0.1}}, lr=1e38)
-    assert (
-        gone["policy"] is None
-        and "learning rate" in gone["failed"]
-        and gone["gaps"] == {}
-    )

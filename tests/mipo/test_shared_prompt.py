@@ -287,7 +287,7 @@ def test_the_model_is_left_as_it_was(model, tiny_llama):
         raise RuntimeError
     assert model.config._attn_implementation == before
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
-    loaded = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    loaded = AutoModelForCausalLM.from_pretrained(tiny_llama, trust_remote_code=False)
     ids_ = torch.tensor([ids(9, 1)])
     plain = loaded(ids_).logits
     loaded.config._attn_implementation = (

@@ -11,7 +11,7 @@ LONG = "Write a short email to my neighbour, the retired teacher with two childr
 
 @pytest.fixture
 def tokenizer(tiny_model_dir):
-    return AutoTokenizer.from_pretrained(tiny_model_dir)
+    return AutoTokenizer.from_pretrained(tiny_model_dir, trust_remote_code=False)
 
 
 @pytest.fixture

@@ -25,12 +25,14 @@ def example(name):
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_llama):
-    return AutoTokenizer.from_pretrained(tiny_llama)
+    return AutoTokenizer.from_pretrained(tiny_llama, trust_remote_code=False)
 
 
 @pytest.fixture(scope="module")
 def base(tiny_llama):
-    return AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    return AutoModelForCausalLM.from_pretrained(
+        tiny_llama, dtype=torch.float32, trust_remote_code=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -313,10 +315,14 @@ def test_model_by_name_datasets_and_saving(make, rows, tiny_llama, tmp_path):
     )
     trainer.train()
     trainer.save_model(str(tmp_path / "saved"))
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    again = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "saved", trust_remote_code=False
+    )
     for a, b in zip(again.parameters(), trainer.model.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert AutoTokenizer.from_pretrained(tmp_path / "saved").chat_template
+    assert AutoTokenizer.from_pretrained(
+        tmp_path / "saved", trust_remote_code=False
+    ).chat_template
 
 
 def test_evaluation(make, rows):

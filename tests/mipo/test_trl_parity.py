@@ -38,12 +38,14 @@ PAIRS = {  # TRL's loss_type and settings, ours and its keywords
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_qwen2):
-    return AutoTokenizer.from_pretrained(tiny_qwen2)
+    return AutoTokenizer.from_pretrained(tiny_qwen2, trust_remote_code=False)
 
 
 @pytest.fixture(scope="module")
 def base(tiny_qwen2):
-    return AutoModelForCausalLM.from_pretrained(tiny_qwen2, dtype=torch.float32)
+    return AutoModelForCausalLM.from_pretrained(
+        tiny_qwen2, dtype=torch.float32, trust_remote_code=False
+    )
 
 
 @pytest.fixture(scope="module")

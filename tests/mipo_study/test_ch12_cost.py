@@ -77,7 +77,9 @@ def test_step_flops_by_hand(name, by_hand):
 
 
 def test_shape_of_a_model_is_that_of_its_config(tiny_model_dir):
-    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    model = AutoModelForCausalLM.from_pretrained(
+        tiny_model_dir, trust_remote_code=False
+    )
     c = model.config
     assert ch12_cost.shape_of(model) == ch12_cost.llama_shape(
         hidden=c.hidden_size,
@@ -92,8 +94,8 @@ def test_shape_of_a_model_is_that_of_its_config(tiny_model_dir):
 def test_counted_operations_are_those_of_the_formula(tiny_model_dir):
     """Grouped attention heads, a head of its own (Llama), biases and a tied head (Qwen2)."""
     model, tokenizer = (
-        AutoModelForCausalLM.from_pretrained(tiny_model_dir),
-        AutoTokenizer.from_pretrained(tiny_model_dir),
+        AutoModelForCausalLM.from_pretrained(tiny_model_dir, trust_remote_code=False),
+        AutoTokenizer.from_pretrained(tiny_model_dir, trust_remote_code=False),
     )
     made, shape = (
         timing.Bench(model, tokenizer, prompt=21, reply=7, pairs=3),

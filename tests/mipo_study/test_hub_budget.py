@@ -15,7 +15,9 @@ ONE = Work("people", n_train=1000, n_test=200, methods=1, seeds=1, new_tokens=51
 
 
 def test_parameters_are_counted_as_the_model_has_them(tiny_model_dir):
-    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    model = AutoModelForCausalLM.from_pretrained(
+        tiny_model_dir, trust_remote_code=False
+    )
     found = Shape.of(tiny_model_dir)
     assert found.parameters == model.num_parameters()
     assert found.positions == model.config.max_position_embeddings

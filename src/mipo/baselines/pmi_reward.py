@@ -26,8 +26,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mipo import logprobs, recipes
-from mipo.data import render
 from mipo.lm import tokens
+from mipo.lm.prompts import render
 from mipo.lm.sampling import generate
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from mipo.data import render
 from mipo.evaluate.comparisons import retrieval_credit
 from mipo.evaluate.diversity import distinct_n, self_bleu, token_lengths
 from mipo.lm import sampling
+from mipo.lm.prompts import render
 from mipo.logprobs import pmi_over_contexts, response_logps
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mipo import models
-from mipo.data import render
 from mipo.lm import sampling
+from mipo.lm.prompts import render
 from mipo.world import Law, World
 from mipo.worlds import population
 from mipo.worlds.grammar import ATTRIBUTES, TASKS, Task, phrases, write

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mipo.data import offline
+from mipo.network import offline
 
 COMMIT = "0bc2ce0f32c673f68da20b57bce15c457aa787b5"
 URL = f"https://raw.githubusercontent.com/compdemocracy/openData/{COMMIT}"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mipo.data import render
 from mipo.information import mutual_information
+from mipo.lm.prompts import render
 from mipo.logprobs import conditional_pmi, response_logps
 from mipo.world import World
 from mipo.worlds.grammar import SILENT, TASKS, parse

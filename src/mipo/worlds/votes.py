@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mipo.data import render
+from mipo.lm.prompts import render
 from mipo.worlds.polis import AGREE, DISAGREE, REPLIES, Conversation
 
 SPLITS = {

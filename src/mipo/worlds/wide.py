@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mipo import models
-from mipo.data import render
+from mipo.lm.prompts import render
 from mipo.world import World
 from mipo.worlds import language_model, population
 from mipo.worlds.grammar import ATTRIBUTES, TASKS, phrases, write

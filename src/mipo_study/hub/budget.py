@@ -71,7 +71,9 @@ class Shape:
             folder, trust_remote_code=False
         ).get_text_config()
         with torch.device("meta"):
-            parameters = AutoModelForCausalLM.from_config(c).num_parameters()
+            parameters = AutoModelForCausalLM.from_config(
+                c, trust_remote_code=False
+            ).num_parameters()
         heads = c.num_attention_heads
         head = getattr(c, "head_dim", None) or c.hidden_size // heads
         kv = 2 * (getattr(c, "num_key_value_heads", None) or heads) * head

@@ -8,7 +8,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from mipo import data, files
+from mipo import files
+from mipo.network import offline
 
 # Commits read in public code and on the hub's own pages; a name that is not here is asked for once and then kept.
 PINNED = {
@@ -89,7 +90,7 @@ def _ask(repo):
     import huggingface_hub
 
     with explained(repo):
-        if data.offline():  # the newest one that was downloaded before
+        if offline():  # the newest one that was downloaded before
             return Path(
                 huggingface_hub.snapshot_download(repo, local_files_only=True)
             ).name
@@ -122,7 +123,7 @@ def model(name, revision="", *, run_dir=None):
     if not complete(path):  # without network the hub's client returns what it has
         why = (
             "HF_HUB_OFFLINE is set, so that the rest cannot be fetched"
-            if data.offline()
+            if offline()
             else "the repository has no model.safetensors"
         )
         raise Unavailable(
@@ -342,7 +343,7 @@ def advice(error, what, kind="model"):
 
 
 def _offline(what, kind, error):
-    why = "HF_HUB_OFFLINE is set" if data.offline() else "the hub cannot be reached"
+    why = "HF_HUB_OFFLINE is set" if offline() else "the hub cannot be reached"
     if kind in SMALLER:  # the work needs a file whose name only the error knows
         return f"{what} needs something from the hub that is not on this machine, and {why}: {error}"
     return (
