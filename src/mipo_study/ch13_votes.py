@@ -35,7 +35,7 @@ def make_base(
     losses = models.pretrain(
         model,
         tokenizer,
-        votes.examples(world, tokenizer),
+        votes.training_examples(world, tokenizer),
         steps=steps,
         batch_size=64,
         lr=lr,
@@ -44,7 +44,7 @@ def make_base(
     )
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    crowd = votes.contexts_of(votes.records(world, "mipo", seed=seed))
+    crowd = votes.contexts_of(votes.examples(world, "mipo", seed=seed))
     np.save(folder / "crowd.npy", votes.statement_means(model, tokenizer, world, crowd))
     np.save(folder / "nobody.npy", votes.statement_means(model, tokenizer, world, [""]))
     return {
@@ -66,7 +66,7 @@ def make_pairs(
 
     Alike replies give no gradient: their log-ratio is zero whatever the model.
     """
-    prompts = votes.records(
+    prompts = votes.examples(
         world, "mipo", questions=questions, answered=False, seed=seed
     )
     model, tokenizer = models.load_model(base / "model", device="cpu")
@@ -87,7 +87,7 @@ def make_preferences(
 ) -> dict:
     """The votes that the MIPO people cast on asked statements, each preferred to the other vote; file: pairs.json."""
     _, tokenizer = models.load_model(base / "model", device="cpu")
-    cast = votes.records(world, "mipo", questions=questions, seed=seed)
+    cast = votes.examples(world, "mipo", questions=questions, seed=seed)
     rows = [
         {
             "prompt": render(tokenizer, r["query"], r["context"]),
@@ -102,7 +102,7 @@ def make_preferences(
 
 def held_out(world: votes.Panel, seed: int) -> tuple[list[dict], list[dict]]:
     """(test, validation): eight held-out votes of each person of either split, to be predicted from their others."""
-    return votes.records(world, "test", seed=1000 + seed), votes.records(
+    return votes.examples(world, "test", seed=1000 + seed), votes.examples(
         world, "validation", seed=2000 + seed
     )
 

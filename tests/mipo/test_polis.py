@@ -236,7 +236,7 @@ def test_panel_filters_and_splits(talk, world):
 
 
 def test_records_never_show_what_is_asked(talk, world):
-    recs = votes.records(world, "test", questions=2, max_context=4, seed=0)
+    recs = votes.examples(world, "test", questions=2, max_context=4, seed=0)
     assert len({r["person"] for r in recs}) == 12
     for r in recs:
         shown = [int(w[1:-1]) for w in r["context"].split()[1:]]
@@ -249,7 +249,7 @@ def test_records_never_show_what_is_asked(talk, world):
         }[r["gold"]]
         for word in r["context"].split()[1:]:
             assert ballot[int(word[1:-1]) - 100] == {"+": 1, "-": -1}[word[-1]]
-    blind = votes.records(world, "mipo", questions=3, answered=False, seed=0)
+    blind = votes.examples(world, "mipo", questions=3, answered=False, seed=0)
     assert len(blind) == 36 and all(
         r["gold"] is None for r in blind
     )  # everybody is asked everything
@@ -257,7 +257,7 @@ def test_records_never_show_what_is_asked(talk, world):
 
 
 def test_shuffled_moves_everybody(world):
-    recs = votes.records(world, "test", seed=0)
+    recs = votes.examples(world, "test", seed=0)
     own, moved = (
         {r["person"]: r["context"] for r in x}
         for x in (recs, votes.shuffled(recs, seed=3))
@@ -305,7 +305,7 @@ def model_and_tokenizer(world):
 def test_vocabulary_covers_every_prompt(world, model_and_tokenizer):
     tokenizer = model_and_tokenizer[1]
     rng = np.random.default_rng(0)
-    drawn = votes.examples(world, tokenizer, max_context=5)(rng, 200)
+    drawn = votes.training_examples(world, tokenizer, max_context=5)(rng, 200)
     assert {reply for _, reply in drawn} == {"agree", "disagree"}
     for prompt, reply in drawn:
         ids = tokenizer(prompt + reply)["input_ids"]
@@ -321,8 +321,8 @@ def test_vote_probs_equal_naive_softmax(world, model_and_tokenizer):
 
     model, tokenizer = model_and_tokenizer
     recs = [
-        *votes.records(world, "test", questions=3, seed=0),
-        {**votes.records(world, "test", seed=0)[0], "context": ""},
+        *votes.examples(world, "test", questions=3, seed=0),
+        {**votes.examples(world, "test", seed=0)[0], "context": ""},
     ]
     got = votes.vote_probs(model, tokenizer, recs)
     for r, p in zip(recs, got, strict=True):
@@ -347,7 +347,7 @@ def test_vote_probs_equal_naive_softmax(world, model_and_tokenizer):
 
 
 def test_statement_means_are_means_over_contexts(world, model_and_tokenizer):
-    recs = votes.records(world, "test", seed=0)
+    recs = votes.examples(world, "test", seed=0)
     contexts = votes.contexts_of(recs)
     means = votes.statement_means(*model_and_tokenizer, world, contexts)
     grid = [
@@ -527,7 +527,7 @@ def test_runs_end_to_end(tmp_path, world):
     )
     counts = ch13_votes.make_preferences(made, world, base, questions=3, seed=0)
     rows = json.loads((made / "pairs.json").read_text())
-    cast = votes.records(world, "mipo", questions=3, seed=0)
+    cast = votes.examples(world, "mipo", questions=3, seed=0)
     assert counts["pairs"] == len(rows) == len(cast)
     assert [row["chosen"] for row in rows] == [r["gold"] for r in cast]
     assert all({row["chosen"], row["rejected"]} == set(votes.REPLIES) for row in rows)

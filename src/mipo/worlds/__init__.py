@@ -4,9 +4,9 @@ and the votes of real people.
 
 import importlib
 
-# Where the examples of each source are made. Imported when they are asked for, so that
-# who reads a file of his own waits for no world.
-SOURCES = {"world": "mipo.world", "polis": "mipo.worlds.polis"}
+# Who makes the examples of each source. Imported when they are asked for, so that
+# whoever reads a file of their own waits for no world.
+SOURCES = {"world": "mipo.world.records", "polis": "mipo.worlds.votes.load"}
 
 
 def examples(source: str, **settings) -> list[dict]:
@@ -17,11 +17,12 @@ def examples(source: str, **settings) -> list[dict]:
     source : str
         A key of `SOURCES`.
     **settings
-        Keywords of the module's own function ``records``.
+        Keywords of the source's own function.
 
     Returns
     -------
     list of dict
         With "query", "context", "gold" and what else the world knows.
     """
-    return importlib.import_module(SOURCES[source]).records(**settings)
+    module, name = SOURCES[source].rsplit(".", 1)
+    return getattr(importlib.import_module(module), name)(**settings)

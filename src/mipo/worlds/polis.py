@@ -314,18 +314,3 @@ def _check_sign(
             f"{path}: n-agree and n-disagree contradict the votes of {wrong.mean():.0%} of the people"
             + ("; the sign is flipped: 1 must be agree, -1 disagree" if flipped else "")
         )
-
-
-def records(
-    conversation: str | Path = "american-assembly.bowling-green",
-    *,
-    split: str = "test",
-    min_votes: int = 100,
-    seed: int = 0,
-    **settings,
-) -> list[dict]:
-    """Records of a conversation for `data.load("polis")`; settings are those of `votes.records`."""
-    from mipo.worlds import votes
-
-    world = votes.panel(read(folder(conversation)), min_votes=min_votes, seed=seed)
-    return votes.records(world, split, seed=seed, **settings)

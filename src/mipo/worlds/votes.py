@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from mipo.lm.prompts import render
+from mipo.worlds import polis
 from mipo.worlds.polis import AGREE, DISAGREE, REPLIES, Conversation
 
 SPLITS = {
@@ -137,7 +139,7 @@ def _context(world: Panel, row: int, size: int, rng) -> str:
     return context_text(world.names[known], world.votes[row, known])
 
 
-def records(
+def examples(
     world: Panel,
     split: str,
     *,
@@ -173,6 +175,39 @@ def records(
     return out
 
 
+def load(
+    conversation: str | Path = "american-assembly.bowling-green",
+    *,
+    split: str = "test",
+    min_votes: int = 100,
+    seed: int = 0,
+    **settings,
+) -> list[dict]:
+    """Examples of a conversation by its name or folder, for ``data.load("polis")``.
+
+    Parameters
+    ----------
+    conversation : str or Path
+        See `polis.folder`.
+    split : str
+        A key of `SPLITS`.
+    min_votes : int
+        See `panel`.
+    seed : int
+        Of the split, and of what is asked.
+    **settings
+        Further keywords of `examples`.
+
+    Returns
+    -------
+    list of dict
+        See `examples`.
+    """
+    talk = polis.read(polis.folder(conversation))
+    world = panel(talk, min_votes=min_votes, seed=seed)
+    return examples(world, split, seed=seed, **settings)
+
+
 def contexts_of(recs: list[dict]) -> list[str]:
     """One context per person, in the order of the records."""
     return list({r["person"]: r["context"] for r in recs}.values())
@@ -190,7 +225,9 @@ def shuffled(recs: list[dict], *, seed: int = 0) -> list[dict]:
     return [{**r, "context": own[other[r["person"]]]} for r in recs]
 
 
-def examples(world: Panel, tokenizer, *, max_context: int = 32, missing: float = 0.1):
+def training_examples(
+    world: Panel, tokenizer, *, max_context: int = 32, missing: float = 0.1
+):
     """Fresh (prompt, reply) pairs of the base people for `models.pretrain`: callable(rng, n).
 
     Each takes a random vote and a random number of the person's other votes; a share `missing` has no context at all,
