@@ -295,7 +295,7 @@ def test_the_model_is_left_as_it_was(model, tiny_llama):
     )
     assert_close(loaded(ids_).logits, plain)
     mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1, 1]])
-    want = AutoModelForCausalLM.from_pretrained(tiny_llama)(
+    want = AutoModelForCausalLM.from_pretrained(tiny_llama, trust_remote_code=False)(
         ids_, attention_mask=mask
     ).logits
     assert_close(loaded(ids_, attention_mask=mask).logits[:, 2:], want[:, 2:])
