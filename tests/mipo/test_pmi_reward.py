@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from mipo import models
-from mipo.baselines import pmi_reward
+from mipo.baselines import pmi_reward, reinforce
 from mipo.data import render
 
 RECORDS = [
@@ -30,13 +30,13 @@ def T(*values):
 
 
 def test_leave_one_out_by_hand():
-    got = pmi_reward.leave_one_out(torch.stack([T(1, 2, 6), T(5, 5, 5)]))
+    got = reinforce.leave_one_out(torch.stack([T(1, 2, 6), T(5, 5, 5)]))
     assert_close(got, torch.stack([T(1 - 4, 2 - 3.5, 6 - 1.5), T(0, 0, 0)]))
 
 
 def test_leave_one_out_needs_two():
     with pytest.raises(ValueError, match="at least 2"):
-        pmi_reward.leave_one_out(torch.zeros(3, 1))
+        reinforce.leave_one_out(torch.zeros(3, 1))
 
 
 def objective(logits, ref, r, beta):
@@ -56,7 +56,7 @@ def expected_gradient(logits, ref, r, beta, k):
         total = (
             total
             + weight
-            * pmi_reward.surrogate(
+            * reinforce.surrogate(
                 logps[ys][None], ref[ys][None], r[ys][None], beta=beta
             )[0]
         )
@@ -138,9 +138,9 @@ def optimum(base, beta):
 def test_rewards_of_replies_equal_the_pmi(base):
     model, tokenizer = base
     p = {c: table(model, tokenizer, c) for c in (*TASTE, "")}
-    rows = pmi_reward._sample(model, tokenizer, RECORDS, 3, 4, seed=0)
+    rows = reinforce.sample_rows(model, tokenizer, RECORDS, 3, 4, seed=0)
     for contexts in (["Ann.", "Bob."], ["Bob.", "Bob.", "Ann."], [""]):
-        own, got = pmi_reward._score(
+        own, got = pmi_reward.score_pmi(
             model, tokenizer, RECORDS, rows, [contexts, contexts]
         )
         for i, (_, tail) in enumerate(rows):
@@ -215,9 +215,9 @@ def test_same_seed_same_run_and_the_model_is_trained_in_place(base):
 
 def test_a_reply_that_was_cut_is_scored_without_an_end(base):
     model, tokenizer = base
-    rows = pmi_reward._sample(model, tokenizer, RECORDS, 2, 1, seed=0)
+    rows = reinforce.sample_rows(model, tokenizer, RECORDS, 2, 1, seed=0)
     assert all(len(tail) == 1 and tail[0] != tokenizer.eos_token_id for _, tail in rows)
-    rows = pmi_reward._sample(model, tokenizer, RECORDS, 2, 4, seed=0)
+    rows = reinforce.sample_rows(model, tokenizer, RECORDS, 2, 4, seed=0)
     assert all(tail[-1] == tokenizer.eos_token_id for _, tail in rows)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mipo import models
-from mipo.baselines import verifier
+from mipo.baselines import reinforce, verifier
 from mipo.data import render
 from mipo.lm.tokens import encode_many
 from mipo.worlds import word_problems
@@ -92,7 +92,7 @@ def test_each_step_asks_the_next_problems_and_pays_for_their_own_answers(monkeyp
         answers = [
             f"So {a} + 5 = {a + 5} (done)"
             for r in batch
-            for a in (r["asked"].operands[0], 2)
+            for a in (r["problem"].operands[0], 2)
         ]
         return encode_many(
             tokenizer,
@@ -100,7 +100,7 @@ def test_each_step_asks_the_next_problems_and_pays_for_their_own_answers(monkeyp
             answers,
         )
 
-    monkeypatch.setattr(verifier.reward, "_sample", sample)
+    monkeypatch.setattr(reinforce, "sample_rows", sample)
     log = verifier.train_verifier(
         model,
         tokenizer,

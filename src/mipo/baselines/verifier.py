@@ -1,71 +1,101 @@
-"""The baseline that knows the answers: on-policy reinforcement of replies that a verifier finds right.
+"""The baseline that knows the answers: a verifier's reward, on policy.
 
-A sampled reply earns 1 if its answer is right, else 0. The objective E_π[r] - β·KL(π ‖ π_ref) has the optimum
-π* ∝ π_ref·exp(r/β): the odds of each right reply against each wrong one grow by the same e^(1/β), whatever the fault.
-Estimator and optimiser are those of `mipo.baselines.pmi_reward` (leave-one-out, KL in the reward).
+A sampled reply earns 1 if its answer is right, else 0. The objective
+E_π[r] - β·KL(π ‖ π_ref) has the optimum π* ∝ π_ref·exp(r/β): the odds of each right
+reply against each wrong one grow by the same e^(1/β), whatever the fault. Estimator and
+optimiser are those of `mipo.baselines.reinforce`.
 """
 
-import math
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mipo import logprobs
-from mipo.baselines import pmi_reward
+from mipo.baselines.reinforce import Example, check_settings, reinforce, shuffled
+from mipo.lm.row_scores import Row
 from mipo.worlds import word_problems
+from mipo.worlds.word_problems import Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def is_right(reply, asked):
-    """Whether the reply's answer is right, in the form asked for: 1.0 or 0.0."""
-    return float(word_problems.grade(reply, asked) in ("right", "lucky"))
+def is_right(reply: str, item: Problem) -> float:
+    """Return 1.0 if the reply's answer is right, in the form asked for; else 0.0."""
+    return float(word_problems.grade(reply, item) in ("right", "lucky"))
 
 
 def train_verifier(
-    model,
-    tokenizer,
-    problems,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
     *,
-    beta,
-    lr,
-    steps,
-    batch_size=8,
-    k=4,
-    max_new_tokens=16,
-    seed=0,
-    progress=True,
-):
-    """Train `model` in place by REINFORCE with a leave-one-out baseline on `is_right`; one dict per step.
+    beta: float,
+    lr: float,
+    steps: int,
+    batch_size: int = 8,
+    k: int = 4,
+    max_new_tokens: int = 16,
+    seed: int = 0,
+    progress: bool = True,
+) -> list[dict[str, float]]:
+    """Train `model` in place by REINFORCE on `is_right`.
 
-    problems    each step takes the next batch_size of them, reshuffled every round
-    beta, k, lr as in `mipo.baselines.pmi_reward.train_mi_reward`, which has the same loop
-    returns     step, reward and kl (means over the batch, before the update), loss = beta·kl - reward
-    errors      ValueError for settings; FloatingPointError for values that are not finite
+    Parameters
+    ----------
+    model, tokenizer
+        The policy; π_ref is a frozen copy of it as given.
+    problems : sequence of Problem
+        Each step takes the next `batch_size` of them, reshuffled every round.
+    beta, lr, steps, k, max_new_tokens, seed, progress
+        As in `mipo.baselines.pmi_reward.train_mi_reward`, which has the same loop.
+
+    Returns
+    -------
+    list of dict
+        One per step, as of `mipo.baselines.reinforce.reinforce`.
+
+    Raises
+    ------
+    ValueError
+        For settings that cannot be trained with.
+    FloatingPointError
+        For values that are not finite.
     """
-    for name, value in (("beta", beta), ("lr", lr)):
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} must be a finite number above 0; got {value!r}")
-    if k < 2 or steps < 1 or batch_size < 1 or not len(problems):
-        raise ValueError(
-            f"need k >= 2, and steps, batch_size and problems >= 1; got k={k}, steps={steps}, "
-            f"batch_size={batch_size}, {len(problems)} problems"
-        )
-    order = pmi_reward.shuffled(
-        np.random.default_rng((seed, 7)), len(problems), steps * batch_size
+    check_settings(
+        beta=beta,
+        lr=lr,
+        steps=(steps, 1),
+        batch_size=(batch_size, 1),
+        k=(k, 2),
+        max_new_tokens=(max_new_tokens, 1),
+        problems=(len(problems), 1),
     )
-    records = [
-        word_problems.record_of(problems[i]) | {"asked": problems[i]} for i in order
-    ]
+    rng = np.random.default_rng((seed, 7))
+    order = shuffled(rng, len(problems), steps * batch_size)
+    items = [problems[i] for i in order]
+    examples = [word_problems.record_of(item) | {"problem": item} for item in items]
 
-    def score(reference, batch, rows):
-        said = [tokenizer.decode(tail, skip_special_tokens=True) for _, tail in rows]
-        right = [is_right(y, batch[i // k]["asked"]) for i, y in enumerate(said)]
-        own = logprobs.score_rows(reference, rows, pad_id=tokenizer.pad_token_id).summed
-        return own, torch.tensor(right).to(own)
+    def score(
+        reference: PreTrainedModel, batch: Sequence[Example], rows: Sequence[Row]
+    ) -> tuple[Tensor, Tensor]:
+        rewards = []
+        for i, (_, tail) in enumerate(rows):
+            reply = str(tokenizer.decode(tail, skip_special_tokens=True))
+            rewards.append(is_right(reply, batch[i // k]["problem"]))
+        pad_id = tokenizer.pad_token_id
+        own = logprobs.score_rows(reference, rows, pad_id=pad_id).summed
+        return own, torch.tensor(rewards).to(own)
 
-    return pmi_reward.reinforce(
+    return reinforce(
         model,
         tokenizer,
-        records,
+        examples,
         score,
         beta=beta,
         lr=lr,

@@ -1,64 +1,139 @@
-"""Policies and critics written down as tables, and trained by gradient on the exact, expected loss.
+"""Policies and critics written down as tables, trained on the exact, expected loss.
 
-No sampling noise is left, so what training reaches can be compared with theory to many digits. Torch, float64.
+No sampling noise is left, so what training by gradient reaches can be compared with
+theory to many digits. Torch, float64.
 """
 
+from collections.abc import Callable
 from itertools import combinations_with_replacement
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy.special import gammaln
+from torch import Tensor
 
 from mipo import information, losses
 
 
 class Trained(NamedTuple):
-    """policy (..., Y); losses (steps+1,) nats per pair; path (steps+1, ..., Y): every policy, the start included."""
+    """What training of a table reached, and how.
+
+    Parameters
+    ----------
+    policy : ndarray, shape (..., Y)
+        The last policy.
+    losses : ndarray, shape (steps + 1,)
+        Nats per pair.
+    path : ndarray, shape (steps + 1, ..., Y)
+        Every policy, the start included.
+    """
 
     policy: np.ndarray
     losses: np.ndarray
     path: np.ndarray
 
 
-def pair_law(chosen, rejected):
-    """Law of an independent pair: w(i,j) = p(y_w=i)·q(y_l=j). (..., Y), (..., Y) -> (..., Y, Y), sums to 1."""
-    chosen = information._probabilities(chosen, "chosen")
-    rejected = information._probabilities(rejected, "rejected")
-    return chosen[..., :, None] * rejected[..., None, :]
+def pair_law(chosen: ArrayLike, rejected: ArrayLike) -> np.ndarray:
+    """Law of an independent pair: w(i,j) = p(y_w=i)·q(y_l=j).
+
+    Parameters
+    ----------
+    chosen, rejected : array_like, shape (..., Y)
+        Probabilities p and q.
+
+    Returns
+    -------
+    ndarray, shape (..., Y, Y)
+        Sums to 1.
+    """
+    p = information._probabilities(chosen, "chosen")
+    q = information._probabilities(rejected, "rejected")
+    return p[..., :, None] * q[..., None, :]
 
 
-def expected_dpo_loss(logps, ref_logps, pairs, *, beta, lengths=None):
-    """Σ_ij w(i,j)·dpo(i, j): the population loss of a table. (..., Y), (..., Y), (..., Y, Y) tensors -> (...), nats.
+def expected_dpo_loss(
+    logps: Tensor,
+    ref_logps: Tensor,
+    pairs: Tensor,
+    *,
+    beta: float,
+    lengths: Tensor | None = None,
+) -> Tensor:
+    """Σ_ij w(i,j)·dpo(i, j): the population loss of a table.
 
-    lengths (Y,) tokens given: log-probs are divided by them first, the length-normalised DPO.
+    Parameters
+    ----------
+    logps, ref_logps : Tensor, shape (..., Y)
+        Log-probs under policy and reference, nats.
+    pairs : Tensor, shape (..., Y, Y)
+        Weights w, index (chosen, rejected).
+    beta : float
+        As in `mipo.losses.dpo`.
+    lengths : Tensor, shape (Y,), optional
+        Tokens: log-probs are divided by them first, the length-normalised DPO.
+
+    Returns
+    -------
+    Tensor, shape (...)
+        Nats.
     """
     if lengths is not None:
         logps, ref_logps = logps / lengths, ref_logps / lengths
-    chosen, rejected = (
-        logps[..., :, None].expand(pairs.shape),
-        logps[..., None, :].expand(pairs.shape),
-    )
-    ref_c, ref_r = (
-        ref_logps[..., :, None].expand(pairs.shape),
-        ref_logps[..., None, :].expand(pairs.shape),
-    )
     each = losses.dpo(
-        chosen.flatten(),
-        rejected.flatten(),
-        ref_c.flatten(),
-        ref_r.flatten(),
+        _chosen(logps, pairs),
+        _rejected(logps, pairs),
+        _chosen(ref_logps, pairs),
+        _rejected(ref_logps, pairs),
         beta=beta,
     )
     return (pairs * each.reshape(pairs.shape)).sum((-2, -1))
 
 
-def train_table(p_ref, pairs, *, beta, steps=200, lr=None, lengths=None):
-    """A softmax table, started at p_ref, trained on `expected_dpo_loss` -> Trained.
+def _chosen(logps: Tensor, pairs: Tensor) -> Tensor:
+    return logps[..., :, None].expand(pairs.shape).flatten()
 
-    pairs   (..., Y, Y) weights: `pair_law(p, q)`, or counts of real pairs divided by their number
-    lr      None: L-BFGS to convergence;  a number: plain gradient steps on the sum over tables, to see the way there
-    errors  ValueError for β ≤ 0 or a p_ref with zeros, whose log-ratios are not finite
+
+def _rejected(logps: Tensor, pairs: Tensor) -> Tensor:
+    return logps[..., None, :].expand(pairs.shape).flatten()
+
+
+def train_table(
+    p_ref: ArrayLike,
+    pairs: ArrayLike,
+    *,
+    beta: float,
+    steps: int = 200,
+    lr: float | None = None,
+    lengths: ArrayLike | None = None,
+) -> Trained:
+    """Train a softmax table, started at p_ref, on `expected_dpo_loss`.
+
+    Parameters
+    ----------
+    p_ref : array_like, shape (..., Y)
+        The reference, positive everywhere.
+    pairs : array_like, shape (..., Y, Y)
+        Weights: ``pair_law(p, q)``, or counts of real pairs divided by their number.
+    beta, lengths
+        As in `expected_dpo_loss`.
+    steps : int
+        At most so many.
+    lr : float, optional
+        None: L-BFGS to convergence. A number: plain gradient steps on the sum over
+        tables, to see the way there.
+
+    Returns
+    -------
+    Trained
+        The policy, its losses and its path.
+
+    Raises
+    ------
+    ValueError
+        For β ≤ 0, a p_ref with zeros, whose log-ratios are not finite, and other
+        shapes.
     """
     beta = information._positive(beta, "beta")
     p_ref = information._probabilities(p_ref, "p_ref")
@@ -66,52 +141,52 @@ def train_table(p_ref, pairs, *, beta, steps=200, lr=None, lengths=None):
         raise ValueError(
             "p_ref: must be positive everywhere; drop the replies it never gives"
         )
-    pairs = torch.as_tensor(np.array(pairs, dtype=np.float64))
-    if pairs.shape[-2:] != (p_ref.shape[-1],) * 2:
+    weights = torch.as_tensor(np.array(pairs, dtype=np.float64))
+    replies = p_ref.shape[-1]
+    if weights.shape[-2:] != (replies, replies):
         raise ValueError(
-            f"pairs: expected (..., Y, Y) with Y = {p_ref.shape[-1]}, got {tuple(pairs.shape)}"
+            f"pairs: expected (..., Y, Y) with Y = {replies}, "
+            f"got {tuple(weights.shape)}"
         )
-    ref = torch.as_tensor(np.log(np.broadcast_to(p_ref, pairs.shape[:-1])))
-    tokens = (
-        None
-        if lengths is None
-        else torch.as_tensor(np.array(lengths, dtype=np.float64))
-    )
+    ref = torch.as_tensor(np.log(np.broadcast_to(p_ref, weights.shape[:-1])))
+    tokens = None
+    if lengths is not None:
+        tokens = torch.as_tensor(np.array(lengths, dtype=np.float64))
     logits = ref.clone().requires_grad_()
 
-    def loss():
-        return expected_dpo_loss(
-            logits.log_softmax(-1), ref, pairs, beta=beta, lengths=tokens
-        )
+    def loss() -> Tensor:
+        logps = logits.log_softmax(-1)
+        return expected_dpo_loss(logps, ref, weights, beta=beta, lengths=tokens)
 
-    return _minimise(logits, loss, steps, lr, float(pairs.sum()))
+    return _minimise(logits, loss, steps, lr, float(weights.sum()))
 
 
-def _minimise(logits, loss, steps, lr, weight=1.0):
-    """Sum of the tables' losses by L-BFGS (lr None) or gradient descent; keeps every step. weight: of all pairs."""
-    if lr is None:
-        optimizer = torch.optim.LBFGS(
-            [logits],
-            max_iter=20,
-            line_search_fn="strong_wolfe",
-            tolerance_grad=1e-12,
-            tolerance_change=1e-16,
-        )
-    else:
-        optimizer = torch.optim.SGD([logits], lr=lr)
+def _minimise(
+    logits: Tensor,
+    loss: Callable[[], Tensor],
+    steps: int,
+    lr: float | None,
+    weight: float = 1.0,
+) -> Trained:
+    """Lower the sum of the tables' losses, and keep every step.
 
-    def closure():
+    By L-BFGS (lr None) or gradient descent; `weight`: of all pairs.
+    """
+    optimizer = _optimizer(logits, lr)
+
+    def closure() -> Any:
         optimizer.zero_grad()
         value = loss().sum()
         value.backward()
         return value
 
-    policy = lambda: logits.detach().softmax(-1).numpy().copy()  # noqa: E731
+    def policy() -> np.ndarray:
+        return logits.detach().softmax(-1).numpy().copy()
+
     path, values = [policy()], []
     for step in range(steps):
-        values.append(
-            float(optimizer.step(closure).detach()) / weight
-        )  # the loss before the step
+        before: Any = optimizer.step(closure)  # the loss before the step
+        values.append(float(before.detach()) / weight)
         path.append(policy())
         if not np.isfinite(path[-1]).all():
             raise ValueError(f"step {step}: the loss is not finite. Lower lr")
@@ -122,44 +197,100 @@ def _minimise(logits, loss, steps, lr, weight=1.0):
     return Trained(path[-1], np.array(values), np.stack(path))
 
 
-def multisets(y, n):
-    """Ways to draw n of y values, order ignored, and how many orders each has -> counts (M, y), log orders (M,)."""
-    draws = np.array(list(combinations_with_replacement(range(y), n))).reshape(
-        -1, n
-    )  # (M, n)
+def _optimizer(logits: Tensor, lr: float | None) -> torch.optim.Optimizer:
+    if lr is not None:
+        return torch.optim.SGD([logits], lr=lr)
+    return torch.optim.LBFGS(
+        [logits],
+        max_iter=20,
+        line_search_fn="strong_wolfe",
+        tolerance_grad=1e-12,
+        tolerance_change=1e-16,
+    )
+
+
+def multisets(y: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ways to draw n of y values, order ignored.
+
+    Parameters
+    ----------
+    y, n : int
+        Values, and draws.
+
+    Returns
+    -------
+    counts : ndarray, shape (M, y)
+        How often each value is drawn.
+    log_orders : ndarray, shape (M,)
+        Log of how many orders each way has.
+    """
+    ways = list(combinations_with_replacement(range(y), n))
+    draws = np.array(ways).reshape(-1, n)  # (M, n)
     counts = (draws[..., None] == np.arange(y)).sum(1)
     return counts, gammaln(n + 1) - gammaln(counts + 1).sum(-1)
 
 
-def expected_infonce_loss(critic, p_y_given_x, p_x, n):
-    """L_N by enumeration of all negatives: the same number as `information.infonce_bound`, by another way; torch, nats.
+def expected_infonce_loss(
+    critic: Tensor, p_y_given_x: np.ndarray, p_x: np.ndarray, n: int
+) -> Tensor:
+    """L_N by enumeration of all negatives.
 
-    critic (X, Y) tensor, finite; p_y_given_x (X, Y), p_x (X,) arrays -> scalar tensor. Terms: one per multiset of N-1.
+    The same number as `mipo.information.infonce_bound` gives, by another way.
+
+    Parameters
+    ----------
+    critic : Tensor, shape (X, Y)
+        f(x,y), finite.
+    p_y_given_x, p_x : ndarray, shapes (X, Y) and (X,)
+        Law of y for each x, and of x.
+    n : int
+        Candidates; there is one term per multiset of N - 1.
+
+    Returns
+    -------
+    Tensor
+        Scalar, nats.
     """
     counts, log_orders = multisets(p_y_given_x.shape[1], n - 1)
     q = information.marginal(p_y_given_x, p_x)
     log_weight = torch.as_tensor(log_orders + counts @ np.log(q))  # (M,)
     log_counts = torch.as_tensor(np.log(np.where(counts > 0, counts, 1e-300)))  # (M, Y)
-    others = torch.logsumexp(
-        log_counts + critic[:, None, :], -1
-    )  # (X, M) of the negatives
-    total = torch.logaddexp(critic[:, :, None], others[:, None, :])  # (X, Y, M)
+    negatives = torch.logsumexp(log_counts + critic[:, None, :], -1)  # (X, M)
+    total = torch.logaddexp(critic[:, :, None], negatives[:, None, :])  # (X, Y, M)
     each = (log_weight.exp() * (total - critic[:, :, None])).sum(-1)  # (X, Y)
     return (torch.as_tensor(p_x[:, None] * p_y_given_x) * each).sum()
 
 
-def train_critic(p_y_given_x, p_x, n, *, steps=60):
-    """The table f(x,y) that minimises the exact InfoNCE loss with N candidates, from zero. -> (X, Y) array, nats.
+def train_critic(
+    p_y_given_x: ArrayLike, p_x: ArrayLike, n: int, *, steps: int = 60
+) -> np.ndarray:
+    """Return the table f(x,y) that minimises the exact InfoNCE loss, from zero.
 
-    Fixed only up to c(x): each row is returned with its mean under p(y) set to 0.
+    Parameters
+    ----------
+    p_y_given_x, p_x : array_like, shapes (X, Y) and (X,)
+        Law of y for each x, positive everywhere, and of x.
+    n : int
+        Candidates.
+    steps : int
+        At most so many.
+
+    Returns
+    -------
+    ndarray, shape (X, Y)
+        Nats. Fixed only up to c(x): each row's mean under p(y) is set to 0.
+
+    Raises
+    ------
+    ValueError
+        For a law with zeros, where the best critic is not finite.
     """
-    p, p_x = (
-        information._probabilities(p_y_given_x, "p_y_given_x", 2),
-        information._probabilities(p_x, "p_x"),
-    )
+    p = information._probabilities(p_y_given_x, "p_y_given_x", 2)
+    p_x = information._probabilities(p_x, "p_x")
     if np.any(p <= 0):
         raise ValueError(
-            "p_y_given_x: must be positive everywhere, else the best critic is not finite"
+            "p_y_given_x: must be positive everywhere, "
+            "else the best critic is not finite"
         )
     critic = torch.zeros(p.shape, dtype=torch.float64, requires_grad=True)
     _minimise(critic, lambda: expected_infonce_loss(critic, p, p_x, n), steps, None)
