@@ -69,8 +69,17 @@ def _votes(*lines):
             ["participants-votes.csv, line 2", "8 cells where the header has 9"],
         ),
         ({"rows": _votes("0,0,0,2,2,0,-1,,-1")}, ["the sign is flipped"]),
-        ({"rows": _votes("0,0,0,2,5,0,-1,,-1")}, ["contradict the votes of 100%"]),
-        ({"rows": _votes(VOTES[1], VOTES[1])}, ["participant is given twice"]),
+        (
+            {"rows": _votes("0,0,0,2,5,0,-1,,-1")},
+            [
+                "line 2: n-agree 5 and n-disagree 0 contradict",
+                "0 and 2; so it is for 1 of 1",
+            ],
+        ),
+        (
+            {"rows": _votes(VOTES[1], VOTES[1])},
+            ["line 3: participant 0 is given twice, first in line 2"],
+        ),
         ({"rows": [VOTES[0]]}, ["no row below its header"]),
         (
             {"rows": [VOTES[0].replace("group-id", "group"), *VOTES[1:]]},
@@ -97,6 +106,35 @@ def _votes(*lines):
             ["comments.csv", "not UTF-8"],
         ),
         ({"summary": None}, ["summary.csv", "missing"]),
+        # one person of three, though the others are right
+        (
+            {"rows": [*VOTES[:3], "7,,0,3,2,1,-1,0,1"]},
+            ["line 4: n-agree 2 and n-disagree 1", "which are 1 and 1; so it is for 1"],
+        ),
+        (
+            {"comments": [*COMMENTS[:2], '1,10,0,1,1,1," \u200b"', COMMENTS[3]]},
+            ["comments.csv, line 4", "statement 10 has no text"],
+        ),
+        (
+            {"comments": [*COMMENTS[:2], "1,10,0,1,1,1,T\0n", COMMENTS[3]]},
+            ["comments.csv, line 4", "NUL bytes"],
+        ),
+        (
+            {"rows": _votes(VOTES[1].replace("-1", "-1\0"))},
+            ["participants-votes.csv, line 2", "NUL bytes"],
+        ),
+        (
+            {"comments": [*COMMENTS, f"1,11,0,1,1,1,{'x' * 140_000}"]},
+            ["comments.csv, line 6", "field larger than field limit (131072)"],
+        ),
+        (
+            {"rows": [VOTES[0] + "," + "9" * 6000, VOTES[1] + ","]},
+            ["line 1: column 9999", "… (6000 characters) is no statement id"],
+        ),
+        (
+            {"rows": [VOTES[0] + ",²", VOTES[1] + ","]},
+            ["line 1: column ² is no statement id"],
+        ),
     ],
 )
 def test_read_refuses_naming_the_place(tmp_path, change, words):
@@ -104,6 +142,31 @@ def test_read_refuses_naming_the_place(tmp_path, change, words):
         polis.read(_export(tmp_path, **change))
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize("column", ["group-id", "n-agree", "n-disagree"])
+@pytest.mark.parametrize("cell", ["abc", "1.5", "1.0", "-1", "9" * 6000, "1" * 19, "²"])
+def test_a_count_or_group_that_is_no_number_is_named(tmp_path, column, cell):
+    place = VOTES[0].split(",").index(column)
+    cells = VOTES[2].split(",")
+    cells[place] = cell
+    rows = [VOTES[0], VOTES[1], ",".join(cells)]
+    with pytest.raises(ValueError) as error:
+        polis.read(_export(tmp_path, rows=rows))
+    message = str(error.value)
+    assert f'participants-votes.csv, line 3, column {column}: "{cell[:9]}' in message
+    assert "is no whole number of at most 18 digits" in message
+    assert len(message) < 300 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize("column", ["n-agree", "n-disagree"])
+def test_a_count_may_not_be_missing_but_a_group_may(tmp_path, column):
+    place = VOTES[0].split(",").index(column)
+    cells = VOTES[2].split(",")
+    cells[place] = ""
+    rows = [VOTES[0], VOTES[1], ",".join(cells)]
+    with pytest.raises(ValueError, match=f'line 3, column {column}: "" is no whole'):
+        polis.read(_export(tmp_path, rows=rows))
 
 
 # ---- where the files come from ----

@@ -1,23 +1,27 @@
-"""Polis: what real people voted on each other's statements, read from any Polis export, as records for the study."""
+"""Polis: what real people voted on each other's statements, read from any export."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from mipo.jsonl import is_blank
 from mipo.network import offline
 
 COMMIT = "0bc2ce0f32c673f68da20b57bce15c457aa787b5"
 URL = f"https://raw.githubusercontent.com/compdemocracy/openData/{COMMIT}"
 LICENCE = (
-    "Data was gathered using the Polis software (compdemocracy.org/polis) and is sub-licensed under CC BY 4.0 "
-    "with Attribution to The Computational Democracy Project. The data and more information about how the data "
-    "was collected can be found at <https://github.com/compdemocracy/openData>."
+    "Data was gathered using the Polis software (compdemocracy.org/polis) and is "
+    "sub-licensed under CC BY 4.0 with Attribution to The Computational Democracy "
+    "Project. The data and more information about how the data was collected can be "
+    "found at <https://github.com/compdemocracy/openData>."
 )
 FILES = ("comments.csv", "participants-votes.csv", "summary.csv")
 SHA256 = {  # conversation: comments.csv, participants-votes.csv, summary.csv
@@ -76,16 +80,37 @@ SHA256 = {  # conversation: comments.csv, participants-votes.csv, summary.csv
 AGREE, PASS, DISAGREE = 1, 0, -1  # an empty cell: the person never saw the statement
 REPLIES = ("agree", "disagree")
 
+_NUMBER = re.compile(r"[0-9]{1,18}")  # what 64 bits hold for sure
+_LONGEST_SHOWN = 40  # characters of a cell that an error shows
+
 
 class DataUnavailable(RuntimeError):
-    """The votes are neither in MIPO_DATA nor in the cache, and they cannot be downloaded now."""
+    """The votes are neither in MIPO_DATA nor in the cache, and cannot be downloaded."""
+
+
+# ---- where the files come from ----
 
 
 def folder(conversation: str | Path) -> Path:
-    """The folder of a conversation: a path as it is, else MIPO_DATA/polis/<name>, else the pinned public files.
+    """The folder with the files of a conversation.
 
-    errors  ValueError for an unknown name or a file whose SHA-256 is not the pinned one; DataUnavailable where there
-            is no local copy and no network (HF_HUB_OFFLINE=1 counts as none)
+    Parameters
+    ----------
+    conversation : str or Path
+        The path of an export, or the name of a pinned public conversation.
+
+    Returns
+    -------
+    Path
+        A path as it is; for a name the folder ``MIPO_DATA/polis/<name>``, else the
+        pinned public files, downloaded once.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, or a file whose SHA-256 is not the pinned one.
+    DataUnavailable
+        Without a local copy and without a network; ``HF_HUB_OFFLINE=1`` counts as none.
     """
     if (Path(conversation) / FILES[1]).is_file():
         return Path(conversation)
@@ -107,11 +132,9 @@ def folder(conversation: str | Path) -> Path:
 def at_hand(conversation: str | Path) -> bool:
     """Whether the files are here already, so that nothing would be downloaded."""
     name, root = str(conversation), os.environ.get("MIPO_DATA")
-    places = [
-        Path(name),
-        _cache() / name,
-        *([Path(root) / "polis" / name] if root else []),
-    ]
+    places = [Path(name), _cache() / name]
+    if root:
+        places.append(Path(root) / "polis" / name)
     return any(all((place / file).is_file() for file in FILES[:2]) for place in places)
 
 
@@ -124,115 +147,192 @@ def _cache() -> Path:
 def _check_hash(path: Path, pinned: str) -> None:
     if not path.is_file():
         raise ValueError(f"{path}: the file is missing")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != pinned:
+    actual = hashlib.sha256(path.read_bytes()).hexdigest()
+    if actual != pinned:
         raise ValueError(
-            f"{path}: SHA-256 {found[:12]}… is not the pinned {pinned[:12]}…; fetch it from {URL}, "
-            "or give your own export as a folder"
+            f"{path}: SHA-256 {actual[:12]}… is not the pinned {pinned[:12]}…; "
+            f"fetch it from {URL}, or give your own export as a folder"
         )
 
 
 def _download(name: str) -> Path:
-    """The three files in the user's cache, fetched once (2 MB); pooch writes each whole or not at all."""
+    """The three files in the user's cache, fetched once (2 MB), each whole or not."""
     import pooch
 
     here = _cache() / name
-    missing = [f for f in FILES if not (here / f).is_file()]
+    missing = [file for file in FILES if not (here / file).is_file()]
     if missing and offline():
         raise DataUnavailable(
             f"{name}: no local copy of {missing[0]} and HF_HUB_OFFLINE is set; "
             "set MIPO_DATA to a folder with polis/, or allow the download"
         )
-    pooch.get_logger().setLevel(
-        "ERROR"
-    )  # its messages would put local paths on the page
+    # Its messages would put local paths on the page.
+    pooch.get_logger().setLevel("ERROR")
     for file, pinned in zip(FILES, SHA256[name], strict=True):
         if file in missing:
-            try:
-                pooch.retrieve(
-                    f"{URL}/{name}/{file}",
-                    f"sha256:{pinned}",
-                    fname=file,
-                    path=here,
-                    downloader=pooch.HTTPDownloader(timeout=20),
-                )
-            except OSError as error:  # requests' errors are OSErrors
-                raise DataUnavailable(
-                    f"{name}: {file} could not be downloaded ({type(error).__name__}); "
-                    "set MIPO_DATA to a folder with polis/, or try again with a network"
-                ) from None
+            _fetch(f"{URL}/{name}/{file}", here / file, pinned, name)
         _check_hash(here / file, pinned)
     return here
 
 
+def _fetch(url: str, path: Path, pinned: str, name: str) -> None:
+    import pooch
+
+    try:
+        pooch.retrieve(
+            url,
+            f"sha256:{pinned}",
+            fname=path.name,
+            path=path.parent,
+            downloader=pooch.HTTPDownloader(timeout=20),
+        )
+    except OSError as error:  # requests' errors are OSErrors
+        raise DataUnavailable(
+            f"{name}: {path.name} could not be downloaded ({type(error).__name__}); "
+            "set MIPO_DATA to a folder with polis/, or try again with a network"
+        ) from None
+
+
+# ---- what they hold ----
+
+
 @dataclass(frozen=True)
 class Conversation:
-    """One Polis export. votes: (people, statements), 1 agree, -1 disagree, 0 pass, nan never seen."""
+    """One Polis export: P people who voted on S statements.
+
+    Attributes
+    ----------
+    topic, url : str
+        As the summary gives them.
+    people : ndarray, shape (P,)
+        Participant ids, text.
+    groups : ndarray, shape (P,)
+        Opinion group that Polis found, -1 where it gave none.
+    statements : ndarray, shape (S,)
+        Statement ids.
+    texts : tuple of str, length S
+        What each statement says.
+    accepted : ndarray of bool, shape (S,)
+        Moderated to 1, so that participants went on seeing it.
+    votes : ndarray of float32, shape (P, S)
+        1 agree, -1 disagree, 0 pass, NaN never seen.
+    """
 
     topic: str
     url: str
-    people: np.ndarray  # (P,) participant ids
-    groups: np.ndarray  # (P,) opinion group given by Polis, -1 where it gave none
-    statements: np.ndarray  # (S,) statement ids
-    texts: tuple  # (S,) what the statement says
-    accepted: np.ndarray  # (S,) bool: moderated to 1, so participants went on seeing it
-    votes: np.ndarray  # (P, S) float32
+    people: np.ndarray
+    groups: np.ndarray
+    statements: np.ndarray
+    texts: tuple[str, ...]
+    accepted: np.ndarray
+    votes: np.ndarray
 
 
 def read(path: str | Path) -> Conversation:
-    """Read an export folder (comments.csv, participants-votes.csv, summary.csv).
+    """Read an export.
 
-    errors  ValueError naming file, line and column: missing file or column, a vote that is not 1, 0, -1 or empty,
-            an id twice, a statement without text, votes whose sign contradicts the column n-agree
+    Parameters
+    ----------
+    path : str or Path
+        A folder with comments.csv, participants-votes.csv and summary.csv.
+
+    Returns
+    -------
+    Conversation
+
+    Raises
+    ------
+    ValueError
+        Naming file, line and column: a missing file or column; a cell that is no vote,
+        no number or too long; an id twice; a statement without text; a person whose
+        votes are not as many as n-agree and n-disagree say; bytes that are no text.
+
+    Notes
+    -----
+    Polis' database has -1 for agree, its export 1. The two counts tell which of them
+    lies before us; in all ten public conversations they are right for everybody.
     """
     path = Path(path)
-    summary = {row[0]: row[1] for _, row in _rows(path / FILES[2]) if len(row) > 1}
-    columns, comments = _cells(
-        path / FILES[0], ("comment-id", "moderated", "comment-body")
-    )
-    known = {}
-    for line, cells in comments:
-        row = dict(zip(columns, cells, strict=True))
-        if row["comment-id"] in known:
-            raise ValueError(
-                f"{path / FILES[0]}, line {line}: comment-id {row['comment-id']} is given twice"
-            )
-        known[row["comment-id"]] = row
-    header, people = _cells(
-        path / FILES[1], ("participant", "group-id", "n-agree", "n-disagree")
-    )
-    where = {name: j for j, name in enumerate(header)}
-    ids = [name for name in header if name.isdigit()]
-    unknown = [i for i in ids if i not in known]
-    if not ids or unknown:
-        what = (
-            f"statement {unknown[0]} is not in {FILES[0]}"
-            if unknown
-            else "no column is a statement id"
-        )
-        raise ValueError(f"{path / FILES[1]}: {what}")
-    votes = _votes(people, ids, [where[i] for i in ids], path / FILES[1])
-    who, group, agree, disagree = (
-        np.array([row[where[name]] for _, row in people])
-        for name in ("participant", "group-id", "n-agree", "n-disagree")
-    )
-    if len(set(who)) < len(who):
-        raise ValueError(f"{path / FILES[1]}: a participant is given twice")
-    _check_sign(votes, agree.astype(int), disagree.astype(int), path / FILES[1])
+    comments, ballots, about = (path / file for file in FILES)
+    summary = {row[0]: row[1] for _, row in _rows(about) if len(row) > 1}
+    statements = _statements(comments)
+    needed = ("participant", "group-id", "n-agree", "n-disagree")
+    header, people = _cells(ballots, needed)
+    ids = _statement_ids(header, statements, ballots)
+    column = {name: j for j, name in enumerate(header)}
+    votes = _votes(people, ids, [column[i] for i in ids], ballots)
+    who = [row[column["participant"]] for _, row in people]
+    _refuse_twice(who, [line for line, _ in people], "participant", ballots)
+    counts = {
+        name: _numbers(people, column[name], name, ballots)
+        for name in ("n-agree", "n-disagree")
+    }
+    _check_counts(votes, *counts.values(), [line for line, _ in people], ballots)
     return Conversation(
         topic=summary.get("topic", path.name),
         url=summary.get("url", ""),
-        people=who,
-        groups=np.array([int(g) if g else -1 for g in group]),
+        people=np.array(who),
+        groups=_numbers(people, column["group-id"], "group-id", ballots, missing=-1),
         statements=np.array([int(i) for i in ids]),
-        texts=tuple(known[i]["comment-body"] for i in ids),
-        accepted=np.array([known[i]["moderated"] == "1" for i in ids]),
+        texts=tuple(statements[i]["comment-body"] for i in ids),
+        accepted=np.array([statements[i]["moderated"] == "1" for i in ids]),
         votes=votes,
     )
 
 
-def _rows(path: Path):
-    """(line number, cells) of a CSV file in UTF-8; csv's own line numbers survive line breaks inside cells."""
+def _statements(path: Path) -> dict[str, dict[str, str]]:
+    """{id: row} of comments.csv."""
+    header, rows = _cells(path, ("comment-id", "moderated", "comment-body"))
+    statements = {}
+    for line, cells in rows:
+        row = dict(zip(header, cells, strict=True))
+        name = row["comment-id"]
+        if name in statements:
+            raise ValueError(
+                f"{path}, line {line}: comment-id {_shown(name)} is given twice"
+            )
+        if is_blank(row["comment-body"]):
+            raise ValueError(
+                f"{path}, line {line}: statement {_shown(name)} has no text"
+            )
+        statements[name] = row
+    return statements
+
+
+def _statement_ids(header: Sequence[str], statements: dict, path: Path) -> list[str]:
+    """The columns that are statements, in the file's order."""
+    ids = [name for name in header if name.isdigit()]
+    if not ids:
+        raise ValueError(f"{path}: no column is a statement id")
+    for name in ids:
+        if not _NUMBER.fullmatch(name):
+            raise ValueError(
+                f"{path}, line 1: column {_shown(name)} is no statement id, which has "
+                "at most 18 digits"
+            )
+        if name not in statements:
+            raise ValueError(f"{path}: statement {name} is not in {FILES[0]}")
+    return ids
+
+
+def _refuse_twice(
+    names: Sequence[str], lines: Sequence[int], what: str, path: Path
+) -> None:
+    first = {}
+    for name, line in zip(names, lines, strict=True):
+        if name in first:
+            raise ValueError(
+                f"{path}, line {line}: {what} {_shown(name)} is given twice, first in "
+                f"line {first[name]}"
+            )
+        first[name] = line
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """(line number, cells) of a CSV file in UTF-8.
+
+    csv counts lines itself, so that the numbers survive line breaks inside cells.
+    """
     if not path.is_file():
         raise ValueError(
             f"{path}: the file is missing; a Polis export has {', '.join(FILES)}"
@@ -240,33 +340,57 @@ def _rows(path: Path):
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
-            return [(reader.line_num, row) for row in reader if row]
+            rows = [(reader.line_num, row) for row in reader if row]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: byte {error.start + 1} is not UTF-8") from None
+    except csv.Error as error:  # such as a cell that a missing quote makes endless
+        raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
+    for line, row in rows:
+        if any("\0" in cell for cell in row):
+            raise ValueError(
+                f"{path}, line {line}: NUL bytes, so this is not text in UTF-8"
+            )
+    return rows
 
 
-def _cells(path: Path, needed: tuple) -> tuple:
+def _cells(path: Path, needed: Sequence[str]) -> tuple[list[str], list]:
     """Header and rows (line number, cells), all of the header's length."""
     rows = _rows(path)
     header = rows[0][1] if rows else []
     absent = [name for name in needed if name not in header]
     if absent:
         raise ValueError(f'{path}, line 1: column "{absent[0]}" is missing')
-    twice = (
-        sorted({name for name in header if header.count(name) > 1})
-        if len(set(header)) < len(header)
-        else []
-    )
-    if twice:
-        raise ValueError(f'{path}, line 1: column "{twice[0]}" is given twice')
+    if len(set(header)) < len(header):
+        twice = min(name for name in header if header.count(name) > 1)
+        raise ValueError(f'{path}, line 1: column "{_shown(twice)}" is given twice')
     for line, row in rows[1:]:
         if len(row) != len(header):
             raise ValueError(
-                f"{path}, line {line}: {len(row)} cells where the header has {len(header)}"
+                f"{path}, line {line}: {len(row)} cells where the header has "
+                f"{len(header)}"
             )
     if len(rows) < 2:
         raise ValueError(f"{path}: the file has no row below its header")
     return header, rows[1:]
+
+
+def _numbers(
+    rows: Sequence, place: int, name: str, path: Path, missing: int | None = None
+) -> np.ndarray:
+    """A column of whole numbers; an empty cell is `missing`, where that is given."""
+    numbers = []
+    for line, row in rows:
+        cell = row[place]
+        if cell == "" and missing is not None:
+            numbers.append(missing)
+            continue
+        if not _NUMBER.fullmatch(cell):
+            raise ValueError(
+                f'{path}, line {line}, column {name}: "{_shown(cell)}" is no whole '
+                "number of at most 18 digits"
+            )
+        numbers.append(int(cell))
+    return np.array(numbers)
 
 
 _VOTES = {
@@ -280,37 +404,52 @@ _VOTES = {
 }
 
 
-def _votes(rows: list, ids: list, columns: list, path: Path) -> np.ndarray:
-    """The cells of the statements' columns as numbers, (people, statements) float32."""
-    votes = np.empty((len(rows), len(columns)), dtype=np.float32)
+def _votes(
+    rows: Sequence, ids: Sequence[str], places: Sequence[int], path: Path
+) -> np.ndarray:
+    """The cells of the statements' columns, (people, statements) float32."""
+    votes = np.empty((len(rows), len(places)), dtype=np.float32)
     for i, (line, row) in enumerate(rows):
+        cells = [row[j] for j in places]
         try:
-            votes[i] = [_VOTES[row[j]] for j in columns]
-        except KeyError as bad:
-            name = next(
-                name
-                for name, j in zip(ids, columns, strict=True)
-                if row[j] not in _VOTES
+            votes[i] = [_VOTES[cell] for cell in cells]
+        except KeyError:
+            name, cell = next(
+                pair for pair in zip(ids, cells, strict=True) if pair[1] not in _VOTES
             )
             raise ValueError(
-                f'{path}, line {line}, column {name}: "{bad.args[0]}" is no vote; '
+                f'{path}, line {line}, column {name}: "{_shown(cell)}" is no vote; '
                 "expected 1, 0, -1 or nothing"
             ) from None
     return votes
 
 
-def _check_sign(
-    votes: np.ndarray, agree: np.ndarray, disagree: np.ndarray, path: Path
+def _check_counts(
+    votes: np.ndarray,
+    agree: np.ndarray,
+    disagree: np.ndarray,
+    lines: Sequence[int],
+    path: Path,
 ) -> None:
-    """Polis' database has -1 for agree, its export +1: n-agree tells which one lies before us."""
-    claimed = np.stack([agree, disagree], axis=1)  # (P, 2)
+    """Everybody's votes are as many as n-agree and n-disagree say."""
+    stated = np.stack([agree, disagree], axis=1)  # (P, 2)
     counted = np.stack(
         [(votes == AGREE).sum(1), (votes == DISAGREE).sum(1)], axis=1
     )  # (P, 2)
-    wrong = (claimed != counted).any(1)
-    if wrong.mean() > 0.5:
-        flipped = (claimed == counted[:, ::-1]).all(1).mean() > 0.5
-        raise ValueError(
-            f"{path}: n-agree and n-disagree contradict the votes of {wrong.mean():.0%} of the people"
-            + ("; the sign is flipped: 1 must be agree, -1 disagree" if flipped else "")
-        )
+    wrong = (stated != counted).any(1)
+    if not wrong.any():
+        return
+    i = int(wrong.argmax())
+    flipped = (stated == counted[:, ::-1]).all(1).mean() > 0.5
+    hint = "; the sign is flipped: 1 must be agree, -1 disagree" if flipped else ""
+    raise ValueError(
+        f"{path}, line {lines[i]}: n-agree {stated[i, 0]} and n-disagree {stated[i, 1]} "
+        f"contradict the votes, which are {counted[i, 0]} and {counted[i, 1]}; "
+        f"so it is for {wrong.sum()} of {len(wrong)} people{hint}"
+    )
+
+
+def _shown(cell: str) -> str:
+    """A cell as an error shows it."""
+    whole = len(cell) <= _LONGEST_SHOWN
+    return cell if whole else f"{cell[:_LONGEST_SHOWN]}… ({len(cell)} characters)"
