@@ -443,9 +443,9 @@ def _check_counts(
     flipped = (stated == counted[:, ::-1]).all(1).mean() > 0.5
     hint = "; the sign is flipped: 1 must be agree, -1 disagree" if flipped else ""
     raise ValueError(
-        f"{path}, line {lines[i]}: n-agree {stated[i, 0]} and n-disagree {stated[i, 1]} "
-        f"contradict the votes, which are {counted[i, 0]} and {counted[i, 1]}; "
-        f"so it is for {wrong.sum()} of {len(wrong)} people{hint}"
+        f"{path}, line {lines[i]}: n-agree {stated[i, 0]} and n-disagree "
+        f"{stated[i, 1]} contradict the votes, which are {counted[i, 0]} and "
+        f"{counted[i, 1]}; so it is for {wrong.sum()} of {len(wrong)} people{hint}"
     )
 
 
