@@ -1,9 +1,22 @@
 """Preference optimisation by mutual information: what MIPO and RMiPO do.
 
-The public names are loaded when they are first used, so that ``import mipo`` is instant.
+The public names are loaded when they are first used: ``import mipo`` is instant.
 """
 
 import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers, which run nothing
+    from mipo.data import load as load
+    from mipo.logprobs import response_logps as response_logps
+    from mipo.models import load_model as load_model
+    from mipo.models import small_model as small_model
+    from mipo.pairs import generate as generate
+    from mipo.pairs import synthesise_pairs as synthesise_pairs
+    from mipo.record import Notebook as Notebook
+    from mipo.trainer import PreferenceConfig as PreferenceConfig
+    from mipo.trainer import PreferenceTrainer as PreferenceTrainer
+    from mipo.world import World as World
 
 __version__ = "0.4.0"
 
@@ -34,7 +47,7 @@ _MODULES = (
 __all__ = sorted([*_HOMES, *_MODULES])
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(f"mipo.{_HOMES[name]}"), name)
     if name in _MODULES:
@@ -42,5 +55,5 @@ def __getattr__(name):
     raise AttributeError(f"module 'mipo' has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return __all__

@@ -1,1 +1,1 @@
-"""What training and scoring a language model needs: token ids, batches, sampling, prompts shared by replies."""
+"""What training and scoring a language model needs: tokens, batches, sampling."""

@@ -1,5 +1,6 @@
-"""Worlds in which the truth is known: the small world, its wide version, word problems,
-and the votes of real people.
+"""Worlds in which the truth is known.
+
+The small world, its wide version, word problems, and the votes of real people.
 """
 
 import importlib
