@@ -1,19 +1,19 @@
-"""Several processes: how a batch is cut, what is started, and that errors and interrupts arrive as what they are."""
+"""Several processes: how a batch is cut, what is started, which errors come back."""
 
-import json
 import os
 import signal
-import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 
-from mipo import cache, files
+from mipo import files
 from mipo_study.hub import download, launch, recipes, runs, train
 from mipo_study.hub.download import Place
 
@@ -42,24 +42,19 @@ def test_nothing_cannot_be_cut():
 
 
 def test_the_shipped_files_work_on_a_box_with_eight_cards(monkeypatch):
-    """At the notebook's defaults, 4 pairs a step and 2 at once: four cards take one pair each."""
+    """At the defaults, 4 pairs a step and 2 at once: four cards take one pair each."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     assert launch.spread("", 4, 2) == (1, 1)
     assert launch.spread("configs/accelerate/ddp.yaml", 4, 2) == (4, 1)
     assert launch.spread("configs/accelerate/fsdp.yaml", 4, 2) == (4, 4)
     assert launch.spread(TWO, 4, 2) == (2, 1)  # what a file says is the most
-    started = launch.command("configs/accelerate/ddp.yaml", 4)
-    assert "accelerate.commands.launch" in started and started[-2:] == [
-        "--num_processes",
-        "4",
-    ]
     with pytest.raises(ValueError, match="no such file.*ddp.yaml"):
         launch.spread("configs/accelerate/dpp.yaml", 4, 2)
 
 
 @pytest.mark.parametrize("name, kind", [("ddp", "MULTI_GPU"), ("fsdp", "FSDP")])
 def test_accelerate_takes_the_shipped_files(name, kind):
-    """Its own reader, which refuses unknown keys; and each option of FSDP is one of its launcher's."""
+    """Its own reader refuses unknown keys; each option of FSDP is its launcher's."""
     found = load_config_from_file(str(files.resolve(f"configs/accelerate/{name}.yaml")))
     assert (found.distributed_type, found.mixed_precision, found.use_cpu) == (
         kind,
@@ -74,185 +69,114 @@ def test_accelerate_takes_the_shipped_files(name, kind):
 
 # ---- what comes back ----
 
+SPEC = {"batch_size": 4, "micro_batch": 2, "progress": False}
 
-def failed(folder, error, monkeypatch, rank=0):
-    """The started process's own main, with a run that raises."""
 
-    def run(spec):
-        raise error
+def raises_memory(spec):
+    if int(os.environ["RANK"]) == 1:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    time.sleep(60)
 
-    monkeypatch.setattr(train, "run", run)
-    spec = files.write_whole(folder / "spec.json", json.dumps({"folder": str(folder)}))
-    monkeypatch.setattr(sys, "argv", ["fit", str(spec)])
-    monkeypatch.setenv("RANK", str(rank))
-    with pytest.raises(type(error)):
-        train.main()
+
+def raises_value(spec):
+    raise ValueError("no keyword betta:\ntry beta")
+
+
+def raises_key(spec):
+    raise KeyError("x")
+
+
+def dies(spec):
+    os._exit(9)
 
 
 @pytest.mark.parametrize(
-    "error",
+    "worker, kind, text",
     [
-        torch.OutOfMemoryError("CUDA out of memory"),
-        FloatingPointError("the loss is nan"),
-        ValueError("no keyword betta"),
+        (raises_memory, torch.OutOfMemoryError, "^CUDA out of memory$"),
+        (raises_value, ValueError, "^no keyword betta:\ntry beta$"),
+        (raises_key, RuntimeError, "^KeyError: 'x'$"),
+        (dies, RuntimeError, "two-cpus.yaml ended without a word .code 9;"),
     ],
 )
-def test_an_error_in_a_process_comes_back_as_what_it_is(error, tmp_path, monkeypatch):
-    assert launch.found(tmp_path) is None
-    failed(tmp_path, error, monkeypatch, rank=1)
-    back = launch.found(tmp_path)
-    assert type(back) is type(error) and str(back) == str(error)
-
-
-def test_the_first_error_is_the_cause(tmp_path, monkeypatch):
-    failed(tmp_path, KeyError("x"), monkeypatch, rank=1)
-    failed(tmp_path, FloatingPointError("follows"), monkeypatch, rank=0)
-    os.utime(tmp_path / "error-1.json", (1, 1))
-    assert (
-        str(launch.found(tmp_path)) == "KeyError: 'x'"
-        and type(launch.found(tmp_path)) is RuntimeError
-    )
+def test_an_error_in_a_process_comes_back_as_what_it_is(
+    worker, kind, text, tmp_path, monkeypatch
+):
+    """The other process is stopped at once: it would sleep for a minute."""
+    monkeypatch.setattr(train, "worker", worker)
+    start = time.monotonic()
+    with pytest.raises(kind, match=text) as caught:
+        launch.run(SPEC | {"folder": str(tmp_path)}, TWO)
+    assert type(caught.value) is kind
+    assert time.monotonic() - start < 50
 
 
 def test_out_of_memory_in_a_process_has_the_same_way_out(tmp_path, monkeypatch):
-    failed(tmp_path, torch.OutOfMemoryError("CUDA out of memory"), monkeypatch)
-    monkeypatch.setattr(launch, "watched", lambda *args, **kwargs: (1, ""))
-    spec = {
-        "batch_size": 4,
-        "micro_batch": 2,
-        "folder": str(tmp_path),
-        "progress": False,
-    }
+    monkeypatch.setattr(train, "worker", raises_memory)
     with (
         pytest.raises(download.Unavailable, match="micro_batch.*lora_rank"),
         download.explained("training dpo", kind="training"),
     ):
-        launch.run(spec, TWO)
+        launch.run(SPEC | {"folder": str(tmp_path)}, TWO)
 
 
-def test_a_process_that_says_nothing_leaves_its_last_lines(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        launch,
-        "command",
-        lambda *_: [
-            sys.executable,
-            "-c",
-            "import os; print('was here', flush=True); os._exit(9)",
-        ],
-    )
-    spec = {
-        "batch_size": 4,
-        "micro_batch": 2,
-        "folder": str(tmp_path),
-        "progress": False,
-    }
-    with pytest.raises(
-        RuntimeError, match=r"(?s)two-cpus.yaml ended without a word \(code 9.*was here"
-    ):
-        launch.run(spec, TWO)
+def writes_and_waits(spec):
+    """A worker as `train.worker`, whose training is a long sleep."""
+    train.run = lambda spec: time.sleep(60)
+    (Path(spec["folder"]) / f"{os.getpid()}.pid").write_text("")
+    train.worker(spec)
 
 
-def test_progress_is_passed_on_as_it_is_written(capfd):
-    say = [sys.executable, "-c", "import sys; sys.stderr.write('1 of 2\\r2 of 2\\n')"]
-    assert launch.watched(say, env=dict(os.environ), show=True) == (
-        0,
-        "1 of 2\r2 of 2\n",
-    )
-    assert capfd.readouterr().err == "1 of 2\r2 of 2\n"
-    launch.watched(say, env=dict(os.environ), show=False)
-    assert capfd.readouterr().err == ""
+STARTER = """
+import sys
+from mipo_study.hub import launch, train
+import test_hub_launch as test
+
+if __name__ == "__main__":
+    train.worker = test.writes_and_waits
+    launch.run(test.SPEC | {"folder": sys.argv[1]}, test.TWO)
+"""
 
 
-def test_an_interrupt_ends_the_processes_too(monkeypatch):
-    """A process and its child, as accelerate and its workers; both are gone after an interrupt here."""
-    pids = []
-
-    def interrupt(text):
-        pids.extend(map(int, text.split()))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(
-        sys, "stderr", SimpleNamespace(write=interrupt, flush=lambda: None)
-    )
-    both = (
-        "import os, subprocess, time; child = subprocess.Popen(['sleep', '60'])\n"
-        "print(os.getpid(), child.pid, flush=True); time.sleep(60)"
-    )
-    with pytest.raises(KeyboardInterrupt):
-        launch.watched([sys.executable, "-c", both], env=dict(os.environ), show=True)
-    end = time.monotonic() + 10
-    while any(map(running, pids)) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert len(pids) == 2 and not any(map(running, pids))
-
-
-def test_a_process_that_does_not_listen_is_killed(monkeypatch):
-    pids = []
-
-    def interrupt(text):
-        pids.append(int(text))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(launch, "PATIENCE", 0.5)
-    monkeypatch.setattr(
-        sys, "stderr", SimpleNamespace(write=interrupt, flush=lambda: None)
-    )
-    deaf = (
-        "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "print(os.getpid(), flush=True); time.sleep(30)"
-    )
-    start = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        launch.watched([sys.executable, "-c", deaf], env=dict(os.environ), show=True)
-    assert time.monotonic() - start < 20 and not running(pids[0])
-
-
-@pytest.mark.parametrize("killed", ["starter", "launcher"])
-def test_nothing_goes_on_training_once_its_starter_or_launcher_is_gone(
-    killed, tmp_path
-):
-    """Three processes, each started by the one before and in a session of its own, as torch's launcher does."""
-    worker = (
-        f"import os, sys, time; from mipo import fit; train.end_with(int(sys.argv[1]), every=0.05)\n"
-        f"open({str(tmp_path / 'pids')!r}, 'w').write(f'{{sys.argv[1]}} {{os.getppid()}} {{os.getpid()}}\\n')\n"
-        "time.sleep(60)"
-    )
-    launcher = (
-        "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[2], sys.argv[1]], "
-        "start_new_session=True)"
-    )
-    starter = (
-        "import os, subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1], str(os.getpid()), "
-        "sys.argv[2]], start_new_session=True)"
-    )
-    env = os.environ | {"PYTHONPATH": str(cache.PACKAGE.parent)}
-    top = subprocess.Popen([sys.executable, "-c", starter, launcher, worker], env=env)
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_end_of_the_starter_ends_its_processes(how, tmp_path):
+    """An interrupt of the notebook, the end of its kernel, a kernel that is killed."""
+    (tmp_path / "start.py").write_text(STARTER)
+    paths = [str(files.SOURCE), str(Path(__file__).parent), *sys.path]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    line = [sys.executable, str(tmp_path / "start.py"), str(tmp_path)]
+    starter = psutil.Popen(line, env=env)
     until = time.monotonic() + 120
-    while not (
-        (tmp_path / "pids").exists() and (tmp_path / "pids").read_text().endswith("\n")
-    ):
-        assert top.poll() is None and time.monotonic() < until
+    while len(list(tmp_path.glob("*.pid"))) < 2:
+        assert starter.poll() is None and time.monotonic() < until
         time.sleep(0.05)
-    pids = list(map(int, (tmp_path / "pids").read_text().split()))
+    workers = [psutil.Process(int(f.stem)) for f in tmp_path.glob("*.pid")]
     try:
-        time.sleep(0.3)
-        assert all(map(running, pids))  # as long as all are there
-        os.kill(pids[("starter", "launcher").index(killed)], signal.SIGKILL)
-        until = time.monotonic() + 20
-        while running(pids[2]) and time.monotonic() < until:
-            time.sleep(0.05)
-        assert not running(pids[2])
+        starter.send_signal(how)
+        _, alive = psutil.wait_procs(workers, timeout=40)
+        assert not alive
     finally:
-        for pid in filter(running, pids):
-            os.kill(pid, signal.SIGKILL)
-        top.wait()
+        for process in filter(psutil.Process.is_running, [starter, *workers]):
+            process.kill()
+        starter.wait()
 
 
-def running(pid):
-    try:
-        return open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+def test_what_the_launcher_does_on_sigterm_does_not_stay(tmp_path, monkeypatch):
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(train, "worker", raises_value)
+    with pytest.raises(ValueError):
+        launch.run(SPEC | {"folder": str(tmp_path)}, TWO)
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_the_processes_see_what_accelerate_would_tell_them():
+    given = launch.environment("configs/accelerate/fsdp.yaml", 2)
+    assert given["ACCELERATE_USE_FSDP"] == "true" and given["FSDP_VERSION"] == "2"
+    assert given["FSDP_AUTO_WRAP_POLICY"] == "TRANSFORMER_BASED_WRAP"
+    assert given["ACCELERATE_MIXED_PRECISION"] == "bf16"
+    given = launch.environment("configs/accelerate/ddp.yaml", 2)
+    assert "ACCELERATE_USE_FSDP" not in given
+    assert given["ACCELERATE_MIXED_PRECISION"] == "bf16"
 
 
 # ---- a run that diverges, in two processes and in one of many ----
@@ -280,13 +204,13 @@ def made(tmp_path):
         }
         for i in range(8)
     ]
-    return runs.labelled(tmp_path / "run", rows)
+    return runs.labelled_pairs(tmp_path / "run", rows)
 
 
 def test_divergence_in_two_processes_is_a_result(tiny_llama, made, tmp_path):
     base = Place(str(tiny_llama), tiny_llama)
-    gone = runs.train(
-        tmp_path, recipes.PREFERENCES["dpo"], base, made, **SETTINGS, launch=TWO
+    gone = runs.train_policy(
+        tmp_path, recipes.PREFERENCES["dpo"], base, made, **SETTINGS, launcher=TWO
     )
     assert "learning rate" in gone.metrics["failed"]
 
@@ -294,7 +218,7 @@ def test_divergence_in_two_processes_is_a_result(tiny_llama, made, tmp_path):
 def test_every_process_checks_its_part_of_the_weights(
     tiny_llama, made, tmp_path, monkeypatch
 ):
-    """One that is not the main one: with FSDP the check is a sum over all, and would wait for it for ever."""
+    """Also one that is not the main one: with FSDP the check is a sum over all."""
     checked = []
     monkeypatch.setattr(
         train, "require_finite", lambda model, *_: checked.append(model)

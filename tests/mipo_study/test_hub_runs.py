@@ -48,7 +48,7 @@ def made(tmp_path):
         }
         for i in range(12)
     ]
-    return real.labelled(tmp_path / "run", rows)
+    return real.labelled_pairs(tmp_path / "run", rows)
 
 
 def weights(record):
@@ -60,7 +60,7 @@ def losses(record):
 
 
 def test_training_starts_at_log_2_and_is_found_again(base, made, tmp_path):
-    first = real.train(
+    first = real.train_policy(
         tmp_path / "run", recipes.PREFERENCES["dpo"], base, made, **SETTINGS
     )
     assert (
@@ -76,10 +76,10 @@ def test_training_starts_at_log_2_and_is_found_again(base, made, tmp_path):
         "micro_batch": 1,
         "checkpointing": False,
     }  # how it is computed is not part of the key
-    assert not real.train(
+    assert not real.train_policy(
         tmp_path / "run", recipes.PREFERENCES["dpo"], base, made, **smaller
     ).fresh
-    assert real.train(
+    assert real.train_policy(
         tmp_path / "run",
         recipes.PREFERENCES["dpo"],
         base,
@@ -99,7 +99,7 @@ def test_smaller_pieces_give_the_same_run(tiny_qwen2, made, tmp_path):
         )
     ):
         runs.append(
-            real.train(
+            real.train_policy(
                 tmp_path / f"{i}",
                 recipes.PREFERENCES["rmipo"],
                 base,
@@ -113,7 +113,7 @@ def test_smaller_pieces_give_the_same_run(tiny_qwen2, made, tmp_path):
 
 def test_a_cut_run_goes_on_from_its_checkpoint(tiny_qwen2, made, tmp_path, monkeypatch):
     base, dpo = Place(str(tiny_qwen2), tiny_qwen2), recipes.PREFERENCES["dpo"]
-    whole = real.train(tmp_path / "whole", dpo, base, made, **SETTINGS)
+    whole = real.train_policy(tmp_path / "whole", dpo, base, made, **SETTINGS)
     steps, original = [], train.PreferenceTrainer.training_step
 
     def count(self, *args, **kwargs):
@@ -125,12 +125,12 @@ def test_a_cut_run_goes_on_from_its_checkpoint(tiny_qwen2, made, tmp_path, monke
     monkeypatch.setattr(train.PreferenceTrainer, "training_step", count)
     settings = {**SETTINGS, "save_every": 2}
     with pytest.raises(KeyboardInterrupt):
-        real.train(tmp_path / "run", dpo, base, made, **settings)
+        real.train_policy(tmp_path / "run", dpo, base, made, **settings)
     assert not list((tmp_path / "run" / "records").glob("train-*"))
     kept = list((tmp_path / "run" / "checkpoints").glob("*/checkpoint-*"))
     assert [p.name for p in kept] == ["checkpoint-4"]
     (kept[0].parent / "checkpoint-9").mkdir()  # cut while it was written
-    again = real.train(tmp_path / "run", dpo, base, made, **settings)
+    again = real.train_policy(tmp_path / "run", dpo, base, made, **settings)
     assert steps[9:] == [4, 4, 5, 5] and again.metrics["steps"] == 6
     assert not list((tmp_path / "run" / "checkpoints").glob("*/checkpoint-*"))
     for name, value in weights(whole).items():
@@ -141,14 +141,14 @@ def test_two_processes_do_as_one(tiny_llama, made, tmp_path):
     """DDP on two CPU processes, each with half of the batch, against one with all of it: losses within 1e-4 nats, weights
     within 1e-4 (Adam divides by gradients near zero, where the order of sums shows)."""
     base, dpo = Place(str(tiny_llama), tiny_llama), recipes.PREFERENCES["dpo"]
-    one = real.train(tmp_path / "one", dpo, base, made, **SETTINGS)
-    two = real.train(
+    one = real.train_policy(tmp_path / "one", dpo, base, made, **SETTINGS)
+    two = real.train_policy(
         tmp_path / "two",
         dpo,
         base,
         made,
         **SETTINGS,
-        launch="configs/accelerate/two-cpus.yaml",
+        launcher="configs/accelerate/two-cpus.yaml",
     )
     assert (one.metrics["processes"], two.metrics["processes"]) == (1, 2)
     assert one.metrics["steps"] == two.metrics["steps"] == 6
@@ -159,7 +159,7 @@ def test_two_processes_do_as_one(tiny_llama, made, tmp_path):
 
 def test_adapters_are_saved_alone_and_put_on_again(tiny_qwen2, made, tmp_path):
     base, rmipo = Place(str(tiny_qwen2), tiny_qwen2), recipes.PREFERENCES["rmipo"]
-    tuned = real.train(
+    tuned = real.train_policy(
         tmp_path / "run", rmipo, base, made, **{**SETTINGS, "lora_rank": 4, "lr": 1e-2}
     )
     assert (tuned.path / "model" / "adapter_config.json").is_file() and not (
@@ -175,7 +175,7 @@ def test_adapters_are_saved_alone_and_put_on_again(tiny_qwen2, made, tmp_path):
 
 def test_a_run_that_diverges_is_a_result(tiny_qwen2, made, tmp_path):
     base = Place(str(tiny_qwen2), tiny_qwen2)
-    gone = real.train(
+    gone = real.train_policy(
         tmp_path, recipes.PREFERENCES["dpo"], base, made, **{**SETTINGS, "lr": 1e38}
     )
     assert (
@@ -232,16 +232,16 @@ def test_pairs_replies_and_measures(tiny_qwen2, records_list, tmp_path, monkeypa
     ]
     common = dict(seed=0, progress=False)
     sampling = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 5}
-    made = real.pairs(
+    made = real.make_pairs(
         tmp_path, base, records, "random_context", sampling=sampling, **common
     )
     rows = train.read_pairs(made.path / "pairs" / "train.jsonl")
     assert made.metrics["pairs"] + made.metrics["left_out"] == 20 and rows[0]["prompt"][
         0
     ]["content"].endswith(records[0]["query"])
-    tuned = real.train(tmp_path, recipes.PEOPLE["mipo-random"], base, made, **SETTINGS)
-    answered = real.replies(tmp_path, tuned, records, sampling=sampling, **common)
-    assert len(real.said(answered)) == 20
+    tuned = real.train_policy(tmp_path, recipes.PEOPLE["mipo-random"], base, made, **SETTINGS)
+    answered = real.make_replies(tmp_path, tuned, records, sampling=sampling, **common)
+    assert len(real.read_replies(answered)) == 20
     found = scores.measure(
         tmp_path, tuned, base, records, answered, contexts=3, **common
     )
@@ -301,9 +301,9 @@ def test_a_talk_is_asked_and_judged_whole(tiny_qwen2):
         {"role": "assistant", "content": "Hello."},
         {"role": "user", "content": "Who am I?"},
     ]
-    (asked,) = real.as_records([{"prompt": talk, "read_from": "row 0"}], "preferences")
+    (asked,) = real.as_examples([{"prompt": talk, "read_from": "row 0"}], "preferences")
     _, tokenizer = train.load(tiny_qwen2, dtype="float32", device="cpu")
-    text = real.rendered(tokenizer, asked)
+    text = real.prompt_text(tokenizer, asked)
     assert [m["content"] in text for m in talk] == [True] * 3 and text.count(
         "assistant"
     ) == 2
@@ -311,7 +311,7 @@ def test_a_talk_is_asked_and_judged_whole(tiny_qwen2):
         "I am Ann" in asked["query"] and "Who am I" in asked["query"]
     )  # what the judge reads
     one = {"query": "Hi", "context": "c"}
-    assert real.as_records([one], "people") == [one] and "c\n\nHi" in real.rendered(
+    assert real.as_examples([one], "people") == [one] and "c\n\nHi" in real.prompt_text(
         tokenizer, one
     )
 
@@ -323,7 +323,7 @@ def test_a_judge_out_of_form_says_so_and_what_it_said_is_kept(
     base = Place(str(tiny_qwen2), tiny_qwen2)
     records = [{**r, "wishes": ["short"], "person": "p"} for r in records_list[:3]]
     sides = [
-        real.replies(
+        real.make_replies(
             tmp_path,
             base,
             records,
@@ -351,7 +351,7 @@ def test_a_corrected_gold_reply_is_judged_anew(tiny_qwen2, records_list, tmp_pat
     )
     records = [{**r, "wishes": ["short"], "gold": "Good."} for r in records_list[:2]]
     sides = [
-        real.replies(tmp_path, base, records, seed=s, progress=False, sampling=GREEDY)
+        real.make_replies(tmp_path, base, records, seed=s, progress=False, sampling=GREEDY)
         for s in (0, 1)
     ]
     common = dict(rated=True, missing=0, progress=False)
@@ -404,12 +404,12 @@ def test_weights_that_were_changed_do_not_go_on_from_old_checkpoints(
 
     monkeypatch.setattr(train.PreferenceTrainer, "training_step", cut)
     with pytest.raises(KeyboardInterrupt):
-        real.train(tmp_path / "run", dpo, Place("m", local), made, **settings)
+        real.train_policy(tmp_path / "run", dpo, Place("m", local), made, **settings)
     model, _ = train.load(local, dtype="float32", device="cpu")
     with torch.no_grad():
         model.lm_head.weight.mul_(1.5)
     model.save_pretrained(local)
-    real.train(tmp_path / "run", dpo, Place("m", local), made, **settings)
+    real.train_policy(tmp_path / "run", dpo, Place("m", local), made, **settings)
     assert steps[7:] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
 
 
@@ -424,7 +424,7 @@ def test_out_of_memory_is_one_message(base, records_list, tmp_path, monkeypatch)
     with pytest.raises(
         download.Unavailable, match="out of memory.*sample_batch.*Finished work is kept"
     ):
-        real.replies(
+        real.make_replies(
             tmp_path, base, records_list, seed=0, sampling=GREEDY, progress=False
         )
 
@@ -459,7 +459,7 @@ def test_the_engine_is_chosen_once_and_is_part_of_what_a_reply_is(
         == "batched"
     )
     ways = [
-        real.replies(
+        real.make_replies(
             tmp_path,
             base,
             records_list,
@@ -485,13 +485,13 @@ def test_a_full_disk_is_one_message_wherever_it_strikes(
     fill_disk(full)
     steps = {
         "data": lambda: real.data(tmp_path, str(records_jsonl), n_train=0, n_test=6),
-        "replies": lambda: real.replies(
+        "replies": lambda: real.make_replies(
             tmp_path, base, [HI], seed=0, sampling=GREEDY, progress=False
         ),
-        "labelled": lambda: real.labelled(
+        "labelled": lambda: real.labelled_pairs(
             tmp_path / "new", [{"prompt": "p", "chosen": "c", "rejected": "r"}]
         ),
-        "train": lambda: real.train(
+        "train": lambda: real.train_policy(
             tmp_path, recipes.PREFERENCES["dpo"], base, made, **SETTINGS
         ),
     }
@@ -525,7 +525,7 @@ def test_what_has_no_room_is_left_out_and_counted(tiny_qwen2):
 
     short, long, talkative = row(4), row(40), row(4, "Yes! " * 60)
     asked, most = (
-        count(real.rendered(tokenizer, real.as_records([r], "preferences")[0]))
+        count(real.prompt_text(tokenizer, real.as_examples([r], "preferences")[0]))
         for r in (short, long)
     )
     told = count(talkative["chosen"][0]["content"]) + 1  # and the end
@@ -535,7 +535,7 @@ def test_what_has_no_room_is_left_out_and_counted(tiny_qwen2):
     )
 
     def kept(found=rows, *room, new=10, max_length=10_000):
-        fitted = real.fitting(
+        fitted = real.that_fit(
             found, tokenizer, *room, max_new_tokens=new, max_length=max_length
         )
         assert fitted.source == {
@@ -575,12 +575,12 @@ def test_people_need_room_for_two_contexts(tiny_qwen2):
     """Each message is asked in another person's context as well, which may be longer than its own."""
     _, tokenizer = train.load(tiny_qwen2, dtype="float32", device="cpu")
     one = {"query": "Hi", "context": "a nurse", "person": "a"}
-    asked = len(tokenizer(real.rendered(tokenizer, one))["input_ids"])
+    asked = len(tokenizer(real.prompt_text(tokenizer, one))["input_ids"])
     found = benchmarks.Data("people", [one], [one], {})
     how = dict(max_new_tokens=7, max_length=asked + 1)
-    assert real.fitting(found, tokenizer, 2 * asked + 7, **how).train == [one]
+    assert real.that_fit(found, tokenizer, 2 * asked + 7, **how).train == [one]
     with pytest.raises(ValueError, match="no train prompt"):
-        real.fitting(found, tokenizer, 2 * asked + 6, **how)
+        real.that_fit(found, tokenizer, 2 * asked + 6, **how)
 
 
 def test_a_model_s_own_context_is_the_most_a_pair_may_have(tiny_qwen2, tmp_path):
@@ -593,8 +593,8 @@ def test_a_model_s_own_context_is_the_most_a_pair_may_have(tiny_qwen2, tmp_path)
             "rejected": [{"role": "assistant", "content": "No."}],
         }
     ] * 4
-    made = real.labelled(tmp_path, rows)
-    tuned = real.train(
+    made = real.labelled_pairs(tmp_path, rows)
+    tuned = real.train_policy(
         tmp_path,
         recipes.PREFERENCES["dpo"],
         base,
@@ -613,7 +613,7 @@ def test_adapters_take_ten_times_the_published_rate(
         "preferences", [{"prompt": "p", "chosen": "c", "rejected": "r"}], []
     )
     for rank, lr in ((0, 0.0), (16, 0.0), (16, 0.25)):
-        real.tune(
+        real.train_method(
             tmp_path,
             base,
             rows,
@@ -666,7 +666,7 @@ def test_a_judge_that_takes_the_first_and_rates_all_alike(
         {**r, "wishes": ["short", "kind"], "person": "p"} for r in records_list[:4]
     ]
     sides = [
-        real.replies(
+        real.make_replies(
             tmp_path,
             base,
             records,
@@ -701,7 +701,7 @@ def test_a_judge_in_a_folder_is_known_by_its_content(
     )
     records = [{**r, "wishes": ["short"], "person": "p"} for r in records_list[:2]]
     sides = [
-        real.replies(
+        real.make_replies(
             tmp_path,
             base,
             records,

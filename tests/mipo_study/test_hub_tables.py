@@ -258,7 +258,7 @@ def test_a_judge_reads_who_said_what():
         {"role": "assistant", "content": "Hello."},
         {"role": "user", "content": "Who am I?"},
     ]
-    one, many = runs.as_records(
+    one, many = runs.as_examples(
         [{"prompt": p, "read_from": "row 0"} for p in (turns[:1], turns)], "preferences"
     )
     assert one["query"] == "Hi, I am Ann."

@@ -415,7 +415,7 @@ def disk_mb(plans, run_dir):
         0.0,
         1000 * whole
         - download.held(
-            *run_dir.glob("records/*train-*-real*"), run_dir / "checkpoints"
+            *run_dir.glob("records/*train-*-hub*"), run_dir / "checkpoints"
         ),
     )
 

@@ -1,142 +1,144 @@
-"""Training in several processes: how many there will be, starting them by accelerate, and what went wrong in them."""
+"""Training in several processes: accelerate's settings, started by torch's launcher."""
 
-import collections
+from __future__ import annotations
+
 import contextlib
-import io
 import os
+import re
 import signal
-import subprocess
-import sys
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
+from accelerate.utils import patch_environment
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from mipo import files
 from mipo_study.hub import train
 
-PATIENCE = 30  # seconds that the processes have to end by themselves
 ERRORS = {
     "FloatingPointError": FloatingPointError,
+    "torch.OutOfMemoryError": torch.OutOfMemoryError,
     "OutOfMemoryError": torch.OutOfMemoryError,
     "ValueError": ValueError,
 }
 
 
-def read(launch):
-    """A configuration of accelerate as a dict; ValueError where there is no such file."""
-    file = files.resolve(launch)
+def read(launcher: str) -> dict[str, Any]:
+    """A configuration of accelerate; ValueError where there is no such file."""
+    file = files.resolve(launcher)
     if not file.is_file():
         raise ValueError(
-            f"launch={launch!r}: there is no such file; configs/accelerate holds ddp.yaml and fsdp.yaml"
+            f"launch={launcher!r}: there is no such file; configs/accelerate holds "
+            "ddp.yaml and fsdp.yaml"
         )
     return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
-def cards(launch):
-    """How many processes there may be: one without `launch`, else what its file says, else one for each card seen here."""
-    return (
-        read(launch).get("num_processes") or max(torch.cuda.device_count(), 1)
-        if launch
-        else 1
-    )
+def cards(launcher: str) -> int:
+    """How many processes there may be: what the file says, else one for each card."""
+    if not launcher:
+        return 1
+    return read(launcher).get("num_processes") or max(torch.cuda.device_count(), 1)
 
 
-def spread(launch, batch_size, micro_batch):
-    """(cards that a batch is trained on, cards among which they share the weights, which is one but for FSDP)."""
-    processes = train.pieces(batch_size, micro_batch, cards(launch))[0]
-    return processes, processes if launch and read(launch)[
-        "distributed_type"
-    ] == "FSDP" else 1
+def spread(launcher: str, batch_size: int, micro_batch: int) -> tuple[int, int]:
+    """Cards that a batch is trained on, and cards that share the weights.
+
+    The second is 1 but for FSDP.
+    """
+    processes = train.pieces(batch_size, micro_batch, cards(launcher))[0]
+    shared = launcher and read(launcher)["distributed_type"] == "FSDP"
+    return processes, processes if shared else 1
 
 
-def run(spec, launch=""):
-    """`train.run`, here or in as many processes as share the batch (see `train.pieces`); raises what was raised in them."""
-    processes, _ = spread(launch, spec["batch_size"], spec["micro_batch"])
+def run(spec: Mapping[str, Any], launcher: str = "") -> dict[str, Any]:
+    """`train.run`, here or in as many processes as share the batch.
+
+    Raises
+    ------
+    Exception
+        What the first process that failed has raised; RuntimeError for a type that is
+        not in `ERRORS`, or where it ended without a word.
+    """
+    processes, _ = spread(launcher, spec["batch_size"], spec["micro_batch"])
     if processes == 1:
         return train.run(spec)
-    file = files.write_whole(
-        Path(spec["folder"]) / "spec.json", files.dumps(spec | {"starter": os.getpid()})
-    )
-    paths = os.pathsep.join(
-        p for p in (str(files.SOURCE), os.environ.get("PYTHONPATH", "")) if p
-    )
-    code, last = watched(
-        [*command(launch, processes), "-m", "mipo_study.hub.train", str(file)],
-        env=os.environ | {"PYTHONPATH": paths},
-        show=spec["progress"],
-    )
-    if code:
-        raise found(file.parent) or RuntimeError(
-            f"the processes of {launch} ended without a word (code {code}; -9 or 137: "
-            f"main memory ran out). Their last lines:\n{last}"
-        )
-    return files.read_json(file.parent / "metrics.json")
-
-
-def command(launch, processes):
-    """Without GPUs (distributed_type MULTI_CPU) accelerate would need MPI, so torch's own launcher starts them."""
-    if read(launch)["distributed_type"] == "MULTI_CPU":
-        return [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            str(processes),
-        ]
-    return [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        str(files.resolve(launch)),
-        "--num_processes",
-        str(processes),
-    ]
-
-
-def watched(command, *, env, show):
-    """(exit code, last lines) of a command; `show` passes on what it writes. Whatever stops us stops it and its children."""
-    last = collections.deque(maxlen=15)
-    with subprocess.Popen(
-        command,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    ) as process:
+    start = elastic_launch(settings(processes), train.worker)
+    with patch_environment(**environment(launcher, processes)), own_handlers():
         try:
-            for line in io.TextIOWrapper(
-                process.stdout, errors="replace", newline=""
-            ):  # a bar ends its lines with \r
-                last.append(line)
-                if show:
-                    print(line, end="", file=sys.stderr, flush=True)
-        except BaseException:
-            stop(process)
-            raise
-    return process.returncode, "".join(last)
+            start(dict(spec))
+        except ChildFailedError as error:
+            raise cause_of(error, launcher) from error
+    return files.read_json(Path(spec["folder"]) / "metrics.json")
 
 
-def stop(process):
-    """SIGTERM, upon which a launcher ends its own processes; SIGKILL after `PATIENCE`, which they notice (train.end_with)."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
-            os.killpg(process.pid, number)
-            process.wait(PATIENCE)
-            return
-
-
-def found(folder):
-    """The error that was written first, with its type where `ERRORS` has it; the others follow from it. None: none was."""
-    files = sorted(folder.glob("error-*.json"), key=lambda f: f.stat().st_mtime_ns)
-    if not files:
-        return None
-    said = files.read_json(files[0])
-    kind = ERRORS.get(said["type"])
-    return (
-        kind(said["message"])
-        if kind
-        else RuntimeError(f"{said['type']}: {said['message']}")
+def settings(processes: int) -> LaunchConfig:
+    """One machine, a free port, no second try; an interrupt is left to Python."""
+    return LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        signals_to_handle="SIGTERM",
     )
+
+
+def environment(launcher: str, processes: int) -> dict[str, str]:
+    """Variables that `accelerate launch` would set for the processes.
+
+    Without GPUs (MULTI_CPU) there are none: accelerate would start them by MPI.
+    """
+    if read(launcher)["distributed_type"] == "MULTI_CPU":
+        return {"ACCELERATE_USE_CPU": "true"}
+    from accelerate.commands.launch import (
+        _validate_launch_command,
+        launch_command_parser,
+    )
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    line = ["--config_file", str(files.resolve(launcher))]
+    line += ["--num_processes", str(processes), "--main_process_port", "0", "train.py"]
+    options, *_ = _validate_launch_command(launch_command_parser().parse_args(line))
+    wanted = prepare_multi_gpu_env(options)
+    return {name: text for name, text in wanted.items() if text != os.getenv(name)}
+
+
+@contextlib.contextmanager
+def own_handlers() -> Iterator[None]:
+    """Keep what this process does on SIGTERM; the launcher leaves its own there."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+def cause_of(error: ChildFailedError, launcher: str) -> Exception:
+    """The error that was raised first, with its type where `ERRORS` has it.
+
+    The others follow from it.
+    """
+    _, failure = error.get_first_failure()
+    report = failure.error_file_data or {}
+    text = report.get("message", {})
+    text = text.get("message", "") if isinstance(text, dict) else str(text)
+    found = re.match(r"([\w.]+): (.*)", text, re.DOTALL)
+    if not found:
+        return RuntimeError(
+            f"a process of {launcher} ended without a word (code {failure.exitcode}; "
+            "-9 or 137: main memory ran out)"
+        )
+    name, message = found.groups()
+    return ERRORS[name](message) if name in ERRORS else RuntimeError(text)

@@ -1,44 +1,61 @@
-"""Studies of real models as records: data, replies, pairs, training. Each is made once and found again.
+"""Studies of hub models as cached runs: data, replies, pairs, training.
 
-A policy is a `download.Place` (the model as it was) or the Record of a training run. What only says how a run is computed
-(micro_batch, checkpointing, launch) is not part of its key: a run that did not fit may be repeated in smaller pieces.
+A policy is a `download.Place` (the model as it was) or the Run of a training. What only
+says how a run is computed (micro_batch, checkpointing, launch) is not part of its key:
+a run that did not fit may be repeated in smaller pieces.
 """
+
+from __future__ import annotations
 
 import gc
 import json
 import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from mipo import cache, files
+from mipo.cache import Run
 from mipo.data import render
 from mipo.evaluate.diversity import token_lengths
 from mipo.preference_data import written
-from mipo_study.hub import answers, benchmarks, download, serving
-from mipo_study.hub import launch as launcher
-from mipo_study.hub import train as fit
-from mipo_study.hub.recipes import METHODS, batch_of
+from mipo_study.hub import answers, benchmarks, download, launch, serving, train
+from mipo_study.hub.download import Place
+from mipo_study.hub.recipes import METHODS, Method, batch_of
 
-# ---- records ----
+Policy = Place | Run
+PAIRS = Path("pairs") / "train.jsonl"
+_REJECTED_STREAM = 1_000_003  # added to the seed of the chosen replies
 
 
 def run_or_load(
-    run_dir,
-    name,
-    config,
-    make,
+    run_dir: str | Path,
+    name: str,
+    config: Mapping[str, Any],
+    make: Callable[[Path], dict],
     *,
-    doing,
-    what="",
-    code=("mipo_study.hub.runs",),
-    inputs=None,
-):
-    """`cache.run_or_load` with `download.explained` around all of it, since the record itself may find the disk full, too.
+    doing: str,
+    what: str = "",
+    code: Sequence[str] = ("mipo_study.hub.runs",),
+    inputs: Mapping[str, Any] | None = None,
+) -> Run:
+    """`cache.run_or_load`, with `download.explained` around all of it.
 
-    doing, what   the step of the work, a key of `download.SMALLER` (or "dataset"), and what messages call it
+    Parameters
+    ----------
+    doing : str
+        The step of the work, a key of `download.SMALLER`, or "dataset".
+    what : str
+        What messages call it; `doing` by default.
+
+    Raises
+    ------
+    download.Unavailable
+        Where the hub, the disk or the card is at fault; it says what to do.
     """
     with download.explained(what or doing, kind=doing):
         return cache.run_or_load(run_dir, name, config, make, code=code, inputs=inputs)
@@ -47,45 +64,44 @@ def run_or_load(
 # ---- data ----
 
 
-def data(run_dir, name, *, folder="", n_train, n_test, seed=0):
-    """hub_data.Data as a record, so that a run without network finds what an earlier one read."""
-    source, inputs, sha = benchmarks.SOURCES.get(name), {}, ""
+def data(
+    run_dir: str | Path,
+    name: str,
+    *,
+    folder: str = "",
+    n_train: int,
+    n_test: int,
+    seed: int = 0,
+) -> benchmarks.Data:
+    """`benchmarks.load` as a run: a later start needs no network."""
+    source = benchmarks.SOURCES.get(name)
+    inputs: dict[str, Any] = {}
+    commit = ""
     if source is None:
-        inputs = {"file": files.resolve(name)}
+        inputs["file"] = files.resolve(name)
     elif folder:
-        inputs = {"folder": benchmarks.files_of(name, folder)}
+        inputs["folder"] = benchmarks.files_of(name, folder)
     else:
-        sha = download.PINNED[source.repo]
-    config = {
-        "name": name if source else "own",
-        "commit": sha,
-        "n_train": n_train,
-        "n_test": n_test,
-        "seed": seed,
-    }
+        commit = download.PINNED[source.repo]
+    draw = {"n_train": n_train, "n_test": n_test, "seed": seed}
+    config = {"name": name if source else "own", "commit": commit, **draw}
 
     def make(target):
-        found = benchmarks.load(
-            str(inputs.get("file", name)),
-            folder=folder,
-            n_train=n_train,
-            n_test=n_test,
-            seed=seed,
-        )
+        place = str(inputs.get("file", name))
+        loaded = benchmarks.load(place, folder=folder, **draw)
         for part in ("train", "test"):
-            files.write_whole(
-                target / f"{part}.jsonl", files.lines(getattr(found, part))
-            )
+            lines = files.lines(getattr(loaded, part))
+            files.write_whole(target / f"{part}.jsonl", lines)
         return {
-            "kind": found.kind,
-            "train": len(found.train),
-            "test": len(found.test),
-            "source": found.source,
+            "kind": loaded.kind,
+            "train": len(loaded.train),
+            "test": len(loaded.test),
+            "source": loaded.source,
         }
 
-    kept = run_or_load(
+    run = run_or_load(
         run_dir,
-        "data",
+        "data-hub",
         config,
         make,
         doing="dataset",
@@ -93,119 +109,133 @@ def data(run_dir, name, *, folder="", n_train, n_test, seed=0):
         code=["mipo_study.hub.benchmarks"],
         inputs=inputs,
     )
-    rows = {part: _lines(kept.path / f"{part}.jsonl") for part in ("train", "test")}
+    train_rows, test_rows = (
+        read_lines(run.path / f"{part}.jsonl") for part in ("train", "test")
+    )
     return benchmarks.Data(
-        kept.metrics["kind"], rows["train"], rows["test"], kept.metrics["source"]
+        run.metrics["kind"], train_rows, test_rows, run.metrics["source"]
     )
 
 
-def _lines(path):
-    return [
-        json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()
-    ]
+def read_lines(path: str | Path) -> list[dict]:
+    """Rows of a JSONL file that one of these runs has written."""
+    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line]
 
 
-def as_records(rows, kind, shots=8):
-    """What is asked, {query, context}: people's records as they are, items as prompts; for preferences also `messages`."""
+def as_examples(rows: Sequence[dict], kind: str, shots: int = 8) -> Sequence[dict]:
+    """Rows of a data set as examples, {query, context}.
+
+    People's rows are examples already; items become prompts with worked examples;
+    preferences keep their `messages` beside the query that a judge reads.
+    """
     if kind == "reasoning":
         return [{"query": answers.prompt(item, shots), "context": ""} for item in rows]
     if kind == "preferences":
         return [
             {
-                "query": talk(r["prompt"]),
+                "query": transcript(row["prompt"]),
                 "context": "",
-                "messages": r["prompt"],
-                "read_from": r["read_from"],
+                "messages": row["prompt"],
+                "read_from": row["read_from"],
             }
-            for r in rows
+            for row in rows
         ]
     return rows
 
 
-def talk(messages):
-    """Messages as a judge reads them: one as it is, several with who said each."""
+def transcript(messages: Sequence[Mapping[str, str]]) -> str:
+    """Messages as a judge reads them: one as it is, several with their speakers."""
     if len(messages) == 1:
         return messages[0]["content"]
     return "\n\n".join(f"{m['role'].capitalize()}: {m['content']}" for m in messages)
 
 
-def rendered(tokenizer, record):
-    """The prompt of a record as text: its query and context, or all messages of its talk."""
-    if "messages" in record:
-        return written(record["messages"], tokenizer, record["read_from"])
-    return render(tokenizer, record["query"], record["context"])
+def prompt_text(tokenizer, example: Mapping[str, Any]) -> str:
+    """An example's prompt: its query and context, or all messages of its talk."""
+    if "messages" in example:
+        return written(example["messages"], tokenizer, example["read_from"])
+    return render(tokenizer, example["query"], example["context"])
 
 
-def fitting(
-    found, tokenizer, positions=None, judge=None, *, max_new_tokens, max_length, shots=8
-):
-    """A Data without the rows that a model's context has no room for; `source` counts them by part, "no_room".
+def that_fit(
+    dataset: benchmarks.Data,
+    tokenizer,
+    positions: int | None = None,
+    judge: int | None = None,
+    *,
+    max_new_tokens: int,
+    max_length: int,
+    shots: int = 8,
+) -> benchmarks.Data:
+    """The data without rows that a model's context has no room for, counted by part.
 
-    positions, judge   tokens in the policy's and the judge's context, None where nothing is known of it
-    A prompt needs room for a reply, sampled or (in the test) labelled; to train on, it must be shorter than `max_length`. A
-    person's message is asked in others' contexts as well, so people's prompts count twice. A judge reads two replies and its
-    question (300 tokens), which its own tokenizer may cut a quarter finer.
+    Parameters
+    ----------
+    positions, judge : int, optional
+        Tokens in the policy's and the judge's context; None where it is not known.
+
+    Notes ----- A prompt needs room for a reply, sampled or (in the test part) labelled;
+    to train on, it must be shorter than `max_length`. People's messages are asked in
+    others' contexts as well, so their prompts count twice. A judge reads two replies
+    and its question (300 tokens), which its own tokenizer may cut a quarter finer.
     """
     limit, judge = positions or float("inf"), judge or float("inf")
 
     def fits(row, part):
-        asked, written = _lengths(tokenizer, row, found.kind, shots)
-        prompt = asked * (2 if found.kind == "people" else 1)
+        asked, labelled = _lengths(tokenizer, row, dataset.kind, shots)
+        prompt = asked * (2 if dataset.kind == "people" else 1)
         if part == "train":
             return prompt + max_new_tokens <= limit and asked < max_length
-        return (
-            prompt + max(max_new_tokens, written) <= limit
-            and 1.25 * (asked + 2 * max_new_tokens) + 300 <= judge
-        )
+        judged = 1.25 * (asked + 2 * max_new_tokens) + 300
+        return prompt + max(max_new_tokens, labelled) <= limit and judged <= judge
 
-    kept = {
-        part: [row for row in getattr(found, part) if fits(row, part)]
-        for part in ("train", "test")
+    parts = {"train": dataset.train, "test": dataset.test}
+    fitting = {
+        part: [row for row in rows if fits(row, part)] for part, rows in parts.items()
     }
-    lost = {part: len(getattr(found, part)) - len(rows) for part, rows in kept.items()}
-    for part in kept:
-        if not kept[part]:
+    for part, rows in fitting.items():
+        if not rows:
             raise ValueError(
-                f"no {part} prompt leaves room for {max_new_tokens} tokens of reply (max_length {max_length}, "
-                f"context {limit}, of the judge {judge}): lower max_new_tokens or shots, raise max_length, or "
-                "take another model or judge"
+                f"no {part} prompt leaves room for {max_new_tokens} tokens of reply "
+                f"(max_length {max_length}, context {limit}, of the judge {judge}): "
+                "lower max_new_tokens or shots, raise max_length, or take another "
+                "model or judge"
             )
-    return replace(found, **kept, source=found.source | {"no_room": lost})
+    lost = {part: len(rows) - len(fitting[part]) for part, rows in parts.items()}
+    return replace(dataset, **fitting, source=dataset.source | {"no_room": lost})
 
 
 def _lengths(tokenizer, row, kind, shots):
-    """Tokens of a row's prompt, and of the longer of its labelled replies (0 where it has none)."""
-    (record,) = as_records([row], kind, shots)
-    written = (
-        [row[side][0]["content"] for side in ("chosen", "rejected")]
-        if kind == "preferences"
-        else []
-    )
-    asked, *replies = tokenizer([rendered(tokenizer, record), *written], verbose=False)[
-        "input_ids"
-    ]
-    return len(asked), max(map(len, replies), default=-1) + 1  # and its end
+    """Tokens of a row's prompt, and of the longer of its labelled replies or 0."""
+    (example,) = as_examples([row], kind, shots)
+    labelled = []
+    if kind == "preferences":
+        labelled = [row[side][0]["content"] for side in ("chosen", "rejected")]
+    texts = [prompt_text(tokenizer, example), *labelled]
+    prompt, *replies = tokenizer(texts, verbose=False)["input_ids"]
+    return len(prompt), max(map(len, replies), default=-1) + 1  # and its end
 
 
-# ---- replies and pairs ----
+# ---- replies ----
 
 
-def path_of(policy):
-    return policy.path / "model" if isinstance(policy, cache.Run) else policy.path
+def folder_of(policy: Policy) -> Path:
+    return policy.path / "model" if isinstance(policy, Run) else policy.path
 
 
-_HELD = {}  # {key: (model, tokenizer)}, one at most
+_HELD: dict[str, tuple] = {}  # {key: (model, tokenizer)}, one at most
 
 
-def model_of(policy):
-    """(model, tokenizer), held until another is asked for: a card has room for one, and many ask for the same in turn."""
+def model_of(policy: Policy) -> tuple:
+    """(model, tokenizer), held until another is wanted: a card has room for one."""
     if policy.key not in _HELD:
         release()
-        _HELD[policy.key] = fit.load(path_of(policy), dtype=fit.best_dtype())
+        _HELD[policy.key] = train.load(folder_of(policy), dtype=train.best_dtype())
     return _HELD[policy.key]
 
 
-def release():
+def release() -> None:
     """Let go of the model that is held and give its memory back to the card."""
     _HELD.clear()
     gc.collect()
@@ -213,79 +243,107 @@ def release():
         torch.cuda.empty_cache()
 
 
-def asked_of(records, fields=("query", "context")):
-    return files.digest([[r.get(f) for f in fields] for r in records])
+def digest_of(
+    examples: Sequence[Mapping], fields: Sequence[str] = ("query", "context")
+) -> str:
+    """What names examples in a key: a digest of these fields."""
+    return files.digest([[e.get(name) for name in fields] for e in examples])
 
 
-def asking(tokenizer, records):
-    """Rendered prompts of records, and what errors call each, as keywords of `serving`."""
-    return {
-        "prompts": [rendered(tokenizer, r) for r in records],
-        "names": [r.get("read_from") or f"record {i}" for i, r in enumerate(records)],
-    }
+def named_prompts(tokenizer, examples: Sequence[Mapping]) -> dict[str, list[str]]:
+    """Prompts of examples, and what errors call each, as keywords of `serving`."""
+    names = [e.get("read_from") or f"example {i}" for i, e in enumerate(examples)]
+    prompts = [prompt_text(tokenizer, example) for example in examples]
+    return {"prompts": prompts, "names": names}
 
 
-def engine_of(run_dir, base, records, *, sampling, engine="auto", batch_size=64):
+def engine_of(
+    run_dir: str | Path,
+    base: Place,
+    examples: Sequence[Mapping],
+    *,
+    sampling: Mapping[str, Any],
+    engine: str = "auto",
+    batch_size: int = 64,
+) -> str:
     """`engine`, or for "auto" the faster one, timed once on the base model and kept.
 
-    It belongs into `sampling`, and so into the key of every reply: a base and its policies must be sampled alike. So
-    whoever lowers `batch_size` keeps what was chosen, and with it the replies that are there.
+    It belongs into `sampling`, and so into the key of every reply: a base and its
+    policies must be sampled alike. Whoever lowers `batch_size` keeps what was chosen,
+    and with it the replies that are there.
     """
     if engine != "auto":
         return serving.known(engine)
 
     def make(folder):
         model, tokenizer = model_of(base)
-        asked = asking(tokenizer, records)
-        return {
-            "engine": serving.choose(
-                model, tokenizer, batch_size=batch_size, **asked, **sampling
-            )
-        }
+        prompts = named_prompts(tokenizer, examples)
+        chosen = serving.choose(
+            model, tokenizer, batch_size=batch_size, **prompts, **sampling
+        )
+        return {"engine": chosen}
 
-    config = {**sampling, "dtype": fit.best_dtype(), "asked": asked_of(records)}
-    return run_or_load(
+    config = {**sampling, "dtype": train.best_dtype(), "prompts": digest_of(examples)}
+    run = run_or_load(
         run_dir,
-        "engine-real",
+        "engine-hub",
         config,
         make,
         doing="sampling",
         inputs={"base": base.key},
-    ).metrics["engine"]
+    )
+    return run.metrics["engine"]
 
 
-def replies(run_dir, policy, records, *, seed, sampling, batch_size=64, progress=True):
-    """Record of a policy's replies to records, in replies.json; metrics: tokens (mean length), empty (share).
+def make_replies(
+    run_dir: str | Path,
+    policy: Policy,
+    examples: Sequence[Mapping],
+    *,
+    seed: int,
+    sampling: Mapping[str, Any],
+    batch_size: int = 64,
+    progress: bool = True,
+) -> Run:
+    """Run of a policy's replies to examples, in replies.json.
 
-    sampling   keywords of `serving.generate`: temperature, top_p, max_new_tokens, engine
+    Parameters
+    ----------
+    sampling : mapping
+        Keywords of `serving.generate`: temperature, top_p, max_new_tokens, engine.
+
+    Returns
+    -------
+    Run
+        Metrics: tokens (mean length of a reply), empty (share of replies).
     """
     config = {
         **sampling,
         "seed": seed,
-        "dtype": fit.best_dtype(),
-        "asked": asked_of(records),
+        "dtype": train.best_dtype(),
+        "prompts": digest_of(examples),
     }
 
     def make(folder):
         model, tokenizer = model_of(policy)
-        said = serving.generate(
+        replies = serving.generate(
             model,
             tokenizer,
-            **asking(tokenizer, records),
+            **named_prompts(tokenizer, examples),
             seed=seed,
             batch_size=batch_size,
             progress=progress,
             **sampling,
         )
-        files.write_whole(folder / "replies.json", files.dumps(said))
+        files.write_whole(folder / "replies.json", files.dumps(replies))
         return {
-            "tokens": float(token_lengths(said, tokenizer).mean()),
-            "empty": float(np.mean([not y.strip() for y in said])),
+            "tokens": float(token_lengths(replies, tokenizer).mean()),
+            "empty": float(np.mean([not reply.strip() for reply in replies])),
         }
 
     return run_or_load(
         run_dir,
-        "answers-real",
+        "replies-hub",
         config,
         make,
         doing="sampling",
@@ -293,79 +351,97 @@ def replies(run_dir, policy, records, *, seed, sampling, batch_size=64, progress
     )
 
 
-def said(record):
-    return files.read_json(record.path / "replies.json")
+def read_replies(run: Run) -> list[str]:
+    """The replies of a run of `make_replies`, one per example."""
+    return files.read_json(run.path / "replies.json")
 
 
-def negatives_of(records, kind, seed):
-    """Per record what the rejected reply answers: {query, context}; for "random_prompt" the number of another record.
+# ---- pairs ----
 
-    "random_context" draws from the contexts of all records, the own one included: an exact sample of the marginal.
-    "random_prompt" is a derangement: no reply is set against itself.
+
+def negatives_of(
+    examples: Sequence[Mapping], kind: str, seed: int
+) -> list[dict] | list[int]:
+    """Per example what the rejected reply answers, {query, context}.
+
+    For "random_prompt" it is the number of another example, whose reply is taken.
+    "random_context" draws from the contexts of all examples, the own one included: an
+    exact sample of the marginal. "random_prompt" is a derangement: no reply is set
+    against itself.
     """
-    rng, n = np.random.default_rng((seed, 2)), len(records)
+    rng, n = np.random.default_rng((seed, 2)), len(examples)
     if kind == "missing_context":
-        return [{"query": r["query"], "context": ""} for r in records]
+        return [{"query": e["query"], "context": ""} for e in examples]
     if kind == "random_context":
         return [
-            {"query": r["query"], "context": records[j]["context"]}
-            for r, j in zip(records, rng.integers(n, size=n), strict=True)
+            {"query": e["query"], "context": examples[j]["context"]}
+            for e, j in zip(examples, rng.integers(n, size=n), strict=True)
         ]
     if n < 2:
-        raise ValueError("random_prompt needs at least two records")
-    order = rng.permutation(
-        n
-    )  # one cycle through all records, so that nobody meets itself
+        raise ValueError("random_prompt needs at least two examples")
+    order = rng.permutation(n)  # one cycle through all, so that nobody meets itself
     other = np.empty(n, dtype=int)
     other[order] = np.roll(order, 1)
     return other.tolist()
 
 
-def pairs(
-    run_dir, base, records, kind, *, seed, sampling, batch_size=64, progress=True
-):
-    """Record of the base model's own preference pairs, pairs/train.jsonl; identical ones are left out and counted."""
-    common = dict(sampling=sampling, batch_size=batch_size, progress=progress)
-    chosen = replies(run_dir, base, records, seed=seed, **common)
-    drawn = negatives_of(records, kind, seed)
-    other = (
-        None
-        if kind == "random_prompt"
-        else replies(run_dir, base, drawn, seed=seed + 1_000_003, **common)
-    )
+def make_pairs(
+    run_dir: str | Path,
+    base: Place,
+    examples: Sequence[Mapping],
+    kind: str,
+    *,
+    seed: int,
+    sampling: Mapping[str, Any],
+    batch_size: int = 64,
+    progress: bool = True,
+) -> Run:
+    """Run of the base model's own preference pairs, in pairs/train.jsonl.
+
+    Returns
+    -------
+    Run
+        Metrics: pairs, and left_out: pairs with an empty reply or with two equal ones.
+
+    Raises
+    ------
+    ValueError
+        Where no pair is left.
+    """
+    how = {"sampling": sampling, "batch_size": batch_size, "progress": progress}
+    chosen = make_replies(run_dir, base, examples, seed=seed, **how)
+    negatives = negatives_of(examples, kind, seed)
+    rejected = None
+    if kind != "random_prompt":
+        stream = seed + _REJECTED_STREAM
+        rejected = make_replies(run_dir, base, negatives, seed=stream, **how)
 
     def make(folder):
-        yes = said(chosen)
-        no = [yes[j] for j in drawn] if other is None else said(other)
+        better = read_replies(chosen)
+        if rejected is None:
+            worse = [better[j] for j in negatives]
+        else:
+            worse = read_replies(rejected)
         rows = [
-            {
-                "prompt": [
-                    {
-                        "role": "user",
-                        "content": f"{r['context']}\n\n{r['query']}"
-                        if r["context"]
-                        else r["query"],
-                    }
-                ],
-                "chosen": [{"role": "assistant", "content": y}],
-                "rejected": [{"role": "assistant", "content": u}],
-            }
-            for r, y, u in zip(records, yes, no, strict=True)
-            if y != u and y.strip() and u.strip()
+            conversational(example, y, z)
+            for example, y, z in zip(examples, better, worse, strict=True)
+            if y != z and y.strip() and z.strip()
         ]
         if not rows:
             raise ValueError(
-                "no pair is left: rejected replies equal chosen ones, or are empty; raise the temperature"
+                "no pair is left: rejected replies equal chosen ones, or are empty; "
+                "raise the temperature"
             )
-        files.write_whole(folder / "pairs" / "train.jsonl", files.lines(rows))
-        return {"pairs": len(rows), "left_out": len(records) - len(rows)}
+        files.write_whole(folder / PAIRS, files.lines(rows))
+        return {"pairs": len(rows), "left_out": len(examples) - len(rows)}
 
-    inputs = {"chosen": chosen} | ({"rejected": other} if other else {})
-    config = {"kind": kind, "seed": seed, "asked": asked_of(records)}
+    inputs = {"chosen": chosen}
+    if rejected:
+        inputs["rejected"] = rejected
     return run_or_load(
         run_dir,
-        f"pairs-real-{kind}",
-        config,
+        f"pairs-{kind}-hub",
+        {"kind": kind, "seed": seed, "prompts": digest_of(examples)},
         make,
         doing="sampling",
         what="making pairs",
@@ -373,55 +449,84 @@ def pairs(
     )
 
 
-def labelled(run_dir, rows):
-    """Record of labelled preferences as pairs/train.jsonl."""
-    kept = [{k: r[k] for k in ("prompt", "chosen", "rejected")} for r in rows]
+def conversational(example: Mapping, chosen: str, rejected: str) -> dict:
+    """A pair in TRL's conversational format."""
+    context, query = example["context"], example["query"]
+    content = f"{context}\n\n{query}" if context else query
+    return {
+        "prompt": [{"role": "user", "content": content}],
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+    }
+
+
+def labelled_pairs(run_dir: str | Path, rows: Sequence[Mapping]) -> Run:
+    """Run of labelled preferences, in pairs/train.jsonl."""
+    columns = ("prompt", "chosen", "rejected")
+    pairs = [{name: row[name] for name in columns} for row in rows]
 
     def make(folder):
-        files.write_whole(folder / "pairs" / "train.jsonl", files.lines(kept))
-        return {"pairs": len(rows), "left_out": 0}
+        files.write_whole(folder / PAIRS, files.lines(pairs))
+        return {"pairs": len(pairs), "left_out": 0}
 
-    config = {"rows": files.digest(kept)}
     return run_or_load(
         run_dir,
-        "pairs-real-labelled",
-        config,
+        "pairs-labelled-hub",
+        {"rows": files.digest(pairs)},
         make,
         doing="sampling",
         what="making pairs",
     )
 
 
+def read_pairs(run: Run) -> list[dict]:
+    """The pairs of a run of `make_pairs` or `labelled_pairs`."""
+    return read_lines(run.path / PAIRS)
+
+
 # ---- training ----
 
 
-def train(
-    run_dir,
-    method,
-    base,
-    made,
+def train_policy(
+    run_dir: str | Path,
+    method: Method,
+    base: Place,
+    pairs: Run,
     *,
-    lr,
-    epochs,
-    batch_size,
-    micro_batch,
-    max_length,
-    lora_rank,
-    seed,
-    loss_kwargs=None,
-    checkpointing=True,
-    launch="",
-    save_every=200,
-    progress=True,
-):
-    """Record of one training run of `method` (a Method) on the pairs of a record; the policy is in `path / "model"`.
+    lr: float,
+    epochs: float,
+    batch_size: int,
+    micro_batch: int,
+    max_length: int,
+    lora_rank: int,
+    seed: int,
+    loss_kwargs: Mapping[str, Any] | None = None,
+    checkpointing: bool = True,
+    launcher: str = "",
+    save_every: int = 200,
+    progress: bool = True,
+) -> Run:
+    """Run of one training; the policy is in `path / "model"`, its losses in log.json.
 
-    launch   "" trains here, in one process on one card; a configuration of accelerate starts it on several
-    A run that diverged is a result too: its metrics are {"failed": why}. A run that was cut goes on from its checkpoint.
+    Parameters
+    ----------
+    method : Method
+        The loss with its settings; `loss_kwargs` are put on top of these.
+    launcher : str
+        A configuration of accelerate starts several processes; "" trains in this one.
+
+    Returns
+    -------
+    Run
+        A training that diverged is a result too: its metrics are {"failed": why}.
+
+    Notes
+    -----
+    A training that was cut goes on from its last checkpoint.
     """
     config = {
         "loss": method.loss,
-        "loss_kwargs": method.loss_kwargs | (loss_kwargs or {}),
+        "loss_kwargs": dict(method.loss_kwargs) | dict(loss_kwargs or {}),
         "recipe": method.recipe,
         "lr": lr,
         "epochs": epochs,
@@ -429,69 +534,73 @@ def train(
         "max_length": max_length,
         "lora_rank": lora_rank,
         "seed": seed,
-        "dtype": fit.best_dtype(),
+        "dtype": train.best_dtype(),
     }
-    checkpoints = (
-        files.resolve(run_dir) / "checkpoints"
-    )  # in a folder with the record's name, until that is whole
+    # Checkpoints lie in a folder with the run's name until that is whole.
+    checkpoints = files.resolve(run_dir) / "checkpoints"
 
     def make(folder):
         release()
-        mine = checkpoints / folder.stem.removeprefix(".")
         spec = config | {
             "base": str(base.path),
-            "pairs": str(made.path / "pairs" / "train.jsonl"),
+            "pairs": str(pairs.path / PAIRS),
             "folder": str(folder),
-            "checkpoints": str(mine),
+            "checkpoints": str(checkpoints / folder.stem.removeprefix(".")),
             "micro_batch": micro_batch,
             "checkpointing": checkpointing,
             "save_every": save_every,
             "progress": progress,
         }
         try:
-            return launcher.run(spec, launch)
+            return launch.run(spec, launcher)
         except FloatingPointError as error:
             return {"failed": str(error)}
 
-    found = run_or_load(
+    run = run_or_load(
         run_dir,
-        f"train-{method.loss}-real",
+        f"train-{method.loss}-hub",
         config,
         make,
         doing="training",
         what=f"training {method.loss}",
         code=["mipo_study.hub.train"],
-        inputs={"base": base.key, "pairs": made},
+        inputs={"base": base.key, "pairs": pairs},
     )
-    shutil.rmtree(checkpoints / found.path.name, ignore_errors=True)
-    return found
+    shutil.rmtree(checkpoints / run.path.name, ignore_errors=True)
+    return run
 
 
-def tune(
-    run_dir,
-    base,
-    found,
-    name,
+def train_method(
+    run_dir: str | Path,
+    base: Place,
+    dataset: benchmarks.Data,
+    name: str,
     *,
-    seed,
-    sampling,
-    shots=8,
-    lr=0.0,
-    beta=0.0,
-    batch_size=0,
-    sample_batch=64,
-    **how,
-):
-    """Record of a method's training run on a Data, its pairs made first; lr, beta, batch_size 0: as published.
+    seed: int,
+    sampling: Mapping[str, Any],
+    shots: int = 8,
+    lr: float = 0.0,
+    beta: float = 0.0,
+    batch_size: int = 0,
+    sample_batch: int = 64,
+    **how: Any,
+) -> Run:
+    """Run of a method's training on a data set, its pairs made first.
 
-    how   keywords of `train`. Adapters take ten times the learning rate, as TRL advises.
+    Parameters
+    ----------
+    lr, beta, batch_size : float
+        0 takes what was published. Adapters then learn at ten times the rate, as TRL
+        advises: published rates are those of full fine-tuning.
+    **how
+        Keywords of `train_policy`.
     """
-    method = METHODS[found.kind][name]
+    method = METHODS[dataset.kind][name]
     if method.negatives:
-        made = pairs(
+        pairs = make_pairs(
             run_dir,
             base,
-            as_records(found.train, found.kind, shots),
+            as_examples(dataset.train, dataset.kind, shots),
             method.negatives,
             seed=seed,
             sampling=sampling,
@@ -499,18 +608,16 @@ def tune(
             progress=how["progress"],
         )
     else:
-        made = labelled(run_dir, found.train)
-    rate = method.lr * (
-        10 if how["lora_rank"] else 1
-    )  # published rates are of full fine-tuning; TRL's advice for adapters
-    return train(
+        pairs = labelled_pairs(run_dir, dataset.train)
+    rate = method.lr * (10 if how["lora_rank"] else 1)
+    return train_policy(
         run_dir,
         method,
         base,
-        made,
+        pairs,
         seed=seed,
         lr=lr or rate,
-        batch_size=batch_of(found.kind, batch_size),
+        batch_size=batch_of(dataset.kind, batch_size),
         loss_kwargs={"beta": beta} if beta and "beta" in method.loss_kwargs else None,
         **how,
     )

@@ -7,7 +7,7 @@ from mipo.evaluate import reference_free
 from mipo.logprobs import pmi_over_contexts, response_logps
 from mipo.preference_data import as_text
 from mipo_study.hub import benchmarks, harness, llm_judge
-from mipo_study.hub.runs import asked_of, model_of, run_or_load, said
+from mipo_study.hub.runs import digest_of, model_of, read_replies, run_or_load
 
 # ---- numbers ----
 
@@ -97,7 +97,7 @@ def measure(
     def make(folder):
         crowd, texts, found, under = (
             reference_free.groups(records, contexts, seed=seed),
-            said(answered),
+            read_replies(answered),
             {},
             {},
         )
@@ -122,10 +122,10 @@ def measure(
             "chance": 1 / max(map(len, crowd)),
         }
 
-    config = {"contexts": contexts, "seed": seed, "asked": asked_of(records)}
+    config = {"contexts": contexts, "seed": seed, "asked": digest_of(records)}
     return run_or_load(
         run_dir,
-        "own-real",
+        "measure-hub",
         config,
         make,
         doing="scoring",
@@ -163,8 +163,8 @@ def rank(run_dir, policy, rows, *, batch_size=16, progress=True):
 
     return run_or_load(
         run_dir,
-        "weigh-real",
-        {"rows": asked_of(rows, ("prompt", "chosen", "rejected"))},
+        "rank-hub",
+        {"rows": digest_of(rows, ("prompt", "chosen", "rejected"))},
         make,
         doing="scoring",
         code=["mipo_study.hub.scores"],
@@ -191,7 +191,7 @@ def judged(
     missing   what a rating out of form counts as, see llm_judge.OUT_OF_FORM
     What the judge has said is kept in run_dir/verdicts, whatever happens later.
     """
-    mine, other = said(ours), said(theirs)
+    mine, other = read_replies(ours), read_replies(theirs)
     known = [i for i, r in enumerate(records) if r.get("gold")] if rated else []
 
     def make(folder):
@@ -241,11 +241,11 @@ def judged(
     config = {
         "rated": bool(known),
         "missing": missing,
-        "asked": asked_of(records, ("query", "context", "wishes", "gold")),
+        "asked": digest_of(records, ("query", "context", "wishes", "gold")),
     }
     return run_or_load(
         run_dir,
-        "judge-real",
+        "judge-hub",
         config,
         make,
         doing="judging",
@@ -283,7 +283,7 @@ def by_harness(run_dir, policy, dataset, items, *, shots=8, batch_size=16):
     }
     return run_or_load(
         run_dir,
-        "harness",
+        "harness-hub",
         config,
         make,
         doing="scoring",

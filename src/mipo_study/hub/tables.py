@@ -68,12 +68,12 @@ class Study:
         return self.work[s, seed].test
 
     def asked(self, s, seed, part="test"):
-        return runs.as_records(
+        return runs.as_examples(
             getattr(self.work[s, seed], part), self.work[s, seed].kind, self.shots
         )
 
     def replies(self, s, arm, seed):
-        return runs.said(self.said[s, arm, seed])
+        return runs.read_replies(self.said[s, arm, seed])
 
     def policies(self, kind=""):
         """(s, arm, seed) of every policy there is, the base model first; of one kind of data set, or of all."""
@@ -92,7 +92,7 @@ class Study:
     def answer(self, sampling, **how):
         """Every policy replies to its test prompts, with the settings `sampling[s]` of its set."""
         for s, arm, seed in self.policies():
-            self.said[s, arm, seed] = runs.replies(
+            self.said[s, arm, seed] = runs.make_replies(
                 self.run_dir,
                 self.policy(s, arm, seed),
                 self.asked(s, seed),

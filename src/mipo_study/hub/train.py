@@ -1,61 +1,92 @@
-"""One training run of a hub model: in one process, or in several started by `accelerate launch -m mipo_study.hub.train spec.json`.
+"""One training of a hub model, in this process or as one of several.
 
-Full fine-tuning holds float32 weights and computes in bfloat16: with bfloat16 weights a step of 5e-7 would be rounded away.
-What is saved after that is bfloat16, as its matrix products have seen the weights. LoRA holds the base in bfloat16 and
-saves the adapter alone. Checkpoints lie outside the record and are gone once it is written.
+Full fine-tuning holds float32 weights and computes in bfloat16: with bfloat16 weights a
+step of 5e-7 would be rounded away. What is saved after that is bfloat16, as its matrix
+products have seen the weights. LoRA holds the base in bfloat16 and saves the adapter
+alone. Checkpoints lie outside the run's folder and are gone once it is written.
 """
 
-import json
-import os
-import sys
-import threading
-import time
-from pathlib import Path
+from __future__ import annotations
 
-import psutil
+import json
+import multiprocessing
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import torch
 from accelerate import PartialState
+from datasets import Dataset
 
 from mipo import files
 from mipo.lm.tokens import max_positions
 from mipo.models import load_model, require_finite
 from mipo.preference_data import as_text
 from mipo.trainer import PreferenceConfig, PreferenceTrainer
-from mipo_study.arms import adapter
-from mipo_study.runs import read_pairs
+
+# How the released scripts optimise: MIPO's, and RMiPO's for itself and its rivals.
+RECIPES = {
+    "mipo": {
+        "adam_beta2": 0.95,
+        "warmup_steps": 0.03,
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
+    },
+    "rmipo": {"warmup_steps": 0.1, "lr_scheduler_type": "cosine"},
+}
 
 
-def load(place, *, dtype="bfloat16", device=None):
-    """(model, tokenizer) of a folder that `run` saved, of a Place's path, or of any model folder; adapters are put on."""
+def load(
+    place: str | Path, *, dtype: str = "bfloat16", device: str | None = None
+) -> tuple:
+    """(model, tokenizer) of any model folder; an adapter is put on its base.
+
+    Parameters
+    ----------
+    place : str or Path
+        A folder that `run` saved, the path of a Place, or any folder in hub format.
+    """
     folder = Path(place)
-    if (folder / "adapter_config.json").is_file():
-        from peft import PeftModel
+    adapter = folder / "adapter_config.json"
+    if not adapter.is_file():
+        return load_model(folder, dtype=dtype, device=device)
+    from peft import PeftModel
 
-        base = json.loads((folder / "adapter_config.json").read_text())[
-            "base_model_name_or_path"
-        ]
-        model, tokenizer = load_model(base, dtype=dtype, device=device)
-        return PeftModel.from_pretrained(model, str(folder)).eval(), tokenizer
-    return load_model(folder, dtype=dtype, device=device)
+    base = files.read_json(adapter)["base_model_name_or_path"]
+    model, tokenizer = load_model(base, dtype=dtype, device=device)
+    return PeftModel.from_pretrained(model, str(folder)).eval(), tokenizer
 
 
-def best_dtype():
+def best_dtype() -> str:
     """bfloat16 on a GPU that has it, else float32."""
-    return (
-        "bfloat16"
-        if torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        else "float32"
-    )
+    able = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return "bfloat16" if able else "float32"
 
 
-def pieces(batch_size, micro_batch, cards=1):
-    """(processes, pairs at once in each, pieces summed up): a batch cut evenly, over as many of the cards as divide it.
+def lora(rank: int):
+    """LoRA on every linear layer, alpha twice the rank."""
+    from peft import LoraConfig  # only LoRA needs it
 
-    A batch is a setting of the method and never changed; `micro_batch` is the most that one card is given at once.
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+
+
+def pieces(batch_size: int, micro_batch: int, cards: int = 1) -> tuple[int, int, int]:
+    """A batch cut evenly, over as many of the cards as divide it.
+
+    A batch is a setting of the method and never changed; `micro_batch` is the most that
+    one card is given at once.
+
+    Returns
+    -------
+    (int, int, int)
+        Processes, pairs at once in each, and pieces that are summed up.
     """
     if min(batch_size, micro_batch, cards) < 1:
         raise ValueError(
-            f"batch_size={batch_size}, micro_batch={micro_batch}, {cards} card(s): each must be at least 1"
+            f"batch_size={batch_size}, micro_batch={micro_batch}, {cards} card(s): "
+            "each must be at least 1"
         )
     processes = max(n for n in range(1, cards + 1) if batch_size % n == 0)
     share = batch_size // processes
@@ -63,23 +94,14 @@ def pieces(batch_size, micro_batch, cards=1):
     return processes, at_once, share // at_once
 
 
-def arguments(spec, processes):
-    """PreferenceConfig of a run: MIPO's release where `recipe` is "mipo", RMiPO's where it is "rmipo" (methods' tables)."""
+def arguments(spec: Mapping[str, Any], processes: int) -> PreferenceConfig:
+    """PreferenceConfig of a training, by the recipe that its method names."""
     wanted, at_once, summed = pieces(spec["batch_size"], spec["micro_batch"], processes)
     if wanted != processes:
         raise ValueError(
-            f"batch_size={spec['batch_size']} cannot be shared by {processes} processes; start {wanted}"
+            f"batch_size={spec['batch_size']} cannot be shared by {processes} "
+            f"processes; start {wanted}"
         )
-    recipes = {
-        "mipo": {
-            "adam_beta2": 0.95,
-            "warmup_steps": 0.03,
-            "lr_scheduler_type": "cosine_with_min_lr",
-            "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
-        },
-        "rmipo": {"warmup_steps": 0.1, "lr_scheduler_type": "cosine"},
-    }
-    half = best_dtype() == "bfloat16"
     return PreferenceConfig(
         output_dir=spec["checkpoints"],
         loss=spec["loss"],
@@ -90,10 +112,9 @@ def arguments(spec, processes):
         seed=spec["seed"],
         gradient_accumulation_steps=summed,
         max_length=spec["max_length"],
-        bf16=half,
+        bf16=best_dtype() == "bfloat16",
         activation_checkpointing=spec["checkpointing"],
         activation_checkpointing_kwargs={"use_reentrant": False},
-        max_grad_norm=1.0,
         logging_steps=1,
         use_cpu=not torch.cuda.is_available(),
         disable_tqdm=not spec["progress"],
@@ -102,133 +123,119 @@ def arguments(spec, processes):
         save_total_limit=1,
         ref_cache_dir=str(Path(spec["checkpoints"]) / "ref-logps"),
         ddp_find_unused_parameters=False,
-        **recipes[spec["recipe"]],
+        **RECIPES[spec["recipe"]],
     )
 
 
-def run(spec):
-    """Train as `spec` says (see `mipo_study.hub.runs.train`) and save the policy in spec["folder"]/model; returns JSON metrics.
+def run(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Train as `spec` says (see `runs.train_policy`); save the policy in folder/model.
 
-    A run that was cut goes on from its last checkpoint, with the same batches in the same order.
+    A training that was cut goes on from its last checkpoint, with the same batches in
+    the same order.
+
+    Returns
+    -------
+    dict
+        JSON metrics: steps, lr, first_loss, last_loss, processes, peak_gb, kept_update.
     """
     state = PartialState(cpu=not torch.cuda.is_available())
-    rank = spec["lora_rank"]
-    half = best_dtype()
+    rank, dtype = spec["lora_rank"], best_dtype()
     model, tokenizer = load_model(
-        spec["base"], dtype=half if rank else "float32", device=str(state.device)
+        spec["base"], dtype=dtype if rank else "float32", device=str(state.device)
     )
     model.config.use_cache = False
     longest = min(spec["max_length"], max_positions(model) or spec["max_length"])
-    args = arguments(spec | {"max_length": longest}, state.num_processes)
-    pairs = read_pairs(spec["pairs"])
-    if not isinstance(pairs[0]["prompt"], str):
-        pairs = [
-            row | {"read_from": f"{Path(spec['pairs']).name}, row {i}"}
-            for i, row in enumerate(pairs)
-        ]
-        pairs = as_text(pairs, tokenizer)
     trainer = PreferenceTrainer(
         model=model,
-        args=args,
-        train_dataset=pairs,
+        args=arguments({**spec, "max_length": longest}, state.num_processes),
+        train_dataset=rows_of(spec["pairs"], tokenizer),
         processing_class=tokenizer,
-        peft_config=adapter(rank) if rank else None,
+        peft_config=lora(rank) if rank else None,
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(spec["checkpoints"]))
-    require_finite(
-        trainer.model, spec["loss"], spec["lr"]
-    )  # on every process: with FSDP each holds a part of the weights
-    target = Path(spec["folder"]) / "model"
+    # On every process: with FSDP each holds a part of the weights.
+    require_finite(trainer.model, spec["loss"], spec["lr"])
     kept = None
-    if not rank and half == "bfloat16" and not trainer.is_fsdp_enabled:
+    if not rank and dtype == "bfloat16" and not trainer.is_fsdp_enabled:
         kept = rounded(trainer.model, spec["base"], main=state.is_main_process)
-    trainer.save_model(str(target))
-    log = [row for row in trainer.state.log_history if "loss" in row]
+    folder = Path(spec["folder"])
+    trainer.save_model(str(folder / "model"))
     if state.is_main_process:
-        tokenizer.save_pretrained(target)
-        files.write_whole(Path(spec["folder"]) / "log.json", files.dumps(log))
-        peak = (
-            torch.cuda.max_memory_allocated() / 1e9
-            if torch.cuda.is_available()
-            else None
-        )
-        found = {
+        tokenizer.save_pretrained(folder / "model")
+        log = [row for row in trainer.state.log_history if "loss" in row]
+        metrics = {
             "steps": trainer.state.global_step,
             "lr": spec["lr"],
             "first_loss": log[0]["loss"],
             "last_loss": log[-1]["loss"],
             "processes": state.num_processes,
-            "peak_gb": peak,
+            "peak_gb": peak_gb(),
             "kept_update": kept,
         }
-        files.write_whole(Path(spec["folder"]) / "metrics.json", files.dumps(found))
+        files.write_whole(folder / "log.json", files.dumps(log))
+        files.write_whole(folder / "metrics.json", files.dumps(metrics))
     state.wait_for_everyone()
-    return files.read_json(Path(spec["folder"]) / "metrics.json")
+    return files.read_json(folder / "metrics.json")
 
 
-def rounded(model, base, *, main):
-    """Round a model to bfloat16; returns `kept_update`, on the main process only, since it takes the base once more."""
+def rows_of(path: str | Path, tokenizer) -> Dataset | list[dict]:
+    """Pairs of a file as text, those of a conversational file by the chat template."""
+    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    pairs = [json.loads(line) for line in lines if line]
+    if isinstance(pairs[0]["prompt"], str):
+        return Dataset.from_list(pairs)
+    name = Path(path).name
+    named = [pair | {"read_from": f"{name}, row {i}"} for i, pair in enumerate(pairs)]
+    return as_text(named, tokenizer)
+
+
+def peak_gb() -> float | None:
+    """The most memory that the card has held, GB; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    return torch.cuda.max_memory_allocated() / 1e9
+
+
+def rounded(model, base: str | Path, *, main: bool) -> float | None:
+    """Round a model to bfloat16; the main process returns its `kept_update`."""
     kept = kept_update(load_model(base, device="cpu")[0], model) if main else None
     model.to(torch.bfloat16)
     return kept
 
 
-def kept_update(before, after):
-    """Share of a full update that is left once weights are rounded to bfloat16: sum |round(b) - round(a)| over sum |b - a|.
+def kept_update(before, after) -> float:
+    r"""Share of a full update that is left once weights are rounded to bfloat16.
 
-    Small steps round away (0) or up; 1.0 where nothing changed.
+    :math:`\sum |r(b) - r(a)| / \sum |b - a|` over weights a before and b after. Small
+    steps round away (0) or up; 1.0 where nothing changed.
     """
     left = total = 0.0
-    for a, b in zip(before.parameters(), after.parameters(), strict=True):
-        a, b = a.detach().float().cpu(), b.detach().float().cpu()
+    for old, new in zip(before.parameters(), after.parameters(), strict=True):
+        a, b = old.detach().float().cpu(), new.detach().float().cpu()
         left += (b.bfloat16() - a.bfloat16()).float().abs().sum().item()
         total += (b - a).abs().sum().item()
     return left / total if total else 1.0
 
 
-def last_checkpoint(folder):
-    """The newest whole checkpoint of a run that was cut, or None."""
-    found = [
-        p
-        for p in Path(folder).glob("checkpoint-*")
-        if (p / "trainer_state.json").is_file()
+def last_checkpoint(folder: str | Path) -> str | None:
+    """The newest whole checkpoint of a training that was cut, or None."""
+    whole = [
+        place
+        for place in Path(folder).glob("checkpoint-*")
+        if (place / "trainer_state.json").is_file()
     ]
-    return (
-        str(max(found, key=lambda p: int(p.name.rsplit("-", 1)[1]))) if found else None
-    )
+    newest = max(whole, key=lambda place: int(place.name.rsplit("-", 1)[1]), default="")
+    return str(newest) or None
 
 
-def end_with(starter, every=1.0):
-    """Ends this process once its launcher is gone, or the process `starter` that started the launcher: whoever was killed
-    can stop nobody, and the next start would share the checkpoints with what was left running."""
-
-    def watch():
-        while True:
-            try:
-                if psutil.Process(os.getppid()).ppid() != starter:
-                    os._exit(1)
-            except psutil.Error:
-                os._exit(1)
-            time.sleep(every)
-
-    threading.Thread(target=watch, daemon=True).start()
+def worker(spec: Mapping[str, Any]) -> None:
+    """What each of several processes does; it ends when whoever started it is gone."""
+    starter = multiprocessing.parent_process()
+    threading.Thread(target=_end_after, args=[starter], daemon=True).start()
+    run(spec)
 
 
-def main():
-    """What each started process does. An error is left as error-RANK.json for `mipo_study.hub.launch`, which knows what to do."""
-    spec = files.read_json(sys.argv[1])
-    if "starter" in spec:
-        end_with(spec["starter"])
-    try:
-        run(spec)
-    except Exception as error:
-        said = {"type": type(error).__name__, "message": str(error)}
-        files.write_whole(
-            Path(spec["folder"]) / f"error-{os.environ.get('RANK', 0)}.json",
-            files.dumps(said),
-        )
-        raise
-
-
-if __name__ == "__main__":
-    main()
+def _end_after(starter) -> None:
+    """Else a killed notebook's processes would share the checkpoints with the next."""
+    starter.join()
+    os._exit(1)
