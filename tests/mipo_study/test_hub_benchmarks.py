@@ -232,15 +232,14 @@ def test_a_missing_column_of_a_large_set_is_named_beside_those_that_are_there(tm
 
 def test_two_people_are_too_few(tmp_path):
     with pytest.raises(ValueError, match="at least three people"):
-        benchmarks._people([{"person": p} for p in "aabb"], 0, 2, 0, {})
+        benchmarks.split_people([{"person": p} for p in "aabb"], n_test=2)
 
 
 @pytest.mark.parametrize("n_test", [2, 4, 5])
 def test_a_test_part_has_two_people_to_tell_apart(n_test):
     """Three people of ten records each: the first alone would fill the test part."""
-    found = benchmarks._people(
-        [{"person": p, "i": i} for p in "abc" for i in range(10)], 0, n_test, 0, {}
-    )
+    examples = [{"person": p, "i": i} for p in "abc" for i in range(10)]
+    found = benchmarks.split_people(examples, n_test=n_test)
     assert (
         len(found.test) == n_test
         and len(people_of(found.test)) == 2

@@ -14,9 +14,10 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 
 from mipo import files
-from mipo_study.hub import download, launch, recipes, runs, train
+from mipo_study.hub import download, launch, protocol, runs, train
 from mipo_study.hub.download import Place
 
+DPO = ("dpo", protocol.setting_of("preferences", "dpo"))
 TWO = "configs/accelerate/two-cpus.yaml"
 
 
@@ -209,9 +210,7 @@ def made(tmp_path):
 
 def test_divergence_in_two_processes_is_a_result(tiny_llama, made, tmp_path):
     base = Place(str(tiny_llama), tiny_llama)
-    gone = runs.train_policy(
-        tmp_path, recipes.PREFERENCES["dpo"], base, made, **SETTINGS, launcher=TWO
-    )
+    gone = runs.train_policy(tmp_path, *DPO, base, made, **SETTINGS, launcher=TWO)
     assert "learning rate" in gone.metrics["failed"]
 
 

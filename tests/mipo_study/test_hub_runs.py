@@ -11,10 +11,14 @@ from safetensors.torch import load_file
 
 from mipo import files
 from mipo.evaluate import reference_free
-from mipo_study.hub import benchmarks, download, recipes, scores, serving, train
+from mipo_study.hub import benchmarks, download, protocol, scores, serving, train
 from mipo_study.hub import runs as real
 from mipo_study.hub.download import Place
 
+DPO, RMIPO = (
+    (name, protocol.setting_of("preferences", name)) for name in ("dpo", "rmipo")
+)
+MIPO = ("dpo", protocol.setting_of("people", "mipo-random"))
 TALK = {"chosen": "Yes, I will bring bread.", "rejected": "No."}
 SETTINGS = dict(
     lr=1e-3,
@@ -60,9 +64,7 @@ def losses(record):
 
 
 def test_training_starts_at_log_2_and_is_found_again(base, made, tmp_path):
-    first = real.train_policy(
-        tmp_path / "run", recipes.PREFERENCES["dpo"], base, made, **SETTINGS
-    )
+    first = real.train_policy(tmp_path / "run", *DPO, base, made, **SETTINGS)
     assert (
         first.fresh
         and first.metrics["steps"] == 6
@@ -76,12 +78,10 @@ def test_training_starts_at_log_2_and_is_found_again(base, made, tmp_path):
         "micro_batch": 1,
         "checkpointing": False,
     }  # how it is computed is not part of the key
-    assert not real.train_policy(
-        tmp_path / "run", recipes.PREFERENCES["dpo"], base, made, **smaller
-    ).fresh
+    assert not real.train_policy(tmp_path / "run", *DPO, base, made, **smaller).fresh
     assert real.train_policy(
         tmp_path / "run",
-        recipes.PREFERENCES["dpo"],
+        *DPO,
         base,
         made,
         **{**SETTINGS, "seed": 1},
@@ -101,7 +101,7 @@ def test_smaller_pieces_give_the_same_run(tiny_qwen2, made, tmp_path):
         runs.append(
             real.train_policy(
                 tmp_path / f"{i}",
-                recipes.PREFERENCES["rmipo"],
+                *RMIPO,
                 base,
                 made,
                 **{**SETTINGS, **pieces},
@@ -112,8 +112,8 @@ def test_smaller_pieces_give_the_same_run(tiny_qwen2, made, tmp_path):
 
 
 def test_a_cut_run_goes_on_from_its_checkpoint(tiny_qwen2, made, tmp_path, monkeypatch):
-    base, dpo = Place(str(tiny_qwen2), tiny_qwen2), recipes.PREFERENCES["dpo"]
-    whole = real.train_policy(tmp_path / "whole", dpo, base, made, **SETTINGS)
+    base = Place(str(tiny_qwen2), tiny_qwen2)
+    whole = real.train_policy(tmp_path / "whole", *DPO, base, made, **SETTINGS)
     steps, original = [], train.PreferenceTrainer.training_step
 
     def count(self, *args, **kwargs):
@@ -125,12 +125,12 @@ def test_a_cut_run_goes_on_from_its_checkpoint(tiny_qwen2, made, tmp_path, monke
     monkeypatch.setattr(train.PreferenceTrainer, "training_step", count)
     settings = {**SETTINGS, "save_every": 2}
     with pytest.raises(KeyboardInterrupt):
-        real.train_policy(tmp_path / "run", dpo, base, made, **settings)
+        real.train_policy(tmp_path / "run", *DPO, base, made, **settings)
     assert not list((tmp_path / "run" / "records").glob("train-*"))
     kept = list((tmp_path / "run" / "checkpoints").glob("*/checkpoint-*"))
     assert [p.name for p in kept] == ["checkpoint-4"]
     (kept[0].parent / "checkpoint-9").mkdir()  # cut while it was written
-    again = real.train_policy(tmp_path / "run", dpo, base, made, **settings)
+    again = real.train_policy(tmp_path / "run", *DPO, base, made, **settings)
     assert steps[9:] == [4, 4, 5, 5] and again.metrics["steps"] == 6
     assert not list((tmp_path / "run" / "checkpoints").glob("*/checkpoint-*"))
     for name, value in weights(whole).items():
@@ -140,11 +140,11 @@ def test_a_cut_run_goes_on_from_its_checkpoint(tiny_qwen2, made, tmp_path, monke
 def test_two_processes_do_as_one(tiny_llama, made, tmp_path):
     """DDP on two CPU processes, each with half of the batch, against one with all of it: losses within 1e-4 nats, weights
     within 1e-4 (Adam divides by gradients near zero, where the order of sums shows)."""
-    base, dpo = Place(str(tiny_llama), tiny_llama), recipes.PREFERENCES["dpo"]
-    one = real.train_policy(tmp_path / "one", dpo, base, made, **SETTINGS)
+    base = Place(str(tiny_llama), tiny_llama)
+    one = real.train_policy(tmp_path / "one", *DPO, base, made, **SETTINGS)
     two = real.train_policy(
         tmp_path / "two",
-        dpo,
+        *DPO,
         base,
         made,
         **SETTINGS,
@@ -158,7 +158,7 @@ def test_two_processes_do_as_one(tiny_llama, made, tmp_path):
 
 
 def test_adapters_are_saved_alone_and_put_on_again(tiny_qwen2, made, tmp_path):
-    base, rmipo = Place(str(tiny_qwen2), tiny_qwen2), recipes.PREFERENCES["rmipo"]
+    base, rmipo = Place(str(tiny_qwen2), tiny_qwen2), *RMIPO
     tuned = real.train_policy(
         tmp_path / "run", rmipo, base, made, **{**SETTINGS, "lora_rank": 4, "lr": 1e-2}
     )
@@ -175,9 +175,7 @@ def test_adapters_are_saved_alone_and_put_on_again(tiny_qwen2, made, tmp_path):
 
 def test_a_run_that_diverges_is_a_result(tiny_qwen2, made, tmp_path):
     base = Place(str(tiny_qwen2), tiny_qwen2)
-    gone = real.train_policy(
-        tmp_path, recipes.PREFERENCES["dpo"], base, made, **{**SETTINGS, "lr": 1e38}
-    )
+    gone = real.train_policy(tmp_path, *DPO, base, made, **{**SETTINGS, "lr": 1e38})
     assert (
         "learning rate" in gone.metrics["failed"] and not (gone.path / "model").exists()
     )
@@ -197,30 +195,23 @@ def test_steps_that_bfloat16_rounds_away():
 
 @pytest.mark.parametrize("kind", ["random_context", "missing_context", "random_prompt"])
 def test_negatives(kind):
-    records = [{"query": f"q{i}", "context": f"c{i % 4}"} for i in range(40)]
-    drawn = real.negatives_of(records, kind, seed=1)
-    assert drawn == real.negatives_of(records, kind, seed=1) and len(drawn) == 40
-    if kind == "random_prompt":  # everybody's reply is used once, nobody meets its own
-        assert sorted(drawn) == list(range(40)) and all(
-            i != j for i, j in enumerate(drawn)
-        )
+    examples = [{"query": f"q{i}", "context": f"c{i % 4}"} for i in range(40)]
+    drawn = real.negatives_of(examples, kind, seed=1)
+    assert drawn == real.negatives_of(examples, kind, seed=1) and len(drawn) == 40
+    if kind == "random_prompt":
+        assert all(d != e for d, e in zip(drawn, examples, strict=True))
+        assert all(d in examples for d in drawn)
         return
-    assert [d["query"] for d in drawn] == [r["query"] for r in records]
+    assert [d["query"] for d in drawn] == [e["query"] for e in examples]
     contexts = {d["context"] for d in drawn}
     assert contexts == ({""} if kind == "missing_context" else {"c0", "c1", "c2", "c3"})
     if kind == "random_context":  # the own context is allowed: about a quarter
-        assert (
-            3
-            <= sum(
-                d["context"] == r["context"]
-                for d, r in zip(drawn, records, strict=True)
-            )
-            <= 20
-        )
+        own = [d["context"] == e["context"] for d, e in zip(drawn, examples)]
+        assert 3 <= sum(own) <= 20
 
 
-def test_two_records_are_the_least_for_random_prompts():
-    with pytest.raises(ValueError, match="at least two"):
+def test_two_examples_are_the_least_for_random_prompts():
+    with pytest.raises(ValueError, match="more than 1 examples, got 1"):
         real.negatives_of([{"query": "q", "context": ""}], "random_prompt", 0)
 
 
@@ -239,7 +230,7 @@ def test_pairs_replies_and_measures(tiny_qwen2, records_list, tmp_path, monkeypa
     assert made.metrics["pairs"] + made.metrics["left_out"] == 20 and rows[0]["prompt"][
         0
     ]["content"].endswith(records[0]["query"])
-    tuned = real.train_policy(tmp_path, recipes.PEOPLE["mipo-random"], base, made, **SETTINGS)
+    tuned = real.train_policy(tmp_path, *MIPO, base, made, **SETTINGS)
     answered = real.make_replies(tmp_path, tuned, records, sampling=sampling, **common)
     assert len(real.read_replies(answered)) == 20
     found = scores.measure(
@@ -351,7 +342,9 @@ def test_a_corrected_gold_reply_is_judged_anew(tiny_qwen2, records_list, tmp_pat
     )
     records = [{**r, "wishes": ["short"], "gold": "Good."} for r in records_list[:2]]
     sides = [
-        real.make_replies(tmp_path, base, records, seed=s, progress=False, sampling=GREEDY)
+        real.make_replies(
+            tmp_path, base, records, seed=s, progress=False, sampling=GREEDY
+        )
         for s in (0, 1)
     ]
     common = dict(rated=True, missing=0, progress=False)
@@ -386,10 +379,7 @@ def test_weights_that_were_changed_do_not_go_on_from_old_checkpoints(
     tiny_qwen2, made, tmp_path, monkeypatch
 ):
     """A run was cut; the model in its folder is replaced, the pairs are the same: the next run starts at its first step."""
-    local, dpo = (
-        Path(shutil.copytree(tiny_qwen2, tmp_path / "m")),
-        recipes.PREFERENCES["dpo"],
-    )
+    local = Path(shutil.copytree(tiny_qwen2, tmp_path / "m"))
     settings, original, steps = (
         {**SETTINGS, "save_every": 2},
         train.PreferenceTrainer.training_step,
@@ -404,12 +394,12 @@ def test_weights_that_were_changed_do_not_go_on_from_old_checkpoints(
 
     monkeypatch.setattr(train.PreferenceTrainer, "training_step", cut)
     with pytest.raises(KeyboardInterrupt):
-        real.train_policy(tmp_path / "run", dpo, Place("m", local), made, **settings)
+        real.train_policy(tmp_path / "run", *DPO, Place("m", local), made, **settings)
     model, _ = train.load(local, dtype="float32", device="cpu")
     with torch.no_grad():
         model.lm_head.weight.mul_(1.5)
     model.save_pretrained(local)
-    real.train_policy(tmp_path / "run", dpo, Place("m", local), made, **settings)
+    real.train_policy(tmp_path / "run", *DPO, Place("m", local), made, **settings)
     assert steps[7:] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
 
 
@@ -491,9 +481,7 @@ def test_a_full_disk_is_one_message_wherever_it_strikes(
         "labelled": lambda: real.labelled_pairs(
             tmp_path / "new", [{"prompt": "p", "chosen": "c", "rejected": "r"}]
         ),
-        "train": lambda: real.train_policy(
-            tmp_path, recipes.PREFERENCES["dpo"], base, made, **SETTINGS
-        ),
+        "train": lambda: real.train_policy(tmp_path, *DPO, base, made, **SETTINGS),
     }
     struck = {
         "train.jsonl": ("data", "labelled"),
@@ -596,7 +584,7 @@ def test_a_model_s_own_context_is_the_most_a_pair_may_have(tiny_qwen2, tmp_path)
     made = real.labelled_pairs(tmp_path, rows)
     tuned = real.train_policy(
         tmp_path,
-        recipes.PREFERENCES["dpo"],
+        *DPO,
         base,
         made,
         **{**SETTINGS, "epochs": 1, "max_length": 4096},
@@ -608,7 +596,7 @@ def test_adapters_take_ten_times_the_published_rate(
     tiny_qwen2, made, tmp_path, monkeypatch
 ):
     rates, base = [], Place(str(tiny_qwen2), tiny_qwen2)
-    monkeypatch.setattr(real, "train", lambda *_, lr, **__: rates.append(lr))
+    monkeypatch.setattr(real, "train_policy", lambda *_, lr, **__: rates.append(lr))
     rows = benchmarks.Data(
         "preferences", [{"prompt": "p", "chosen": "c", "rejected": "r"}], []
     )
@@ -628,20 +616,20 @@ def test_adapters_take_ten_times_the_published_rate(
 
 
 def test_methods_by_name():
-    assert recipes.arms("people") == ["mipo-random"] and recipes.arms(
+    assert protocol.methods_for("people") == ["mipo-random"] and protocol.methods_for(
         "reasoning", ["all"]
     ) == ["mipo", "sft"]
     both = ["mipo-missing", "rmipo"]  # for sets of two kinds
-    assert recipes.arms("people", both) == ["mipo-missing"] and recipes.arms(
-        "preferences", both
-    ) == ["rmipo"]
+    assert protocol.methods_for("people", both) == [
+        "mipo-missing"
+    ] and protocol.methods_for("preferences", both) == ["rmipo"]
     with pytest.raises(
         ValueError,
         match=r"\['mipo-randon'\]: people data take mipo-random, mipo-missing, sft",
     ):
-        recipes.arms("people", ["mipo-randon", "sft"])
+        protocol.methods_for("people", ["mipo-randon", "sft"])
     with pytest.raises(ValueError, match="reasoning data take mipo, sft"):
-        recipes.arms("reasoning", ["dpo"])
+        protocol.methods_for("reasoning", ["dpo"])
 
 
 def test_data_is_a_record(records_jsonl, tmp_path):

@@ -9,8 +9,10 @@ import functools
 import random
 import tempfile
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mipo import data
 from mipo_study.hub import answers, download
@@ -137,18 +139,22 @@ def load(name, *, folder="", n_train=0, n_test=200, seed=0):
     """
     kind_of(name)
     if Path(name).suffix == ".jsonl":
-        rows = [
-            {**r, "person": r["context"], "wishes": [r["context"]]}
-            for r in data.read_jsonl(name)
+        examples = [
+            {**e, "person": e.get("person") or e["context"], "wishes": [e["context"]]}
+            for e in data.read_jsonl(name)
         ]
-        return _people(
-            rows, n_train, n_test, seed, {"file": Path(name).name, "licence": "yours"}
+        about = {"file": Path(name).name, "licence": "yours"}
+        return split_people(
+            examples, n_train=n_train, n_test=n_test, seed=seed, source=about
         )
     source = SOURCES[name]
     rows, sha = fetch(name, folder)
     about = {"repo": source.repo, "commit": sha, "licence": source.licence}
     if source.kind == "people":
-        return _people(PEOPLE[name](**rows), n_train, n_test, seed, about)
+        examples = PEOPLE[name](**rows)
+        return split_people(
+            examples, n_train=n_train, n_test=n_test, seed=seed, source=about
+        )
     if source.kind == "preferences":
         parts = {part: preferences(rows[part]) for part in ("train", "test")}
     else:
@@ -213,37 +219,59 @@ def _read(name, **where):
     return found
 
 
-def _people(records, n_train, n_test, seed, about):
-    """Whole people, two at least, are drawn into the test part until it has n_test records (at most half of all): of one
-    alone nobody could be told apart. Where there are more records than n_test, each person keeps as many as the others."""
+def split_people(
+    examples: Sequence[dict],
+    *,
+    n_train: int = 0,
+    n_test: int,
+    seed: int = 0,
+    source: Mapping[str, Any] | None = None,
+) -> Data:
+    """Examples to train on and to test on; nobody is in both parts.
+
+    Whole persons, two at least, are drawn into the test part until it has `n_test`
+    examples (at most half of all): of one alone nobody could be told apart. Where there are
+    more than `n_test`, each person keeps as many as the others.
+
+    Parameters
+    ----------
+    examples : sequence of dict
+        Each with its person.
+    n_train : int
+        The most to train on; 0 takes all.
+
+    Raises
+    ------
+    ValueError
+        For fewer than three persons, or a test part of none or one.
+    """
     by_person = defaultdict(list)
-    for r in records:
-        by_person[r["person"]].append(r)
+    for example in examples:
+        by_person[example["person"]].append(example)
     if not n_test:
         raise ValueError(
-            "n_test=0: people have no test part of their own, so say how many records to test on"
+            "n_test=0: people have no test part of their own, so say how many examples "
+            "to test on"
         )
     if len(by_person) < 3 or n_test == 1:
         raise ValueError(
-            f"{len(records)} records of {len(by_person)} person(s), n_test={n_test}: at least three people are "
-            "needed, one to train on and two to tell apart in the test part"
+            f"{len(examples)} examples of {len(by_person)} person(s), n_test={n_test}: at "
+            "least three people are needed, one to train on and two to tell apart in the "
+            "test part"
         )
     people = list(by_person)
     random.Random(seed).shuffle(people)
-    test, train, most = [], [], min(n_test, len(records) // 2)
+    most = min(n_test, len(examples) // 2)
+    test, train = [], []
     for i, person in enumerate(people):
-        room = i < 2 or len(test) < most and not (person == people[-1] and not train)
+        last_to_train_on = person == people[-1] and not train
+        room = i < 2 or len(test) < most and not last_to_train_on
         (test if room else train).extend(enumerate(by_person[person]))
-    test.sort(
-        key=lambda numbered: numbered[0]
-    )  # everybody's first record, then everybody's second
-    train, test = ([r for _, r in part] for part in (train, test))
-    return Data(
-        "people",
-        train[: n_train or None],
-        test[:n_test],
-        {**about, "people": len(people)},
-    )
+    # Everybody's first example, then everybody's second.
+    test.sort(key=lambda numbered: numbered[0])
+    train, test = ([example for _, example in part] for part in (train, test))
+    about = {**(source or {}), "people": len(people)}
+    return Data("people", train[: n_train or None], test[:n_test], about)
 
 
 def wording(row):

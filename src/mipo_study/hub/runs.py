@@ -22,14 +22,23 @@ from mipo import cache, files
 from mipo.cache import Run
 from mipo.data import render
 from mipo.evaluate.diversity import token_lengths
+from mipo.pairs import REJECTED_STREAM, draw_partners
 from mipo.preference_data import written
-from mipo_study.hub import answers, benchmarks, download, launch, serving, train
+from mipo_study import methods
+from mipo_study.hub import (
+    answers,
+    benchmarks,
+    download,
+    launch,
+    protocol,
+    serving,
+    train,
+)
 from mipo_study.hub.download import Place
-from mipo_study.hub.recipes import METHODS, Method, batch_of
+from mipo_study.methods import Setting
 
 Policy = Place | Run
 PAIRS = Path("pairs") / "train.jsonl"
-_REJECTED_STREAM = 1_000_003  # added to the seed of the chosen replies
 
 
 def run_or_load(
@@ -359,30 +368,21 @@ def read_replies(run: Run) -> list[str]:
 # ---- pairs ----
 
 
-def negatives_of(
-    examples: Sequence[Mapping], kind: str, seed: int
-) -> list[dict] | list[int]:
-    """Per example what the rejected reply answers, {query, context}.
+def negatives_of(examples: Sequence[Mapping], kind: str, seed: int) -> list[dict]:
+    """Per example what the rejected reply answers, an example again.
 
-    For "random_prompt" it is the number of another example, whose reply is taken.
-    "random_context" draws from the contexts of all examples, the own one included: an
-    exact sample of the marginal. "random_prompt" is a derangement: no reply is set
-    against itself.
+    The law is that of `mipo.pairs.draw_partners`: "random_context" draws from the
+    contexts of all examples, the own one included; "missing_context" leaves it out;
+    "random_prompt" takes another example whole, evenly drawn and never the own one.
     """
-    rng, n = np.random.default_rng((seed, 2)), len(examples)
-    if kind == "missing_context":
-        return [{"query": e["query"], "context": ""} for e in examples]
-    if kind == "random_context":
-        return [
-            {"query": e["query"], "context": examples[j]["context"]}
-            for e, j in zip(examples, rng.integers(n, size=n), strict=True)
-        ]
-    if n < 2:
-        raise ValueError("random_prompt needs at least two examples")
-    order = rng.permutation(n)  # one cycle through all, so that nobody meets itself
-    other = np.empty(n, dtype=int)
-    other[order] = np.roll(order, 1)
-    return other.tolist()
+    partners = [row[0] for row in draw_partners(len(examples), kind, seed=seed)]
+    if kind == "random_prompt":
+        return [dict(examples[j]) for j in partners]
+    contexts = ["" if j is None else examples[j]["context"] for j in partners]
+    return [
+        {"query": example["query"], "context": context}
+        for example, context in zip(examples, contexts, strict=True)
+    ]
 
 
 def make_pairs(
@@ -410,16 +410,17 @@ def make_pairs(
     """
     how = {"sampling": sampling, "batch_size": batch_size, "progress": progress}
     chosen = make_replies(run_dir, base, examples, seed=seed, **how)
-    negatives = negatives_of(examples, kind, seed)
     rejected = None
-    if kind != "random_prompt":
-        stream = seed + _REJECTED_STREAM
+    if kind != "random_prompt":  # whose rejected replies are others' chosen ones
+        negatives = negatives_of(examples, kind, seed)
+        stream = seed + REJECTED_STREAM
         rejected = make_replies(run_dir, base, negatives, seed=stream, **how)
 
     def make(folder):
         better = read_replies(chosen)
         if rejected is None:
-            worse = [better[j] for j in negatives]
+            partners = draw_partners(len(examples), kind, seed=seed)
+            worse = [better[row[0]] for row in partners]
         else:
             worse = read_replies(rejected)
         rows = [
@@ -489,7 +490,8 @@ def read_pairs(run: Run) -> list[dict]:
 
 def train_policy(
     run_dir: str | Path,
-    method: Method,
+    loss: str,
+    setting: Setting,
     base: Place,
     pairs: Run,
     *,
@@ -500,7 +502,6 @@ def train_policy(
     max_length: int,
     lora_rank: int,
     seed: int,
-    loss_kwargs: Mapping[str, Any] | None = None,
     checkpointing: bool = True,
     launcher: str = "",
     save_every: int = 200,
@@ -510,8 +511,10 @@ def train_policy(
 
     Parameters
     ----------
-    method : Method
-        The loss with its settings; `loss_kwargs` are put on top of these.
+    loss : str
+        A loss of `mipo.losses`.
+    setting : methods.Setting
+        Keywords of the loss, and the recipe of the optimiser.
     launcher : str
         A configuration of accelerate starts several processes; "" trains in this one.
 
@@ -525,9 +528,9 @@ def train_policy(
     A training that was cut goes on from its last checkpoint.
     """
     config = {
-        "loss": method.loss,
-        "loss_kwargs": dict(method.loss_kwargs) | dict(loss_kwargs or {}),
-        "recipe": method.recipe,
+        "loss": loss,
+        "loss_kwargs": dict(setting.kwargs),
+        "recipe": setting.recipe,
         "lr": lr,
         "epochs": epochs,
         "batch_size": batch_size,
@@ -558,11 +561,11 @@ def train_policy(
 
     run = run_or_load(
         run_dir,
-        f"train-{method.loss}-hub",
+        f"train-{loss}-hub",
         config,
         make,
         doing="training",
-        what=f"training {method.loss}",
+        what=f"training {loss}",
         code=["mipo_study.hub.train"],
         inputs={"base": base.key, "pairs": pairs},
     )
@@ -595,29 +598,33 @@ def train_method(
     **how
         Keywords of `train_policy`.
     """
-    method = METHODS[dataset.kind][name]
-    if method.negatives:
+    kind = dataset.kind
+    setting = protocol.setting_of(kind, name)
+    if beta and "beta" in setting.kwargs:
+        setting = replace(setting, kwargs={**setting.kwargs, "beta": beta})
+    negatives = protocol.negatives_for(kind, name)
+    if negatives == "labelled":
+        pairs = labelled_pairs(run_dir, dataset.train)
+    else:
         pairs = make_pairs(
             run_dir,
             base,
-            as_examples(dataset.train, dataset.kind, shots),
-            method.negatives,
+            as_examples(dataset.train, kind, shots),
+            negatives,
             seed=seed,
             sampling=sampling,
             batch_size=sample_batch,
             progress=how["progress"],
         )
-    else:
-        pairs = labelled_pairs(run_dir, dataset.train)
-    rate = method.lr * (10 if how["lora_rank"] else 1)
+    rate = setting.lr * (10 if how["lora_rank"] else 1)
     return train_policy(
         run_dir,
-        method,
+        methods.method(name).loss,
+        setting,
         base,
         pairs,
         seed=seed,
         lr=lr or rate,
-        batch_size=batch_of(dataset.kind, batch_size),
-        loss_kwargs={"beta": beta} if beta and "beta" in method.loss_kwargs else None,
+        batch_size=protocol.batch_of(kind, batch_size),
         **how,
     )

@@ -4,7 +4,7 @@ import numpy as np
 
 from mipo import evaluate, files
 from mipo.evaluate import reference_free
-from mipo.logprobs import pmi_over_contexts, response_logps
+from mipo.logprobs import pmi_over_contexts, prompt_pmi, response_logps
 from mipo.preference_data import as_text
 from mipo_study.hub import benchmarks, harness, llm_judge
 from mipo_study.hub.runs import digest_of, model_of, read_replies, run_or_load
@@ -170,6 +170,37 @@ def rank(run_dir, policy, rows, *, batch_size=16, progress=True):
         code=["mipo_study.hub.scores"],
         inputs={"policy": policy.key},
     )
+
+
+def margins(run_dir, policy, rows, *, batch_size=16, progress=True) -> list[float]:
+    """Δpmi of labelled pairs under a policy, nats per token: what RMiPO's γ decays with.
+
+    PMI of a reply is its log-prob given the prompt less that without one.
+    """
+
+    def make(folder):
+        model, tokenizer = model_of(policy)
+        texts = as_text(rows, tokenizer)
+        prompts = [text["prompt"] for text in texts]
+        how = {"batch_size": batch_size, "progress": progress}
+        chosen, rejected = (
+            prompt_pmi(model, tokenizer, prompts, [t[side] for t in texts], **how)
+            for side in ("chosen", "rejected")
+        )
+        delta = (chosen - rejected).double().tolist()
+        files.write_whole(folder / "delta_pmi.json", files.dumps(delta))
+        return {"delta_pmi": float(np.mean(delta))}
+
+    run = run_or_load(
+        run_dir,
+        "margins-hub",
+        {"rows": digest_of(rows, ("prompt", "chosen", "rejected"))},
+        make,
+        doing="scoring",
+        code=["mipo_study.hub.scores"],
+        inputs={"policy": policy.key},
+    )
+    return files.read_json(run.path / "delta_pmi.json")
 
 
 def judged(

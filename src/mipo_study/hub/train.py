@@ -24,18 +24,9 @@ from mipo import files
 from mipo.lm.tokens import max_positions
 from mipo.models import load_model, require_finite
 from mipo.preference_data import as_text
+from mipo.recipes import RECIPES
 from mipo.trainer import PreferenceConfig, PreferenceTrainer
-
-# How the released scripts optimise: MIPO's, and RMiPO's for itself and its rivals.
-RECIPES = {
-    "mipo": {
-        "adam_beta2": 0.95,
-        "warmup_steps": 0.03,
-        "lr_scheduler_type": "cosine_with_min_lr",
-        "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
-    },
-    "rmipo": {"warmup_steps": 0.1, "lr_scheduler_type": "cosine"},
-}
+from mipo_study.experiment import lora
 
 
 def load(
@@ -63,13 +54,6 @@ def best_dtype() -> str:
     """bfloat16 on a GPU that has it, else float32."""
     able = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return "bfloat16" if able else "float32"
-
-
-def lora(rank: int):
-    """LoRA on every linear layer, alpha twice the rank."""
-    from peft import LoraConfig  # only LoRA needs it
-
-    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
 
 
 def pieces(batch_size: int, micro_batch: int, cards: int = 1) -> tuple[int, int, int]:

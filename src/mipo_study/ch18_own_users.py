@@ -1,0 +1,450 @@
+"""Chapter 18: a reader's own users, preferences and model, trained and measured.
+
+Everything is cached by `mipo_study.hub.runs`: the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mipo import data, evaluate, files, preference_data
+from mipo.cache import Run
+from mipo.losses import gamma_decay
+from mipo.worlds import population
+from mipo_study import methods
+from mipo_study.hub import benchmarks, download, runs, scores
+from mipo_study.hub.download import Place
+
+UNKNOWN_SHARE = 0.02  # of tokens: above it a model cannot read the users' words
+TEST_SHARE = 1 / 3  # of the examples, whole users at a time
+HELD_OUT = 0.2  # share of the prompts of the preferences
+BATCH = 12  # pairs per step
+LEAST_PAIRS = 10  # fewer held-out pairs say nothing
+
+# The small world's model has a million parameters and takes large steps; for others, TRL's
+# rate for DPO, and ten times it for adapters.
+SMALL_RATE, HUB_RATE, ADAPTER_RATE = 4.5e-4, 1e-6, 1e-5
+
+
+# ---- who and what ----
+
+
+def base_model(nb, model: str = "") -> Place:
+    """The model to start from: the reader's, or the base model of chapter 4.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where chapter 4 has not run; it says how to run it.
+    download.Unavailable
+        Where a hub model cannot be had.
+    """
+    if not model:
+        folder = nb.need("04-small-world", "base-0")
+        return Place("the small world's model", folder)
+    return download.model(model, run_dir=nb.run_dir)
+
+
+def example_users(
+    run_dir: str | Path, *, n_people: int = 90, per_task: int = 2, seed: int = 0
+) -> Path:
+    """Write users of the small world as a reader's file would be; returns its path.
+
+    Each line has query, context and person.
+    """
+    examples = population.records(n_people, split="mipo", per_task=per_task, seed=seed)
+    rows = [
+        {
+            "context": example["context"],
+            "query": example["query"],
+            "person": f"user {example['person']}",
+        }
+        for example in examples
+    ]
+    path = files.resolve(run_dir) / "own-users" / f"example-{n_people}-{per_task}.jsonl"
+    return files.write_whole(path, files.lines(rows))
+
+
+def read_users(path: str | Path, base: Place) -> list[dict]:
+    """Examples of a JSONL file, each with its person, checked against the model.
+
+    Parameters
+    ----------
+    path : str or Path
+        One object a line: query, and optionally context, person and gold. Without a
+        person, whoever has the same context is one.
+    base : Place
+        The model that is to read them.
+
+    Raises
+    ------
+    ValueError
+        Names file and line, or the words that the model does not know.
+    """
+    rows = data.load(path)
+    for row in rows:
+        person = row.get("person", row["context"])
+        if not isinstance(person, str) or not person.strip():
+            raise ValueError(
+                f'{row["read_from"]}: "person" must be text that is not empty; without '
+                "a context, say who asks"
+            )
+        row["person"] = person
+    require_known_words(base, rows, Path(path).name)
+    return rows
+
+
+def require_known_words(base: Place, examples: Sequence[dict], where: str) -> None:
+    """Refuse examples with more than `UNKNOWN_SHARE` of tokens that the model cannot read.
+
+    Raises
+    ------
+    ValueError
+        With the share, and what to do.
+    """
+    _, tokenizer = runs.model_of(base)
+    unknown = tokenizer.unk_token_id
+    prompts = [runs.prompt_text(tokenizer, example) for example in examples]
+    ids = [token for row in tokenizer(prompts)["input_ids"] for token in row]
+    share = ids.count(unknown) / len(ids) if unknown is not None else 0.0
+    if share > UNKNOWN_SHARE:
+        raise ValueError(
+            f"{share:.0%} of the tokens in {where} are unknown to {base.name}: give a "
+            "model that knows these words, with -p model NAME (a hub name or a folder)"
+        )
+
+
+def split_users(
+    examples: Sequence[dict], *, seed: int = 0
+) -> tuple[list[dict], list[dict]]:
+    """Examples to train on and to test on; no person is in both.
+
+    Raises
+    ------
+    ValueError
+        For fewer than three persons: one to train on, two to be told apart.
+    """
+    n_test = max(2, round(TEST_SHARE * len(examples)))
+    parts = benchmarks.split_people(examples, n_test=n_test, seed=seed)
+    return parts.train, parts.test
+
+
+# ---- training and measuring ----
+
+
+@dataclass
+class Workshop:
+    """One base model and what has been made of it.
+
+    Attributes
+    ----------
+    run_dir : Path
+        Where finished work is kept.
+    base : Place
+        The model before training.
+    beta : float
+        Of MIPO, 1/nats; 0 takes the published 0.1.
+    learning_rate : float
+        0 takes 4.5e-4 for the small world's model, 1e-6 for others, 1e-5 for adapters.
+    lora_rank : int
+        Rank of adapters; 0 trains every weight.
+    max_new_tokens : int
+        Of a reply.
+    seed : int
+        Of sampling and training.
+    progress : bool
+        Whether to show bars.
+    policies : dict
+        By name: the base model, and every policy that was trained.
+    """
+
+    run_dir: Path
+    base: Place
+    beta: float = 0.0
+    learning_rate: float = 0.0
+    lora_rank: int = 0
+    max_new_tokens: int = 64
+    seed: int = 0
+    progress: bool = False
+    policies: dict[str, Place | Run] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.policies = {"base": self.base}
+
+    @property
+    def small(self) -> bool:
+        """Whether the model is small enough for large steps and large batches."""
+        model, _ = runs.model_of(self.base)
+        return model.num_parameters() < 5e6
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of every method."""
+        usual = SMALL_RATE if self.small else HUB_RATE
+        if self.lora_rank and not self.small:
+            usual = ADAPTER_RATE
+        return self.learning_rate or usual
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        return {
+            "temperature": 1.0,
+            "top_p": 1.0,
+            "max_new_tokens": self.max_new_tokens,
+            "engine": "batched",
+        }
+
+    def pairs(
+        self, examples: Sequence[dict], negatives: str = "random_context"
+    ) -> list[dict]:
+        """The base model's own pairs: prompt, chosen and rejected, as messages."""
+        run = self._pairs(examples, negatives)
+        return runs.read_pairs(run)
+
+    def _pairs(self, examples, negatives):
+        return runs.make_pairs(
+            self.run_dir,
+            self.base,
+            examples,
+            negatives,
+            seed=self.seed,
+            sampling=self.sampling,
+            progress=self.progress,
+        )
+
+    def preferences(
+        self, path: str | Path, train: Sequence[dict], test: Sequence[dict]
+    ) -> tuple[list[dict], list[dict]]:
+        """Labelled pairs to train on and to hold out.
+
+        Parameters
+        ----------
+        path : str or Path
+            A JSONL file in one of TRL's two preference formats; whole prompts are held
+            out. "": the base model's own pairs for the users, so RMiPO needs no labels.
+        """
+        if path:
+            rows = preference_data.read(path)
+            for row in rows:
+                row["person"] = json.dumps(row["prompt"])
+            return preference_data.split(rows, share=HELD_OUT, seed=self.seed)
+        parts = []
+        for examples in (train, test):
+            pairs = self.pairs(examples)
+            for i, pair in enumerate(pairs):
+                pair["read_from"] = f"own pair {i}"
+                pair["person"] = json.dumps(pair["prompt"])
+            parts.append(pairs)
+        return parts[0], parts[1]
+
+    def train(
+        self, name: str, users: Sequence[dict], preferences: Sequence[dict]
+    ) -> dict[str, Any]:
+        """Train a method on what it learns from, and keep its policy.
+
+        Parameters
+        ----------
+        name : str
+            A method of `mipo_study.methods`: one that makes its own pairs learns from the
+            users, the others from the preferences.
+
+        Returns
+        -------
+        dict
+            steps, first_loss, last_loss; or failed: why the training diverged.
+        """
+        method = methods.method(name)
+        setting = methods.settings_of(name)
+        if method.pairs == "labelled":
+            pairs = runs.labelled_pairs(self.run_dir, preferences)
+        else:
+            pairs = self._pairs(users, method.pairs)
+            if self.beta and "beta" in setting.kwargs:
+                setting = replace(setting, kwargs=setting.kwargs | {"beta": self.beta})
+        run = runs.train_policy(
+            self.run_dir,
+            method.loss,
+            setting,
+            self.base,
+            pairs,
+            lr=self.rate,
+            epochs=1.0,
+            batch_size=min(BATCH, pairs.metrics["pairs"]),
+            micro_batch=BATCH if self.small else 2,
+            max_length=2048,
+            lora_rank=self.lora_rank,
+            seed=self.seed,
+            checkpointing=not self.small,
+            progress=self.progress,
+        )
+        if "failed" not in run.metrics:
+            self.policies[name] = run
+        return {"pairs": pairs.metrics["pairs"], **run.metrics, "seconds": run.seconds}
+
+    def replies(self, name: str, examples: Sequence[dict]) -> list[str]:
+        """One reply of a policy to each example."""
+        return runs.read_replies(self._replies(name, examples))
+
+    def _replies(self, name, examples):
+        return runs.make_replies(
+            self.run_dir,
+            self.policies[name],
+            examples,
+            seed=self.seed + 1,
+            sampling=self.sampling,
+            progress=self.progress,
+        )
+
+    def measure(self, name: str, examples: Sequence[dict]) -> pd.DataFrame:
+        """A row per reply of a policy to examples.
+
+        Returns
+        -------
+        pandas.DataFrame
+            method, person, query, context, reply, tokens; pmi (nats, under the base
+            model, against seven other users' contexts), match (share: 1 where the reply
+            fits its own context best), own_pmi and own_match (the same under the policy).
+        """
+        replies = self._replies(name, examples)
+        run = scores.measure(
+            self.run_dir,
+            self.policies[name],
+            self.base,
+            examples,
+            replies,
+            seed=self.seed,
+            progress=self.progress,
+        )
+        values = files.read_json(run.path / "scores.json")
+        _, tokenizer = runs.model_of(self.base)
+        texts = runs.read_replies(replies)
+        return pd.DataFrame(
+            {
+                "method": methods.label(name),
+                "person": [example["person"] for example in examples],
+                "query": [example["query"] for example in examples],
+                "context": [example["context"] for example in examples],
+                "reply": texts,
+                "tokens": token_counts(texts, tokenizer),
+                "pmi": values["pmi_base"],
+                "match": values["retrieval_base"],
+                "own_pmi": values["pmi"],
+                "own_match": values["retrieval"],
+                "self_bleu": run.metrics["self_bleu"],
+                "chance": run.metrics["chance"],
+            }
+        )
+
+    def rank(self, name: str, rows: Sequence[dict]) -> pd.DataFrame:
+        """A row per labelled pair that nobody was trained on.
+
+        Returns
+        -------
+        pandas.DataFrame
+            method, person (the prompt); gap (chosen less rejected, nats per token),
+            right (gap > 0), risen (gap above the base model's) and gamma (RMiPO's margin
+            under this policy, nats per token).
+        """
+        how = {"progress": self.progress}
+        run = scores.rank(self.run_dir, self.policies[name], rows, **how)
+        base = scores.rank(self.run_dir, self.base, rows, **how)
+        margins = scores.margins(self.run_dir, self.policies[name], rows, **how)
+        gap, before = (gaps_of(one) for one in (run, base))
+        return pd.DataFrame(
+            {
+                "method": methods.label(name),
+                "person": [row["person"] for row in rows],
+                "gap": gap,
+                "right": (gap > 0).astype(float),
+                "risen": (gap > before).astype(float),
+                "gamma": gamma_decay(torch.tensor(margins)).tolist(),
+            }
+        )
+
+
+def token_counts(texts: Sequence[str], tokenizer) -> list[int]:
+    """Length of each reply in tokens."""
+    from mipo.evaluate.diversity import token_lengths
+
+    return token_lengths(list(texts), tokenizer).tolist()
+
+
+def gaps_of(run: Run) -> np.ndarray:
+    """Mean log-prob of the chosen reply less the rejected one's, nats per token."""
+    means = np.array(files.read_json(run.path / "scores.json")["mean"])
+    return means[:, 0] - means[:, 1]
+
+
+# ---- before and after ----
+
+
+def gains(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Mean of each measure by method, and its gain over the base model.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+        Of `Workshop.measure` or `Workshop.rank`, all methods below each other, with the
+        same examples in the same order.
+    columns : sequence of str
+        The measures.
+
+    Returns
+    -------
+    pandas.DataFrame
+        method, measure, mean, gain, low, high. The interval is a paired bootstrap that
+        draws whole persons; NaN for the base model, and where there is one person only.
+    """
+    base = rows[rows.method == methods.label("base")]
+    table = []
+    for name, part in rows.groupby("method", sort=False):
+        for column in columns:
+            gain = (math.nan,) * 3
+            if name != methods.label("base") and part.person.nunique() > 1:
+                after, before = part[column].to_numpy(), base[column].to_numpy()
+                persons = part.person.to_numpy()
+                gain = evaluate.paired_bootstrap(after, before, persons)
+            row = {"method": name, "measure": column, "mean": part[column].mean()}
+            table.append(row | dict(zip(("gain", "low", "high"), gain, strict=True)))
+    return pd.DataFrame(table)
+
+
+def side_by_side(rows: pd.DataFrame, n: int = 4) -> pd.DataFrame:
+    """Replies of all methods to the same examples, a column each.
+
+    One example of each of the first n persons: the first one's first, the second one's
+    second, and so on.
+    """
+    base = rows[rows.method == methods.label("base")].reset_index(drop=True)
+    places = []
+    for k, (_, part) in enumerate(base.groupby("person", sort=False)):
+        if k < n:
+            places.append(part.index[k * len(part) // n])
+    columns: dict[str, Any] = {
+        "who": [base.context.iloc[i] or base.person.iloc[i] for i in places],
+        "query": [base["query"].iloc[i] for i in places],
+    }
+    for name, part in rows.groupby("method", sort=False):
+        columns[name] = [part.reply.iloc[i] for i in places]
+    return pd.DataFrame(columns)
+
+
+def keep_numbers(nb, table: pd.DataFrame, units: Mapping[str, str]) -> None:
+    """Keep means and gains as numbers of the notebook: pmi-base, pmi-gain-rmipo, …"""
+    slugs = {methods.label(name): name for name in methods.METHODS}
+    for row in table.itertuples():
+        unit = units[row.measure]
+        measure = row.measure.replace("_", "-")
+        nb.number(f"{measure}-{slugs[row.method]}", float(row.mean), unit)
+        if not math.isnan(row.gain):
+            name = f"{measure}-gain-{slugs[row.method]}"
+            nb.number(name, row.gain, unit, interval=(row.low, row.high))
