@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from transformers.utils import logging
 
 from mipo import data, evaluate, files, preference_data
 from mipo.cache import Run
@@ -48,6 +49,8 @@ def base_model(nb, model: str = "") -> Place:
     download.Unavailable
         Where a hub model cannot be had.
     """
+    if nb.scale != "hand":  # bars are for people
+        logging.disable_progress_bar()
     if not model:
         folder = nb.need("04-small-world", "base-0")
         return Place("the small world's model", folder)
@@ -92,11 +95,11 @@ def read_users(path: str | Path, base: Place) -> list[dict]:
     """
     rows = data.load(path)
     for row in rows:
-        person = row.get("person", row["context"])
-        if not isinstance(person, str) or not person.strip():
+        person = row.get("person") or row["context"] or "nobody"
+        if not isinstance(person, str):
             raise ValueError(
-                f'{row["read_from"]}: "person" must be text that is not empty; without '
-                "a context, say who asks"
+                f'{row["read_from"]}: "person" must be text, got {person!r}; put it in '
+                "double quotes"
             )
         row["person"] = person
     require_known_words(base, rows, Path(path).name)
@@ -151,8 +154,6 @@ class Workshop:
         Where finished work is kept.
     base : Place
         The model before training.
-    beta : float
-        Of MIPO, 1/nats; 0 takes the published 0.1.
     learning_rate : float
         0 takes 4.5e-4 for the small world's model, 1e-6 for others, 1e-5 for adapters.
     lora_rank : int
@@ -169,7 +170,6 @@ class Workshop:
 
     run_dir: Path
     base: Place
-    beta: float = 0.0
     learning_rate: float = 0.0
     lora_rank: int = 0
     max_new_tokens: int = 64
@@ -268,8 +268,6 @@ class Workshop:
             pairs = runs.labelled_pairs(self.run_dir, preferences)
         else:
             pairs = self._pairs(users, method.pairs)
-            if self.beta and "beta" in setting.kwargs:
-                setting = replace(setting, kwargs=setting.kwargs | {"beta": self.beta})
         run = runs.train_policy(
             self.run_dir,
             method.loss,
@@ -448,3 +446,23 @@ def keep_numbers(nb, table: pd.DataFrame, units: Mapping[str, str]) -> None:
         if not math.isnan(row.gain):
             name = f"{measure}-gain-{slugs[row.method]}"
             nb.number(name, row.gain, unit, interval=(row.low, row.high))
+
+
+def pair_texts(pair: Mapping[str, Any]) -> dict[str, str]:
+    """Prompt, chosen and rejected of a pair as text, whatever its format."""
+    texts = {}
+    for column in ("prompt", "chosen", "rejected"):
+        value = pair[column]
+        texts[column] = value if isinstance(value, str) else runs.transcript(value)
+    return texts
+
+
+def diverged(table: pd.DataFrame) -> str:
+    """A sentence for each training that has diverged, or that none has."""
+    if "failed" not in table:
+        return "No training diverged."
+    failed = table.dropna(subset="failed")
+    return "\n\n".join(
+        f"**{methods.label(row.method)} diverged:** {row.failed}"
+        for row in failed.itertuples()
+    )

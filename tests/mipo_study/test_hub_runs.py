@@ -158,9 +158,9 @@ def test_two_processes_do_as_one(tiny_llama, made, tmp_path):
 
 
 def test_adapters_are_saved_alone_and_put_on_again(tiny_qwen2, made, tmp_path):
-    base, rmipo = Place(str(tiny_qwen2), tiny_qwen2), *RMIPO
+    base = Place(str(tiny_qwen2), tiny_qwen2)
     tuned = real.train_policy(
-        tmp_path / "run", rmipo, base, made, **{**SETTINGS, "lora_rank": 4, "lr": 1e-2}
+        tmp_path / "run", *RMIPO, base, made, **{**SETTINGS, "lora_rank": 4, "lr": 1e-2}
     )
     assert (tuned.path / "model" / "adapter_config.json").is_file() and not (
         tuned.path / "model" / "config.json"
@@ -226,7 +226,7 @@ def test_pairs_replies_and_measures(tiny_qwen2, records_list, tmp_path, monkeypa
     made = real.make_pairs(
         tmp_path, base, records, "random_context", sampling=sampling, **common
     )
-    rows = train.read_pairs(made.path / "pairs" / "train.jsonl")
+    rows = real.read_pairs(made)
     assert made.metrics["pairs"] + made.metrics["left_out"] == 20 and rows[0]["prompt"][
         0
     ]["content"].endswith(records[0]["query"])
@@ -444,7 +444,7 @@ def test_the_engine_is_chosen_once_and_is_part_of_what_a_reply_is(
     )  # who runs out of memory keeps the engine, and with it the replies
     assert real.engine_of(tmp_path, base, records_list, **smaller) == "continuous"
     assert (
-        timed == ["record 0"]
+        timed == ["example 0"]
         and real.engine_of(tmp_path, base, records_list, engine="batched", **common)
         == "batched"
     )

@@ -27,6 +27,7 @@ def dependence(pmi: Sequence[float], ceiling: float, *, bins: int = 40) -> Figur
     ax.axvline(0, color=BLACK, lw=1)
     ax.axvline(values.mean(), color=BLACK, ls="--", lw=1.4)
     ax.axvline(ceiling, color=BLACK, ls=":", lw=1.4)
+    ax.margins(y=0.15)
     top = ax.get_ylim()[1]
     ax.text(values.mean(), top, f" mean {values.mean():.2f}", va="top")
     ax.text(ceiling, top, "ceiling ", va="top", ha="right")
