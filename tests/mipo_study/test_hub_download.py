@@ -1,13 +1,17 @@
-"""The hub, without it: pins, a cache on disk as the hub's client writes it, one message for each thing that goes wrong."""
+"""The hub, without it: pins, a cache on disk, one message for each trouble."""
 
 import errno
 import json
 import shutil
-import types
+from types import SimpleNamespace
 
+import httpx
+import huggingface_hub
 import pytest
 import torch
-from huggingface_hub import HfApi, constants
+from datasets.exceptions import DatasetNotFoundError, NonMatchingChecksumError
+from huggingface_hub import constants
+from huggingface_hub import errors as hub_errors
 
 from mipo import files, models
 from mipo_study.hub import download
@@ -21,6 +25,12 @@ def raised(name, *bases, text="details", **attributes):
     for key, value in attributes.items():
         setattr(error, key, value)
     return error
+
+
+def refused(kind):
+    """What the hub's client makes of an answer that refuses."""
+    request = httpx.Request("GET", "https://huggingface.co/api/models/org/name")
+    return kind("details", response=httpx.Response(403, request=request))
 
 
 def test_every_pin_is_a_full_commit():
@@ -37,7 +47,7 @@ def test_a_revision_that_moves_is_refused(moving):
 
 def test_an_unpinned_name_is_asked_for_once_and_kept(tmp_path, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(download, "_ask", lambda repo: asked.append(repo) or SHA)
+    monkeypatch.setattr(download, "_newest", lambda repo: asked.append(repo) or SHA)
     assert (
         download.commit("org/new", run_dir=tmp_path)
         == download.commit("org/new", run_dir=tmp_path)
@@ -111,19 +121,18 @@ def test_complete_reads_the_index(tmp_path, tiny_llama):
 @pytest.mark.parametrize(
     "error, advice",
     [
-        (
-            raised("GatedRepoError", type("RepositoryNotFoundError", (Exception,), {})),
-            "gated.*accept its terms.*HF_TOKEN",
-        ),
-        (raised("RepositoryNotFoundError"), "not on the hub, or is private"),
-        (raised("RevisionNotFoundError"), "no such commit"),
+        (refused(hub_errors.GatedRepoError), "gated.*accept its terms.*HF_TOKEN"),
+        (refused(hub_errors.RepositoryNotFoundError), "not on the hub, or is private"),
+        (refused(hub_errors.RevisionNotFoundError), "no such commit"),
+        (DatasetNotFoundError("x"), "not on the hub, or is private"),
         (raised("ConnectError"), "cannot be reached|HF_HUB_OFFLINE"),
+        (hub_errors.OfflineModeIsEnabled("x"), "HF_HUB_OFFLINE"),
         (OSError(errno.ENOSPC, "No space left on device"), "disk is full.*HF_HOME"),
         (
             raised("RemoteProtocolError", type("TransportError", (Exception,), {})),
             "download broke off",
         ),
-        (raised("NonMatchingChecksumError"), "download broke off"),
+        (NonMatchingChecksumError("x"), "download broke off"),
         (
             RuntimeError(
                 "[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"
@@ -212,8 +221,8 @@ def test_work_that_lacks_a_file_says_which_and_never_to_download_the_work():
         ) as error,
         download.explained("the harness", kind="scoring"),
     ):
-        raise raised(
-            "OfflineModeIsEnabled", text="cannot reach https://huggingface.co/org/other"
+        raise hub_errors.OfflineModeIsEnabled(
+            "cannot reach https://huggingface.co/org/other"
         )
     assert "hf download" not in str(error.value)
 
@@ -246,23 +255,25 @@ def test_a_model_without_a_chat_template_is_refused_before_its_weights(cache, tm
             download.tokenizer(name, SHA, run_dir=tmp_path)
 
 
-def test_what_has_arrived_is_not_asked_for_again(cache, monkeypatch):
-    """Two weight files of 8 MB: one is whole in the cache, of the other 6 MB have arrived."""
-    files = [
-        types.SimpleNamespace(rfilename=name, size=8e6)
-        for name in ("a.safetensors", "b.safetensors", "b.bin")
-    ]
-    monkeypatch.setattr(
-        HfApi, "repo_info", lambda *_, **__: types.SimpleNamespace(siblings=files)
-    )
-    assert download.megabytes("org/tiny", SHA) == pytest.approx(16)  # no pickles
-    (cache / "snapshots" / SHA / "a.safetensors").write_bytes(b"0" * 8_000_000)
-    assert download.megabytes("org/tiny", SHA) == pytest.approx(8)
-    (cache / "blobs").mkdir()
-    (cache / "blobs" / "0123.incomplete").write_bytes(b"0" * 6_000_000)
-    assert download.megabytes("org/tiny", SHA) == pytest.approx(
-        2
-    ) and download.megabytes("org/other", SHA) == pytest.approx(16)
+def test_what_is_left_to_download_is_what_the_dry_run_says(monkeypatch):
+    """Two files of 8 MB of which one is here; no size is known of the third."""
+    asked = []
+
+    def dry(repo, **how):
+        asked.append((repo, how))
+        sizes = [(8_000_000, True), (8_000_000, False), (None, True)]
+        return [SimpleNamespace(file_size=s, will_download=w) for s, w in sizes]
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", dry)
+    assert download.megabytes("org/tiny", SHA) == 8
+    ((repo, how),) = asked
+    assert repo == "org/tiny" and how["revision"] == SHA and how["dry_run"]
+    assert "*.safetensors" in how["allow_patterns"]
+    assert not any("bin" in p or "py" in p for p in how["allow_patterns"])
+
+
+def test_without_network_nothing_is_said_of_sizes():
+    assert download.megabytes("org/tiny", SHA) == 0
 
 
 def test_held_counts_files_wherever_they_are(tmp_path):
@@ -277,7 +288,7 @@ def test_held_counts_files_wherever_they_are(tmp_path):
 
 
 def test_a_full_disk_is_explained_where_a_commit_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "_ask", lambda *_: SHA)
+    monkeypatch.setattr(download, "_newest", lambda *_: SHA)
     monkeypatch.setattr(
         files,
         "write_whole",

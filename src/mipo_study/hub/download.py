@@ -1,17 +1,25 @@
-"""Models and data sets of the Hugging Face hub: pinned to a commit, and one clear error for each thing that can go wrong."""
+"""Models of the Hugging Face hub: pinned to a commit, one error for each trouble."""
+
+from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import huggingface_hub
+import torch
+from datasets import exceptions as datasets_errors
+from huggingface_hub import errors as hub_errors
 
 from mipo import files
 from mipo.network import offline
 
-# Commits read in public code and on the hub's own pages; a name that is not here is asked for once and then kept.
+# Commits read in public code and on the hub's own pages; a name that is not here is
+# asked for once, and the answer is kept.
 PINNED = {
     "Qwen/Qwen2.5-0.5B-Instruct": "7ae557604adf67be50417f59c2c2f167def9a775",
     "Qwen/Qwen2.5-1.5B-Instruct": "989aa7980e4cf806f80c7fef2b1adb7bc71aa306",
@@ -29,15 +37,9 @@ PINNED = {
     "cais/mmlu": "c30699e8356da336a370243923dbaf21066bb9fe",
     "HuggingFaceH4/ultrafeedback_binarized": "3949bf5f8c17c394422ccfab0c31ea9c20bdeb85",
 }
-WEIGHTS = (
-    "*.json",
-    "*.safetensors",
-    "*.txt",
-    "*.jinja",
-    "tokenizer*",
-    "*.model",
-)  # no pickles, no code
-WORDS = tuple(p for p in WEIGHTS if p != "*.safetensors")
+# No pickles, no code.
+WORDS = ("*.json", "*.txt", "*.jinja", "tokenizer*", "*.model")
+WEIGHTS = (*WORDS, "*.safetensors")
 KEPT = "Finished work is kept: run the same command again."
 
 
@@ -47,88 +49,100 @@ class Unavailable(ValueError):
 
 @dataclass(frozen=True)
 class Place:
-    """A model on this machine. `key` names it in records: name@commit, or a folder, known by its content."""
+    """A model on this machine.
+
+    Attributes
+    ----------
+    name : str
+        Its name on the hub, or its folder.
+    revision : str
+        The full commit; "" for a folder.
+    """
 
     name: str
     path: Path
     revision: str = ""
 
     @property
-    def key(self):
-        return (
-            f"{self.name}@{self.revision}"
-            if self.revision
-            else files.content_hash(self.path)
-        )
+    def key(self) -> str:
+        """What names it in the keys of runs; a folder is known by its content."""
+        if self.revision:
+            return f"{self.name}@{self.revision}"
+        return files.content_hash(self.path)
 
 
-def commit(repo, wanted="", *, run_dir=None):
-    """The full commit hash that a model is read at: `wanted`, else PINNED, else what the hub says now, asked once.
+def commit(repo: str, wanted: str = "", *, run_dir: str | Path | None = None) -> str:
+    """The full commit hash that a model is read at.
 
-    An answer of the hub is printed and kept in run_dir/revisions.json, so that the next run reads the same files.
-    errors  ValueError where `wanted` is not a full hash (a branch or a tag moves); Unavailable as in `explained`
+    It is `wanted`, else the pinned one, else what the hub says now, asked once: the
+    answer is printed and kept in run_dir/revisions.json, so that the next run reads the
+    same.
+
+    Raises
+    ------
+    ValueError
+        Where `wanted` is not a full hash: a branch or a tag moves.
+    Unavailable
+        As in `explained`.
     """
     if wanted and not re.fullmatch(r"[0-9a-f]{40}", wanted):
         raise ValueError(
-            f"revision {wanted!r} of {repo}: give the full commit hash (40 hexadecimal digits), which never "
-            "moves; the hub shows it under Files and versions, History"
+            f"revision {wanted!r} of {repo}: give the full commit hash (40 hexadecimal "
+            "digits), which never moves; the hub shows it under Files and versions, "
+            "History"
         )
     if wanted or repo in PINNED:
         return wanted or PINNED[repo]
     file = files.resolve(run_dir) / "revisions.json" if run_dir else None
-    kept = files.read_json(file) if file and file.exists() else {}
-    if repo not in kept:
-        kept[repo] = _ask(repo)
-        print(f"{repo}: no commit is pinned; reading {kept[repo]} from now on")
+    known = files.read_json(file) if file and file.exists() else {}
+    if repo not in known:
+        known[repo] = _newest(repo)
+        print(f"{repo}: no commit is pinned; reading {known[repo]} from now on")
         if file:
             with explained(repo):
-                files.write_whole(file, files.dumps(kept))
-    return kept[repo]
+                files.write_whole(file, files.dumps(known))
+    return known[repo]
 
 
-def _ask(repo):
-    import huggingface_hub
-
+def _newest(repo):
+    """The hub's newest commit; without network, the newest that is here."""
     with explained(repo):
-        if offline():  # the newest one that was downloaded before
-            return Path(
-                huggingface_hub.snapshot_download(repo, local_files_only=True)
-            ).name
+        if offline():
+            folder = huggingface_hub.snapshot_download(repo, local_files_only=True)
+            return Path(folder).name
         return huggingface_hub.HfApi().repo_info(repo).sha
 
 
-def model(name, revision="", *, run_dir=None):
-    """The Place of a model: a local folder as it is, or a hub name, downloaded unless it was before (safetensors only).
+def model(name: str, revision: str = "", *, run_dir: str | Path | None = None) -> Place:
+    """A local folder as it is, or a hub model, downloaded unless it was before.
 
-    errors  Unavailable as in `explained`, or where the disk has less room than the download needs
+    Raises
+    ------
+    Unavailable
+        As in `explained`, or where the disk has less room than the download needs.
     """
-    import huggingface_hub
-
     if Path(name).is_dir():
         return Place(str(name), Path(name))
     sha = _commit_of_model(name, revision, run_dir)
+    wanted = {"revision": sha, "allow_patterns": list(WEIGHTS)}
     with explained(name):
         try:
             path = huggingface_hub.snapshot_download(
-                name, revision=sha, allow_patterns=WEIGHTS, local_files_only=True
+                name, local_files_only=True, **wanted
             )
             whole = complete(path)
-        except huggingface_hub.errors.LocalEntryNotFoundError:
+        except hub_errors.LocalEntryNotFoundError:
             whole = False
         if not whole:
-            check_room(megabytes(name, sha) or 0, name)
-            path = huggingface_hub.snapshot_download(
-                name, revision=sha, allow_patterns=WEIGHTS
-            )
+            check_room(megabytes(name, sha), name)
+            path = huggingface_hub.snapshot_download(name, **wanted)
     if not complete(path):  # without network the hub's client returns what it has
-        why = (
-            "HF_HUB_OFFLINE is set, so that the rest cannot be fetched"
-            if offline()
-            else "the repository has no model.safetensors"
-        )
+        why = "the repository has no model.safetensors"
+        if offline():
+            why = "HF_HUB_OFFLINE is set, so that the rest cannot be fetched"
         raise Unavailable(
-            f"{name} is not whole on this machine, and {why}; run `hf download {name}` where there is a "
-            f"network. {KEPT}"
+            f"{name} is not whole on this machine, and {why}; run `hf download {name}` "
+            f"where there is a network. {KEPT}"
         )
     return Place(name, Path(path), sha)
 
@@ -136,34 +150,38 @@ def model(name, revision="", *, run_dir=None):
 def _commit_of_model(name, revision, run_dir):
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
         raise Unavailable(
-            f"model {str(name)!r} is neither a folder here nor a name on the hub, which looks like "
-            "Qwen/Qwen2.5-0.5B-Instruct"
+            f"model {str(name)!r} is neither a folder here nor a name on the hub, "
+            "which looks like Qwen/Qwen2.5-0.5B-Instruct"
         )
     return commit(name, revision, run_dir=run_dir)
 
 
-def config(name, revision="", *, run_dir=None):
-    """The folder of a model's config.json: a local model's own, or a few kB from the hub, before its weights are asked for.
+def config(name: str, revision: str = "", *, run_dir: str | Path | None = None) -> Path:
+    """The folder of a model's config.json, a few kB, before its weights are asked for.
 
-    errors  Unavailable as in `explained`
+    Raises
+    ------
+    Unavailable
+        As in `explained`.
     """
-    import huggingface_hub
-
     if Path(name).is_dir():
         return Path(name)
     sha = _commit_of_model(name, revision, run_dir)
     with explained(name):
-        return Path(
-            huggingface_hub.hf_hub_download(name, "config.json", revision=sha)
-        ).parent
+        file = huggingface_hub.hf_hub_download(name, "config.json", revision=sha)
+    return Path(file).parent
 
 
-def tokenizer(name, revision="", *, run_dir=None):
+def tokenizer(name: str, revision: str = "", *, run_dir: str | Path | None = None):
     """The tokenizer of a model, a few MB, before its weights are asked for.
 
-    errors  ValueError where it has no chat template; Unavailable as in `explained`
+    Raises
+    ------
+    ValueError
+        Where it has no chat template.
+    Unavailable
+        As in `explained`.
     """
-    import huggingface_hub
     from transformers import AutoTokenizer
 
     folder = name
@@ -171,94 +189,126 @@ def tokenizer(name, revision="", *, run_dir=None):
         sha = _commit_of_model(name, revision, run_dir)
         with explained(name):
             folder = huggingface_hub.snapshot_download(
-                name, revision=sha, allow_patterns=WORDS
+                name, revision=sha, allow_patterns=list(WORDS)
             )
-    found = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if found.chat_template is None:
+    loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if loaded.chat_template is None:
         raise ValueError(
-            f"the tokenizer of {name} has no chat template: use an instruction-tuned model, "
-            "or set tokenizer.chat_template and save it again"
+            f"the tokenizer of {name} has no chat template: use an instruction-tuned "
+            "model, or set tokenizer.chat_template and save it again"
         )
-    return found
+    return loaded
 
 
-def complete(folder):
-    """Whether a model folder has its configuration and every weight file that its index names."""
+def complete(folder: str | Path) -> bool:
+    """Whether a folder has its configuration and every weight file of its index."""
     folder = Path(folder)
-    index = folder / "model.safetensors.index.json"
     if not (folder / "config.json").is_file():
         return False
+    index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return (folder / "model.safetensors").is_file()
-    return all(
-        (folder / file).is_file()
-        for file in set(json.loads(index.read_text())["weight_map"].values())
-    )
+    names = set(files.read_json(index)["weight_map"].values())
+    return all((folder / name).is_file() for name in names)
 
 
-def megabytes(repo, revision):
-    """What is left to download, MB, by the hub's own list of files; None where the hub cannot be asked.
-
-    What the cache holds does not count, nor what has arrived of a file whose download broke off: its place is used again.
-    """
-    import fnmatch
-
-    import huggingface_hub
-    from huggingface_hub import constants, file_download
-
+def megabytes(repo: str, revision: str) -> float:
+    """MB left to download, by the hub client's dry run; 0 without an answer."""
     try:
-        files = (
-            huggingface_hub.HfApi()
-            .repo_info(repo, revision=revision, files_metadata=True)
-            .siblings
+        plan = huggingface_hub.snapshot_download(
+            repo, revision=revision, allow_patterns=list(WEIGHTS), dry_run=True
         )
-    except Exception:  # only a forecast: the download itself says what is wrong
-        return None
-    wanted = [f for f in files if any(fnmatch.fnmatch(f.rfilename, p) for p in WEIGHTS)]
-    cache = Path(constants.HF_HUB_CACHE) / file_download.repo_folder_name(
-        repo_id=repo, repo_type="model"
-    )
-    missing = [
-        f for f in wanted if not (cache / "snapshots" / revision / f.rfilename).exists()
-    ]
-    return max(
-        0.0,
-        sum(f.size or 0 for f in missing) / 1e6
-        - held(*cache.glob("blobs/*.incomplete")),
-    )
+    except (
+        OSError,
+        hub_errors.HfHubHTTPError,
+    ):  # the download itself says what is wrong
+        return 0.0
+    return sum(file.file_size or 0 for file in plan if file.will_download) / 1e6
 
 
-def held(*places):
+def held(*places: str | Path) -> float:
     """MB of the files in these places, which may be files themselves."""
-    files = [
-        f
-        for place in map(Path, places)
-        for f in (place.rglob("*") if place.is_dir() else [place])
-        if f.is_file()
-    ]
-    return sum(f.stat().st_size for f in files) / 1e6
+    size = 0
+    for place in map(Path, places):
+        inside = place.rglob("*") if place.is_dir() else [place]
+        size += sum(file.stat().st_size for file in inside if file.is_file())
+    return size / 1e6
 
 
-def check_room(needed_mb, what, *, folder=None):
-    """Unavailable if the disk that the hub's cache lies on has less than `needed_mb` left, and a tenth more."""
-    from huggingface_hub import constants
+def check_room(
+    needed_mb: float, what: str, *, folder: str | Path | None = None
+) -> None:
+    """Stop where a disk, that of the hub's cache, has too little room left.
 
-    place = Path(folder or constants.HF_HUB_CACHE)
+    Raises
+    ------
+    Unavailable
+        If less than `needed_mb` and a tenth more is free.
+    """
+    place = Path(folder or huggingface_hub.constants.HF_HUB_CACHE)
     there = next(p for p in (place, *place.parents) if p.exists())
     free = shutil.disk_usage(there).free / 1e6
     if free < 1.1 * needed_mb:
         raise Unavailable(
-            f"{what} needs {needed_mb / 1000:.1f} GB, but the disk of {place} has {free / 1000:.1f} GB left; "
-            "make room, or take a larger disk (HF_HOME for downloads, run_dir for results). "
-            + KEPT
+            f"{what} needs {needed_mb / 1000:.1f} GB, but the disk of {place} has "
+            f"{free / 1000:.1f} GB left; make room, or take a larger disk (HF_HOME for "
+            f"downloads, run_dir for results). {KEPT}"
         )
 
 
-@contextlib.contextmanager
-def explained(what, *, kind="model"):
-    """Turns what can go wrong with the hub, the disk or the card into one Unavailable that says what to do.
+# ---- what can go wrong ----
 
-    kind   "model" or "dataset": `what` is fetched from the hub; else the work at hand, a key of `SMALLER`
+# Which parameters make a step of the work smaller.
+SMALLER = {
+    "training": "lower micro_batch or max_length, keep checkpointing on, set lora_rank "
+    "16, or take a smaller model",
+    "sampling": "lower sample_batch or max_new_tokens, or take a smaller model",
+    "scoring": "lower score_batch, or take a smaller model",
+    "judging": "lower score_batch, or take a smaller judge",
+}
+# What torch, safetensors and datasets write instead of passing the system's error on.
+FULL = re.compile(
+    r"No space left on device|Disk quota exceeded|Not enough disk space|"
+    r"PytorchStreamWriter failed|inline_container\.cc.*unexpected pos"
+)
+# The same for memory: not all of it comes as torch.OutOfMemoryError.
+TIGHT = re.compile(
+    r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED|"
+    r"DefaultCPUAllocator: .*allocate memory|Cannot allocate memory|MemoryError"
+)
+UNREACHABLE = (
+    hub_errors.OfflineModeIsEnabled,
+    hub_errors.LocalEntryNotFoundError,
+    ConnectionError,
+)
+CUT = (
+    hub_errors.IncompleteSnapshotError,
+    hub_errors.XetDownloadError,
+    datasets_errors.NonMatchingChecksumError,
+    datasets_errors.NonMatchingSplitsSizesError,
+    datasets_errors.ExpectedMoreDownloadedFilesError,
+)
+# The hub's HTTP client has changed with almost every large version: by name.
+UNREACHABLE_NAMES = {"ConnectError", "ConnectTimeout"}
+CUT_NAMES = {"TransportError", "ChunkedEncodingError", "IncompleteRead"}
+
+
+@contextlib.contextmanager
+def explained(what: str, *, kind: str = "model") -> Iterator[None]:
+    """Turn what can go wrong with the hub, the disk or the card into one Unavailable.
+
+    Parameters
+    ----------
+    what : str
+        What is fetched or done.
+    kind : str
+        "model" or "dataset" where it is fetched from the hub; else the work at hand, a
+        key of `SMALLER`.
+
+    Raises
+    ------
+    Unavailable
+        With what to do. Any other error stays what it is.
     """
     try:
         yield
@@ -271,82 +321,74 @@ def explained(what, *, kind="model"):
         raise Unavailable(f"{message} {KEPT}") from error
 
 
-# Which parameters make a step of the work smaller.
-SMALLER = {
-    "training": "lower micro_batch or max_length, keep checkpointing on, set lora_rank 16, or take a smaller model",
-    "sampling": "lower sample_batch or max_new_tokens, or take a smaller model",
-    "scoring": "lower score_batch, or take a smaller model",
-    "judging": "lower score_batch, or take a smaller judge",
-}
-# What torch, safetensors and datasets write where they do not pass the system's error on.
-FULL = re.compile(
-    r"No space left on device|Disk quota exceeded|Not enough disk space|PytorchStreamWriter failed|"
-    r"inline_container\.cc.*unexpected pos"
-)
-# The same for memory, of the card and of the machine: not all of it comes as torch.OutOfMemoryError.
-TIGHT = re.compile(
-    r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED|"
-    r"DefaultCPUAllocator: .*allocate memory|Cannot allocate memory|MemoryError"
-)
+def advice(error: BaseException, what: str, kind: str = "model") -> str | None:
+    """The way out of an error, or of what caused it; None where it is not known."""
+    chain = causes(error)
 
+    def any_is(*types):
+        return any(isinstance(link, types) for link in chain)
 
-def advice(error, what, kind="model"):
-    """The way out of an error that is known, None for any other. Causes are searched as well as the error itself."""
-    chain, names = [error], set()
-    while (
-        deeper := chain[-1].__cause__ or chain[-1].__context__
-    ) is not None and deeper not in chain:
-        chain.append(deeper)
-    for e in chain:
-        names |= {c.__name__ for c in type(e).__mro__}
+    def any_is_named(names):
+        return any(cls.__name__ in names for e in chain for cls in type(e).__mro__)
+
+    def any_says(pattern):
+        return any(pattern.search(str(link)) for link in chain)
+
     page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{what}"
-    if any(
-        isinstance(e, OSError)
-        and e.errno in (errno.ENOSPC, errno.EDQUOT)
-        or FULL.search(str(e))
-        for e in chain
-    ):
-        return f"{what}: the disk is full; make room, or set HF_HOME (downloads) or run_dir (results) to a larger disk."
-    if names & {"GatedRepoError"}:
+    full = {errno.ENOSPC, errno.EDQUOT}
+    if any(getattr(e, "errno", None) in full for e in chain) or any_says(FULL):
         return (
-            f"{what} is gated: accept its terms at {page}, then give a token (`hf auth login`, or the environment "
-            "variable HF_TOKEN); or take an open model, such as Qwen/Qwen2.5-1.5B-Instruct."
+            f"{what}: the disk is full; make room, or set HF_HOME (downloads) or "
+            "run_dir (results) to a larger disk."
         )
-    if names & {"OutOfMemoryError", "MemoryError"} or any(
-        TIGHT.search(str(e)) for e in chain
-    ):
-        return f"{what}: out of memory, on the card or of the machine; {SMALLER.get(kind, 'take a smaller model')}."
-    if names & {"RevisionNotFoundError"}:
-        return f"{what} has no such commit; leave the revision out, or copy the full hash from {page}/commits/main."
-    if names & {
-        "OfflineModeIsEnabled",
-        "LocalEntryNotFoundError",
-        "ConnectError",
-        "ConnectionError",
-        "ConnectTimeout",
-    }:
-        return _offline(what, kind, error)
-    if names & {"RepositoryNotFoundError", "DatasetNotFoundError"}:
-        return f"{what} is not on the hub, or is private: check the spelling at {page}, or give a token (`hf auth login`)."
-    if names & {
-        "TransportError",
-        "ChunkedEncodingError",
-        "IncompleteRead",
-        "IncompleteSnapshotError",
-        "XetDownloadError",
-        "NonMatchingChecksumError",
-        "NonMatchingSplitsSizesError",
-        "ExpectedMoreDownloadedFilesError",
-    }:
-        return f"{what}: the download broke off; what has arrived is kept and the rest is fetched the next time."
+    if any_is(hub_errors.GatedRepoError):
+        return (
+            f"{what} is gated: accept its terms at {page}, then give a token (`hf auth "
+            "login`, or the environment variable HF_TOKEN); or take an open model, such "
+            "as Qwen/Qwen2.5-1.5B-Instruct."
+        )
+    if any_is(torch.OutOfMemoryError, MemoryError) or any_says(TIGHT):
+        smaller = SMALLER.get(kind, "take a smaller model")
+        return f"{what}: out of memory, on the card or of the machine; {smaller}."
+    if any_is(hub_errors.RevisionNotFoundError):
+        return (
+            f"{what} has no such commit; leave the revision out, or copy the full hash "
+            f"from {page}/commits/main."
+        )
+    if any_is(*UNREACHABLE) or any_is_named(UNREACHABLE_NAMES):
+        return _unreachable(what, kind, error)
+    if any_is(hub_errors.RepositoryNotFoundError, datasets_errors.DatasetNotFoundError):
+        return (
+            f"{what} is not on the hub, or is private: check the spelling at {page}, "
+            "or give a token (`hf auth login`)."
+        )
+    if any_is(*CUT) or any_is_named(CUT_NAMES):
+        return (
+            f"{what}: the download broke off; what has arrived is kept and the rest is "
+            "fetched the next time."
+        )
     return None
 
 
-def _offline(what, kind, error):
+def causes(error: BaseException) -> list[BaseException]:
+    """An error and what it came from, the outermost first."""
+    chain = [error]
+    while True:
+        deeper = chain[-1].__cause__ or chain[-1].__context__
+        if deeper is None or deeper in chain:
+            return chain
+        chain.append(deeper)
+
+
+def _unreachable(what, kind, error):
     why = "HF_HUB_OFFLINE is set" if offline() else "the hub cannot be reached"
     if kind in SMALLER:  # the work needs a file whose name only the error knows
-        return f"{what} needs something from the hub that is not on this machine, and {why}: {error}"
+        return (
+            f"{what} needs something from the hub that is not on this machine, and "
+            f"{why}: {error}"
+        )
+    repo_type = " --repo-type dataset" if kind == "dataset" else ""
     return (
-        f"{what} is not on this machine and {why}; download it where there is a network "
-        f"(`hf download {what}{' --repo-type dataset' if kind == 'dataset' else ''}`), or give a local folder."
+        f"{what} is not on this machine and {why}; download it where there is a "
+        f"network (`hf download {what}{repo_type}`), or give a local folder."
     )
