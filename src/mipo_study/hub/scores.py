@@ -1,24 +1,54 @@
-"""What replies of real models are worth, as records: without a judge, on labelled pairs, and by a local judge."""
+"""What replies of hub models are worth: without a judge, on labelled pairs, judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mipo import evaluate, files
+from mipo.cache import Run
 from mipo.evaluate import reference_free
 from mipo.logprobs import pmi_over_contexts, prompt_pmi, response_logps
 from mipo.preference_data import as_text
 from mipo_study.hub import benchmarks, harness, llm_judge
-from mipo_study.hub.runs import digest_of, model_of, read_replies, run_or_load
+from mipo_study.hub.download import Place
+from mipo_study.hub.runs import (
+    Policy,
+    digest_of,
+    model_of,
+    read_replies,
+    run_or_load,
+)
 
-# ---- numbers ----
+BySeed = Mapping[int, Sequence]
+PAIR = ("prompt", "chosen", "rejected")
+
+# ---- gains with intervals ----
 
 
-def aligned(after, before, rows):
-    """(values after, before, levels of clusters) of {seed: values} twice and {seed: test rows}; None for less than two rows.
+def aligned(
+    after: BySeed, before: BySeed, rows: BySeed
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]] | None:
+    """Values of two sides item by item, with the levels of their clusters.
 
-    A seed that one side lacks, or a row where a value is NaN, is left out. Seeds are drawn whole, and so are people (items,
-    where nobody asks).
+    Parameters
+    ----------
+    after, before : mapping
+        {seed: one value per test row}.
+    rows : mapping
+        {seed: test rows}.
+
+    Returns
+    -------
+    (after, before, levels) or None
+        None for less than two items. A seed that one side lacks is left out, and so is
+        a row where a value is NaN. Seeds are drawn whole, and so are people (items,
+        where nobody asks).
     """
-    found = [
+    items = [
         (seed, x, y, benchmarks.unit(row), f"{seed} {i}")
         for seed in after
         if seed in before
@@ -27,117 +57,139 @@ def aligned(after, before, rows):
         )
         if not np.isnan(x) and not np.isnan(y)
     ]
-    if len(found) < 2:
+    if len(items) < 2:
         return None
-    seed, x, y, unit, place = map(np.array, zip(*found, strict=True))
-    levels = (
-        [seed, unit] if len(set(unit)) > 1 else [seed, place]
-    )  # of one person alone, the replies
-    return x, y, levels
+    seeds, x, y, units, places = map(np.array, zip(*items, strict=True))
+    one_person = len(set(units)) == 1
+    return x, y, [seeds, places if one_person else units]
 
 
-def paired(after, before, rows):
-    """(value, low, high): the mean of after - before with its interval, see `aligned`."""
-    found = aligned(after, before, rows)
-    return found and evaluate.paired_bootstrap(*found)
+def paired(after: BySeed, before: BySeed, rows: BySeed) -> tuple | None:
+    """(value, low, high): the mean of after - before, see `aligned`."""
+    sides = aligned(after, before, rows)
+    return sides and evaluate.paired_bootstrap(*sides)
 
 
-def relative(after, before, rows):
-    """(value, low, high) of the gain as a share of the mean before, see `aligned`; None where that mean is 0.
+def relative(after: BySeed, before: BySeed, rows: BySeed) -> tuple | None:
+    r"""(value, low, high) of the gain as a share of the mean before, see `aligned`.
 
-    Both means are estimates, so the interval is that of their ratio, to first order (delta method): the one of
-    x/ȳ - (x̄/ȳ)·y/ȳ, whose mean is 0.
+    None where that mean is 0.
+
+    Notes ----- Both means are estimates, so the interval is that of their ratio, to
+    first order (delta method): the one of x/ȳ - (x̄/ȳ)·y/ȳ, whose mean is 0.
     """
-    found = aligned(after, before, rows)
-    if found is None or not found[1].mean():
+    sides = aligned(after, before, rows)
+    if sides is None or not sides[1].mean():
         return None
-    x, y, levels = found
+    x, y, levels = sides
     ratio = x.mean() / y.mean()
     _, low, high = evaluate.paired_bootstrap(x / y.mean(), ratio * y / y.mean(), levels)
     return float(ratio - 1), float(ratio - 1 + low), float(ratio - 1 + high)
 
 
-def own_reward(after, before):
-    """Share of pairs in the order of DPO's own reward log π(y|x)/π_ref(y|x), from two records of `rank`, tuned and base."""
-    gap = [
-        np.subtract(*np.array(files.read_json(r.path / "scores.json")["summed"]).T)
-        for r in (after, before)
-    ]
-    return float(np.mean(gap[0] > gap[1]))
+def own_reward(after: Run, before: Run) -> float:
+    """Share of pairs in the order of DPO's own reward log π(y|x)/π_ref(y|x).
+
+    Parameters
+    ----------
+    after, before : Run
+        Of `rank`, for the policy and for the base model.
+    """
+    gaps = []
+    for run in (after, before):
+        summed = np.array(files.read_json(run.path / "scores.json")["summed"])
+        gaps.append(summed[:, 0] - summed[:, 1])
+    return float(np.mean(gaps[0] > gaps[1]))
 
 
-def verdicts_of(record, key="score"):
-    """Per item of a record of `judged`: its strict score, or with "released", "released_base" the papers' win; NaN: none."""
-    return np.array(files.read_json(record.path / "verdicts.json")[key], dtype=float)
+def verdicts_of(run: Run, key: str = "score") -> np.ndarray:
+    """Per item of a run of `judged`: its strict score.
+
+    "released" and "released_base" give the papers' win; NaN where there is none.
+    """
+    return np.array(files.read_json(run.path / "verdicts.json")[key], dtype=float)
 
 
-# ---- records ----
+# ---- runs ----
 
 
 def measure(
-    run_dir,
-    policy,
-    base,
-    records,
-    answered,
+    run_dir: str | Path,
+    policy: Policy,
+    base: Place,
+    examples: Sequence[Mapping],
+    replies: Run,
     *,
-    contexts=8,
-    seed=0,
-    batch_size=16,
-    progress=True,
-):
-    """Record of what people's replies show without a judge; lists per record in scores.json, metrics their means.
+    contexts: int = 8,
+    seed: int = 0,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> Run:
+    """Run of what people's replies show without a judge.
 
-    pmi         log p(y|x,c) - log mean over `contexts` people of p(y|x,c') under the policy itself, nats per reply
-    retrieval   share of replies whose own context makes them most likely, under the policy itself
-    pmi_base, retrieval_base   both under the base model, one yardstick for all
-    self_bleu            of the replies, 0..100
+    Returns
+    -------
+    Run
+        Lists per example in scores.json; metrics are their means, and chance. pmi: log
+        p(y|x,c) - log mean over `contexts` people of p(y|x,c') under the policy itself,
+        nats per reply; retrieval: share of replies whose own context makes them most
+        likely, under the policy itself; pmi_base, retrieval_base: both under the base
+        model, one yardstick for all; self_bleu of the replies, 0 to 100.
     """
 
     def make(folder):
-        crowd, texts, found, under = (
-            reference_free.groups(records, contexts, seed=seed),
-            read_replies(answered),
-            {},
-            {},
-        )
+        crowd = reference_free.groups(examples, contexts, seed=seed)
+        texts = read_replies(replies)
+        values, logps = {}, {}
         for end, scorer in (("", policy), ("_base", base)):
-            if scorer.key not in under:  # the base model is its own yardstick
-                under[scorer.key] = reference_free.under_contexts(
+            if scorer.key not in logps:  # the base model is its own yardstick
+                logps[scorer.key] = reference_free.under_contexts(
                     *model_of(scorer),
-                    records,
+                    examples,
                     texts,
                     crowd,
                     batch_size=batch_size,
                     progress=progress,
                 )
-            logps = under[scorer.key]
-            found |= {
-                f"pmi{end}": pmi_over_contexts(logps[:, 0], logps).tolist(),
-                f"retrieval{end}": reference_free.retrieval_credit(logps).tolist(),
-            }
-        files.write_whole(folder / "scores.json", files.dumps(found))
-        return {k: float(np.mean(v)) for k, v in found.items()} | {
-            "self_bleu": reference_free.alike(texts, records),
+            scored = logps[scorer.key]
+            pmi = pmi_over_contexts(scored[:, 0], scored)
+            values[f"pmi{end}"] = pmi.tolist()
+            credit = evaluate.retrieval_credit(scored.numpy())
+            values[f"retrieval{end}"] = credit.tolist()
+        files.write_whole(folder / "scores.json", files.dumps(values))
+        means = {name: float(np.mean(column)) for name, column in values.items()}
+        return means | {
+            "self_bleu": reference_free.alike(texts, examples),
             "chance": 1 / max(map(len, crowd)),
         }
 
-    config = {"contexts": contexts, "seed": seed, "asked": digest_of(records)}
     return run_or_load(
         run_dir,
         "measure-hub",
-        config,
+        {"contexts": contexts, "seed": seed, "prompts": digest_of(examples)},
         make,
         doing="scoring",
         code=["mipo_study.hub.scores"],
-        inputs={"policy": policy.key, "base": base.key, "replies": answered},
+        inputs={"policy": policy.key, "base": base.key, "replies": replies},
     )
 
 
-def rank(run_dir, policy, rows, *, batch_size=16, progress=True):
-    """Record of a policy on labelled pairs it has not seen: accuracy (mean log-prob of the chosen above the rejected).
+def rank(
+    run_dir: str | Path,
+    policy: Policy,
+    rows: Sequence[Mapping],
+    *,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> Run:
+    """Run of a policy on labelled pairs that it has not seen.
 
-    scores.json   mean, summed: [chosen, rejected] per pair, nats per token and per reply (see `own_reward`)
+    Returns
+    -------
+    Run
+        Metric accuracy: share of pairs whose chosen reply has the higher mean log-prob.
+        scores.json has mean and summed, [chosen, rejected] per pair, nats per token and
+        per reply.
     """
 
     def make(folder):
@@ -146,25 +198,20 @@ def rank(run_dir, policy, rows, *, batch_size=16, progress=True):
         scored = response_logps(
             model,
             tokenizer,
-            [t["prompt"] for t in texts],
-            [[t["chosen"], t["rejected"]] for t in texts],
+            [text["prompt"] for text in texts],
+            [[text["chosen"], text["rejected"]] for text in texts],
             batch_size=batch_size,
             progress=progress,
         )
-        files.write_whole(
-            folder / "scores.json",
-            files.dumps(
-                {"mean": scored.mean.tolist(), "summed": scored.summed.tolist()}
-            ),
-        )
-        return {
-            "accuracy": float((scored.mean[:, 0] > scored.mean[:, 1]).double().mean())
-        }
+        values = {"mean": scored.mean.tolist(), "summed": scored.summed.tolist()}
+        files.write_whole(folder / "scores.json", files.dumps(values))
+        right = scored.mean[:, 0] > scored.mean[:, 1]
+        return {"accuracy": float(right.double().mean())}
 
     return run_or_load(
         run_dir,
         "rank-hub",
-        {"rows": digest_of(rows, ("prompt", "chosen", "rejected"))},
+        {"rows": digest_of(rows, PAIR)},
         make,
         doing="scoring",
         code=["mipo_study.hub.scores"],
@@ -172,8 +219,15 @@ def rank(run_dir, policy, rows, *, batch_size=16, progress=True):
     )
 
 
-def margins(run_dir, policy, rows, *, batch_size=16, progress=True) -> list[float]:
-    """Δpmi of labelled pairs under a policy, nats per token: what RMiPO's γ decays with.
+def margins(
+    run_dir: str | Path,
+    policy: Policy,
+    rows: Sequence[Mapping],
+    *,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> list[float]:
+    """Δpmi of labelled pairs under a policy, nats per token; RMiPO's γ decays with it.
 
     PMI of a reply is its log-prob given the prompt less that without one.
     """
@@ -194,7 +248,7 @@ def margins(run_dir, policy, rows, *, batch_size=16, progress=True) -> list[floa
     run = run_or_load(
         run_dir,
         "margins-hub",
-        {"rows": digest_of(rows, ("prompt", "chosen", "rejected"))},
+        {"rows": digest_of(rows, PAIR)},
         make,
         doing="scoring",
         code=["mipo_study.hub.scores"],
@@ -204,80 +258,78 @@ def margins(run_dir, policy, rows, *, batch_size=16, progress=True) -> list[floa
 
 
 def judged(
-    run_dir,
-    place,
-    records,
-    ours,
-    theirs,
+    run_dir: str | Path,
+    place: Place,
+    examples: Sequence[Mapping],
+    ours: Run,
+    theirs: Run,
     *,
-    rated=False,
-    missing=None,
-    batch_size=32,
-    progress=True,
-):
-    """Record of a judge's verdicts on two records of replies, both orders, per item in verdicts.json.
+    rated: bool = False,
+    missing: int | None = None,
+    batch_size: int = 32,
+    progress: bool = True,
+) -> Run:
+    """Run of a judge's verdicts on two runs of replies, both orders, in verdicts.json.
 
-    metrics   llm_judge.report, and with `rated` (where a record has a gold reply to be held against) released,
-              released_base: share of our and of their replies rated at least as high as it
-    missing   what a rating out of form counts as, see llm_judge.OUT_OF_FORM
     What the judge has said is kept in run_dir/verdicts, whatever happens later.
+
+    Parameters
+    ----------
+    place : Place
+        The judge.
+    rated : bool
+        Also rate the replies to examples with a gold reply, as the papers do.
+    missing : int, optional
+        What a rating out of form counts as, see `llm_judge.OUT_OF_FORM`.
+
+    Returns
+    -------
+    Run
+        Metrics of `llm_judge.report`; with `rated` also released, released_base: share
+        of our and of their replies rated at least as high as the gold reply.
     """
-    mine, other = read_replies(ours), read_replies(theirs)
-    known = [i for i, r in enumerate(records) if r.get("gold")] if rated else []
+    our_texts, their_texts = read_replies(ours), read_replies(theirs)
+    known = [i for i, e in enumerate(examples) if rated and e.get("gold")]
 
     def make(folder):
-        cache = (
-            files.resolve(run_dir)
-            / "verdicts"
-            / f"{files.digest(place.key)[:16]}.jsonl"
-        )
-        asker = llm_judge.Judge(
+        name = f"{files.digest(place.key)[:16]}.jsonl"
+        judge = llm_judge.Judge(
             lambda: model_of(place),
             place.key,
-            cache,
+            files.resolve(run_dir) / "verdicts" / name,
             called=place.name,
             batch_size=batch_size,
             progress=progress,
         )
-        found = llm_judge.compare(asker, records, mine, other)
-        metrics, found = (
-            llm_judge.report(found, mine, other),
-            {**found, "score": found["score"].tolist()},
-        )
+        verdicts = llm_judge.compare(judge, examples, our_texts, their_texts)
+        metrics = llm_judge.report(verdicts, our_texts, their_texts)
+        verdicts["score"] = verdicts["score"].tolist()
         if known:
-            rows, gold = (
-                [records[i] for i in known],
-                [records[i]["gold"] for i in known],
-            )
-            reference = llm_judge.rate(asker, rows, gold, missing=missing)
-            for key, texts in (("released", mine), ("released_base", other)):
-                marks = llm_judge.rate(
-                    asker, rows, [texts[i] for i in known], missing=missing
-                )
+            marked = [examples[i] for i in known]
+            gold = [example["gold"] for example in marked]
+            reference = llm_judge.rate(judge, marked, gold, missing=missing)
+            sides = {"released": our_texts, "released_base": their_texts}
+            for key, texts in sides.items():
+                shown = [texts[i] for i in known]
+                marks = llm_judge.rate(judge, marked, shown, missing=missing)
                 metrics[key] = llm_judge.released_win_rate(marks, reference)
-                wins = dict(
-                    zip(
-                        known,
-                        llm_judge.released_wins(marks, reference).tolist(),
-                        strict=True,
-                    )
-                )
-                found[key] = [
-                    None if np.isnan(wins.get(i, np.nan)) else wins[i]
-                    for i in range(len(records))
+                wins = llm_judge.released_wins(marks, reference).tolist()
+                by_place = dict(zip(known, wins, strict=True))
+                verdicts[key] = [
+                    none_if_nan(by_place.get(i)) for i in range(len(examples))
                 ]
-        files.write_whole(folder / "verdicts.json", files.dumps(found))
+        files.write_whole(folder / "verdicts.json", files.dumps(verdicts))
         return metrics
 
-    config = {
-        "rated": bool(known),
-        "missing": missing,
-        "asked": digest_of(records, ("query", "context", "wishes", "gold")),
-    }
+    fields = ("query", "context", "wishes", "gold")
     return run_or_load(
         run_dir,
         "judge-hub",
-        config,
+        {
+            "rated": bool(known),
+            "missing": missing,
+            "prompts": digest_of(examples, fields),
+        },
         make,
         doing="judging",
         what=f"the judge {place.name}",
@@ -286,36 +338,56 @@ def judged(
     )
 
 
-def by_harness(run_dir, policy, dataset, items, *, shots=8, batch_size=16):
-    """Record of lm-evaluation-harness on a policy and our items, its score of each by the item's id in scores.json.
+def none_if_nan(value: float | None) -> float | None:
+    """JSON has no NaN."""
+    return None if value is None or np.isnan(value) else value
 
-    samples.jsonl   what was asked and what the policy said, a line per item and filter, as the harness logs it
-    shots           worked examples in the prompts of svamp_cot, which are ours; the harness's own tasks keep theirs
+
+def by_harness(
+    run_dir: str | Path,
+    policy: Policy,
+    dataset: str,
+    items: Sequence[Mapping[str, Any]],
+    *,
+    shots: int = 8,
+    batch_size: int = 16,
+) -> Run:
+    """Run of lm-evaluation-harness on a policy and our items.
+
+    Parameters
+    ----------
+    shots : int
+        Worked examples in the prompts of svamp_cot, which are ours; the harness's own
+        tasks keep theirs.
+
+    Returns
+    -------
+    Run
+        The score of each item, by its id, in scores.json; what was asked and what the
+        policy said in samples.jsonl, a line per item and filter, as the harness logs
+        it. Metrics: accuracy, items.
     """
     rows = harness.rows_of(dataset, items, shots)
 
     def make(folder):
         tasks = harness.tasks(dataset, rows, folder)
         samples = harness.run(*model_of(policy), tasks, batch_size=batch_size)
-        found = harness.scores(samples, dataset)
-        lost = [row["id"] for row in rows if row["id"] not in found]
+        scored = harness.scores(samples, dataset)
+        lost = [row["id"] for row in rows if row["id"] not in scored]
         if lost:  # a pair needs both sides
             raise ValueError(
-                f"lm-evaluation-harness scored {len(found)} of {len(rows)} items of {dataset}; not {lost[0]}"
+                f"lm-evaluation-harness scored {len(scored)} of {len(rows)} items of "
+                f"{dataset}; not {lost[0]}"
             )
         files.write_whole(folder / "samples.jsonl", harness.as_lines(samples))
-        files.write_whole(folder / "scores.json", files.dumps(found))
-        return {"accuracy": float(np.mean(list(found.values()))), "items": len(found)}
+        files.write_whole(folder / "scores.json", files.dumps(scored))
+        return {"accuracy": float(np.mean(list(scored.values()))), "items": len(scored)}
 
-    config = {
-        "dataset": dataset,
-        "items": files.digest(rows),
-        **harness.known_by(dataset),
-    }
+    config = {"dataset": dataset, "items": files.digest(rows)}
     return run_or_load(
         run_dir,
         "harness-hub",
-        config,
+        config | harness.known_by(dataset),
         make,
         doing="scoring",
         what="lm-evaluation-harness",
