@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from mipo.files import project_root, read_json
-
 
 def tilted_mean(values, pmi, beta):
     r"""Mean over prompts of Σ_k w_k v_k / Σ_k w_k, w = exp(PMI/β): (P, K), (P, K) nats -> number.
@@ -80,9 +78,3 @@ def shares(gain, base, goal):
     if (room <= 0).any():
         raise ValueError(f"no headroom: goal less base is {room.min():.3g}")
     return gain / room
-
-
-def committed(notebook, scale):
-    """The result file of a notebook that is committed in results/<scale>, or None where nothing was run yet."""
-    file = project_root() / "results" / scale / f"{notebook}.json"
-    return read_json(file) if file.exists() else None

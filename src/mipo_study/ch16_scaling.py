@@ -1,50 +1,36 @@
-"""Models of 0.3 M to 100 M parameters in small worlds of any width: rules of training, and their records.
+"""Models of 0.1 M to 100 M parameters in small worlds of any width: rules of training, and their runs.
 
-Everything is float32 on every device: the largest model needs no less, and distances of a hundredth of a nat stay exact.
+Everything is float32 on every device: the largest model needs no less, and distances of
+a hundredth of a nat stay exact.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from mipo import cache, models
+from mipo import models
+from mipo.cache import Run, cached
 from mipo.data import render
 from mipo.logprobs import conditional_pmi, pmi_over_contexts, response_logps
-from mipo.models import load_model
 from mipo.world import World
-from mipo.worlds import population, scoring, wide
+from mipo.worlds import scoring, wide
 from mipo.worlds.language_model import sample_replies
-from mipo_study import labelled, runs
+from mipo_study import experiment, methods
 from mipo_study.ch16_gains import tilted_mean
+from mipo_study.experiment import Policy, Trial
 
-LESSONS, LESSON_BETA, WIDE = (
-    0.25,
-    0.25,
-    256,
-)  # chapter 4's share of lessons, their β, and the width of its model
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way to train on: a loss on MIPO's own pairs (checked False), or on preferences that the checker labelled.
-
-    lr  the learning rate at 1 M parameters, chosen on people set apart in chapters 6 and 9
-    """
-
-    label: str
-    loss: str
-    lr: float
-    beta: float
-    checked: bool = False
-
-
-METHODS = {
-    "mipo": Method("MIPO", "dpo", 1.5e-4, 1.0),
-    "dpo": Method("DPO, checked", "dpo", 4.5e-4, 0.1, True),
-    "rmipo": Method("RMiPO, checked", "rmipo", 4.5e-4, 2.0, True),
-}
+# Chapter 4's share of lessons, their β, and the width of its model.
+LESSONS, LESSON_BETA, WIDE = 0.25, 0.25, 256
+PROTOCOL = "small-world"
+# What this chapter calls its methods, and their entries in the table of methods.
+METHODS = {"mipo": "mipo-random", "dpo": "dpo", "rmipo": "rmipo"}
 
 
 @dataclass(frozen=True)
@@ -64,44 +50,92 @@ SIZES = {
     "30M": Size(832, 6),
     "100M": Size(1344, 8),
 }
+Cell = tuple[str, int]  # size of the model, width of its world
 
 
-def size_of(name):
-    """The Size of that name; ValueError names the known ones."""
-    if name not in SIZES:
-        raise ValueError(f"there is no size {name!r}; sizes are {', '.join(SIZES)}")
+def size_of(name: str) -> Size:
+    """The Size of that name.
+
+    Raises
+    ------
+    ValueError
+        For a name that is not in `SIZES`.
+    """
+    methods.require([name], SIZES, "size")
     return SIZES[name]
 
 
-def method_of(name):
-    """The Method of that name; ValueError names the known ones."""
-    if name not in METHODS:
-        raise ValueError(
-            f"there is no method {name!r}; choose from {', '.join(METHODS)}"
-        )
+def entry(name: str) -> str:
+    """A method's entry in the table of methods; ValueError for a name that this chapter does not train."""
+    methods.require([name], METHODS, "method")
     return METHODS[name]
 
 
-def checked(grid, methods):
-    """[(size, width), …] from small to large, narrow worlds first; ValueError for what does not exist, or without mipo."""
-    for size, width in grid:
+def label(name: str) -> str:
+    """What readers see: MIPO, or a method whose pairs the checker labelled."""
+    return "MIPO" if name == "mipo" else f"{methods.label(entry(name))}, checked"
+
+
+def is_checked(name: str) -> bool:
+    """Whether a method learns from pairs that the checker labelled, not from its own."""
+    return methods.METHODS[entry(name)].pairs == "labelled"
+
+
+def beta_of(name: str) -> float:
+    """β of a method, 1/nats."""
+    return methods.settings_of(entry(name), PROTOCOL).kwargs["beta"]
+
+
+def lr_of(name: str) -> float:
+    """A method's learning rate at one million parameters."""
+    return methods.settings_of(entry(name), PROTOCOL).lr
+
+
+def cells_of(grid: Iterable[Sequence], names: Iterable[str]) -> list[Cell]:
+    """Sizes and widths from small to large, narrow worlds first.
+
+    Raises
+    ------
+    ValueError
+        For a size, width or method that does not exist, and without mipo.
+    """
+    cells = [(size, width) for size, width in grid]
+    for size, width in cells:
         size_of(size)
         wide.check_width(width)
-    for name in methods:
-        method_of(name)
-    if "mipo" not in methods:
+    methods.require(names, METHODS, "methods")
+    if "mipo" not in names:
         raise ValueError(
-            f"methods={methods}: mipo must be among them, the question is about its gain"
+            f"methods={names}: mipo must be among them, the question is about its gain"
         )
-    return sorted(map(tuple, grid), key=lambda cell: (cell[1], size_of(cell[0]).hidden))
+    return sorted(cells, key=lambda cell: (cell[1], size_of(cell[0]).hidden))
 
 
-def rule(name, *, lr=1.2e-3, embedding_lr=0.048, init=0.06):
-    """{lr, embedding_rate, init} of a size: chapter 4's values carried to other widths h as μP does (hidden layers, Adam).
+def rule(
+    name: str, *, lr: float = 1.2e-3, embedding_lr: float = 0.048, init: float = 0.06
+) -> dict[str, float]:
+    """Learning rates and initial weights of a size, from chapter 4's by the rule of μP for Adam.
 
-    lr ∝ 1/h, so that a step moves what a layer computes as much at every width; init ∝ 1/√h, so that it starts at one
-    scale; embeddings, whose input is one token whatever h, keep their rate.        source  arXiv:2203.03466
-    Not μP's: embeddings, tied to the output, start at 1/√h as well, and no factor stands before the output.
+    Parameters
+    ----------
+    name : str
+        The size.
+    lr, embedding_lr, init : float
+        Chapter 4's: of hidden layers, of embeddings, and standard deviation of the
+        initial weights.
+
+    Returns
+    -------
+    dict
+        lr; embedding_rate, how many times as fast embeddings learn; init.
+
+    Notes
+    -----
+    With h the width of the layers: lr ∝ 1/h, so that a step moves what a layer computes
+    as much at every width; init ∝ 1/√h, so that it starts at one scale; embeddings,
+    whose input is one token whatever h, keep their rate. arXiv:2203.03466.
+    Not μP's: embeddings, tied to the output, start at 1/√h as well, and no factor stands
+    before the output.
     """
     ratio = WIDE / size_of(name).hidden
     return {
@@ -111,18 +145,18 @@ def rule(name, *, lr=1.2e-3, embedding_lr=0.048, init=0.06):
     }
 
 
-def carried(lr, name):
+def carried(lr: float, name: str) -> float:
     """A learning rate chosen at 1 M parameters, for training all weights of another size: lr · 256/h, three digits."""
     return float(f"{lr * WIDE / size_of(name).hidden:.3g}")
 
 
-def steps_of(width, steps):
+def steps_of(width: int, steps: int) -> int:
     """Training steps in a world of this width, `steps` · √width: the same at every size, so that all read the same text."""
     return round(steps * math.sqrt(width))
 
 
-def build(name, width, *, seed=0):
-    """(model, tokenizer) with random weights."""
+def build(name: str, width: int, *, seed: int = 0):
+    """(model, tokenizer) of a size for a world of this width, with random weights."""
     size, tokenizer = size_of(name), wide.build_tokenizer(width)
     model = models.small_model(
         tokenizer,
@@ -137,142 +171,140 @@ def build(name, width, *, seed=0):
     return model, tokenizer
 
 
-# ---- records ----
-
-
-def device_name(device=None):
+def device_name(device: str | None = None) -> str:
     """What computes: the GPU's name, or "CPU"."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return torch.cuda.get_device_name() if str(device).startswith("cuda") else "CPU"
 
 
-def base_model(run_dir, *, size, width, seed, steps, batch_size=32, progress=True):
-    """Record of a base model, in `path / "model"`; metrics: losses, parameters, device. `steps` are those at width 1.
+# ---- base models ----
 
-    On a CPU, size 1M at width 1 is chapter 4's own base model, and its record.
+
+def base_model(
+    run_dir: str | Path,
+    *,
+    size: str,
+    width: int,
+    seed: int,
+    steps: int,
+    batch_size: int = 32,
+    progress: bool | None = None,
+) -> Run:
+    """Run of a base model, in `path / "model"`.
+
+    On a CPU, size 1M at width 1 is chapter 4's own base model, and its run.
+
+    Parameters
+    ----------
+    size, width : str, int
+        Of the model and of its world.
+    steps : int
+        At width 1; see `steps_of`.
+
+    Returns
+    -------
+    Run
+        Metrics: losses (nats per token, one per step), parameters, device.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    found, total = rule(size), steps_of(width, steps)
+    given = {"seed": seed, "batch_size": batch_size, "lr": rule(size)["lr"]}
     if (size, width, device) == ("1M", 1, "cpu"):
-        return runs.base_model(
-            run_dir,
-            seed=seed,
-            steps=steps,
-            batch_size=batch_size,
-            lr=found["lr"],
-            progress=progress,
+        return experiment.base_model(run_dir, steps=steps, progress=progress, **given)
+    return _base_model(
+        run_dir,
+        size=size,
+        width=width,
+        steps=steps_of(width, steps),
+        device=device,
+        progress=progress,
+        **given,
+    )
+
+
+@cached("base-{size}-{width}-{seed}")
+def _base_model(folder, *, size, width, seed, steps, batch_size, lr, device, progress):
+    model, tokenizer = build(size, width, seed=seed)
+    examples, lessons = (
+        wide.training_examples(
+            World(), tokenizer, width, seed=1000 + seed, sharp=sharp, replies=4
         )
-    shape = size_of(size)
-    config = {
-        "hidden": shape.hidden,
-        "layers": shape.layers,
-        "width": width,
-        "steps": total,
-        "batch_size": batch_size,
-        "seed": seed,
-        "device": device,
-        **found,
+        for sharp in (None, LESSON_BETA)
+    )
+    losses = models.pretrain(
+        model,
+        tokenizer,
+        examples,
+        lessons=lessons,
+        lesson_share=LESSONS,
+        steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        embedding_rate=rule(size)["embedding_rate"],
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
+    experiment.save(model, tokenizer, folder)
+    return {
+        "losses": losses,
+        "parameters": model.num_parameters(),
+        "device": device_name(device),
     }
 
-    def make(folder):
-        model, tokenizer = build(size, width, seed=seed)
-        examples, lessons = (
-            wide.training_examples(
-                World(), tokenizer, width, seed=1000 + seed, sharp=s, replies=4
-            )
-            for s in (None, LESSON_BETA)
-        )
-        losses = models.pretrain(
-            model,
-            tokenizer,
-            examples,
-            lessons=lessons,
-            lesson_share=LESSONS,
-            steps=total,
-            batch_size=batch_size,
-            lr=found["lr"],
-            embedding_rate=found["embedding_rate"],
-            seed=seed,
-            device=device,
-            progress=progress,
-        )
-        for part in (model, tokenizer):
-            part.save_pretrained(folder / "model")
-        return {
-            "losses": losses,
-            "parameters": model.num_parameters(),
-            "device": device_name(device),
-        }
 
-    return cache.run_or_load(
-        run_dir,
-        f"base-{size}-{width}-{seed}",
-        config,
-        make,
-        code=["mipo_study.ch16_scaling"],
+# ---- what a policy knows and could become ----
+
+
+def examples_of(
+    n_people: int, width: int, *, split: str, seed: int, wordings: str = "unseen"
+) -> list[dict]:
+    """Prompts that policies are asked; the same seed asks the same people at every width."""
+    return experiment.examples_of(
+        n_people, split=split, seed=seed, wordings=wordings, width=width
     )
 
 
-def asked(n_people, width, *, split, seed, per_task=1, wordings="seen"):
-    """Records of people of a split in lives of `width` places."""
-    people = population.records(
-        n_people, split=split, per_task=per_task, wordings=wordings, seed=seed
-    )
-    return wide.widen(people, width, split=split, seed=seed)
+@cached("evaluate-{split}-{width}", inputs=["policy"])
+def evaluate(folder, *, policy, width, split, n_people, seed, progress):
+    """Run of a policy's exact scores on people of a split.
 
-
-def examine(run_dir, policy, *, width, split, n_people, seed, progress=True):
-    """Record of a policy's exact scores on people of a split; the same seed asks the same people at every width.
-
-    Metrics: adherence, valid (shares), law_distance: Monte Carlo KL(exact law ‖ policy), nats per reply, on one reply of
-    the law to each prompt.
+    Returns
+    -------
+    Run
+        Metrics: adherence, valid (shares); law_distance: Monte Carlo KL(exact law ‖
+        policy), nats per reply, on one reply of the law to each prompt.
     """
-    config = {"width": width, "split": split, "n_people": n_people, "seed": seed}
-
-    def make(folder):
-        model, tokenizer = load_model(policy)
-        records = asked(
-            n_people, width, split=split, seed=7000 + seed, wordings="unseen"
-        )
-        replies = sample_replies(
-            model, tokenizer, records, seed=seed, progress=progress
-        )
-        scores = scoring.score(replies, records)
-        return {
-            "adherence": float(scores["adherence"].mean()),
-            "valid": float(scores["valid"].mean()),
-            "law_distance": law_distance(model, tokenizer, records, seed=seed),
-        }
-
-    return cache.run_or_load(
-        run_dir,
-        f"examine-{split}",
-        config,
-        make,
-        code=["mipo_study.ch16_scaling"],
-        inputs={"policy": policy},
-    )
+    model, tokenizer = models.load_model(experiment.model_folder(policy))
+    examples = examples_of(n_people, width, split=split, seed=7000 + seed)
+    replies = sample_replies(model, tokenizer, examples, seed=seed, progress=progress)
+    scores = scoring.score(replies, examples)
+    return {
+        "adherence": float(scores["adherence"].mean()),
+        "valid": float(scores["valid"].mean()),
+        "law_distance": law_distance(model, tokenizer, examples, seed=seed),
+    }
 
 
-def law_distance(model, tokenizer, records, *, seed=0):
-    """KL(p ‖ π) = E_p[log p(y|x,c) - log π(y|x,c)], nats per reply, over one draw of the exact law p per record."""
+def law_distance(
+    model, tokenizer, examples: Sequence[Mapping], *, seed: int = 0
+) -> float:
+    """KL(p ‖ π) = E_p[log p(y|x,c) - log π(y|x,c)], nats per reply, over one draw of the exact law p per example."""
     world, rng = World(), np.random.default_rng((seed, 8))
-    replies = [
-        world.sample(r["task"], scoring.as_person(r), r["topic"], rng) for r in records
-    ]
-    exact = [
-        world.log_prob(y, r["task"], scoring.as_person(r))
-        for y, r in zip(replies, records, strict=True)
-    ]
-    prompts = [render(tokenizer, r["query"], r["context"]) for r in records]
-    ours = response_logps(model, tokenizer, prompts, replies, batch_size=256).summed
-    return float(np.mean(np.array(exact) - ours.double().numpy()))
+    replies, exact = [], []
+    for example in examples:
+        person, task = scoring.as_person(example), example["task"]
+        replies.append(world.sample(task, person, example["topic"], rng))
+        exact.append(world.log_prob(replies[-1], task, person))
+    prompts = [render(tokenizer, e["query"], e["context"]) for e in examples]
+    logps = response_logps(model, tokenizer, prompts, replies, batch_size=256).summed
+    return float(np.mean(np.array(exact) - logps.double().numpy()))
 
 
+@cached("prospect-{split}-{width}", inputs=["policy"])
 def prospect(
-    run_dir,
-    base,
+    folder,
     *,
+    policy,
     width,
     split,
     n_people,
@@ -280,165 +312,167 @@ def prospect(
     beta,
     draws=16,
     contexts=24,
-    progress=True,
+    progress,
 ):
-    """Record of what a base model could become: its information, and adherence at the optimum of its *own* law.
+    """Run of what a base model could become: its information, and adherence at the optimum of its *own* law.
 
-    Each of the people asks each task once; `draws` replies are sampled to each prompt and weighted by exp(PMI/β), PMI under
-    the base model against `contexts` strangers' profiles. Metrics: information (nats per reply, too high by what
-    `excess_of_prospect` finds), adherence (as sampled), own_optimum (`tilted_mean`).
+    Each of the people asks each task once. `draws` replies are sampled to each prompt
+    and weighted by exp(PMI/β), with PMI under the model against the profiles of
+    `contexts` strangers.
+
+    Returns
+    -------
+    Run
+        Metrics: information (nats per reply, too high by what `excess_of_prospect`
+        finds), adherence (as sampled), own_optimum (see `ch16_gains.tilted_mean`).
     """
-    config = {
-        "width": width,
-        "split": split,
-        "n_people": n_people,
-        "seed": seed,
-        "beta": beta,
-        "draws": draws,
-        "contexts": contexts,
+    model, tokenizer = models.load_model(experiment.model_folder(policy))
+    examples = examples_of(n_people, width, split=split, seed=7000 + seed)
+    profiles = [e["context"] for e in _strangers(contexts, width, split, seed)]
+    repeated = [example for example in examples for _ in range(draws)]  # (P·K,)
+    replies = sample_replies(
+        model, tokenizer, repeated, seed=1000 + seed, progress=progress
+    )
+    worth = scoring.score(replies, repeated)["adherence"].reshape(-1, draws)
+    pmi = conditional_pmi(
+        model, tokenizer, repeated, replies, contexts=profiles, batch_size=512
+    )
+    pmi = pmi.double().numpy()
+    return {
+        "information": float(pmi.mean()),
+        "adherence": float(worth.mean()),
+        "own_optimum": tilted_mean(worth, pmi.reshape(-1, draws), beta),
     }
 
-    def make(folder):
-        model, tokenizer = load_model(base)
-        records = asked(
-            n_people, width, split=split, seed=7000 + seed, wordings="unseen"
-        )
-        strangers = [
-            r["context"] for r in _strangers(contexts, width, split=split, seed=seed)
-        ]
-        rows = [r for r in records for _ in range(draws)]  # (P·K,)
-        replies = sample_replies(
-            model, tokenizer, rows, seed=1000 + seed, progress=progress
-        )
-        worth = scoring.score(replies, rows)["adherence"].reshape(-1, draws)
-        pmi = (
-            conditional_pmi(
-                model, tokenizer, rows, replies, contexts=strangers, batch_size=512
-            )
-            .double()
-            .numpy()
-        )
-        return {
-            "information": float(pmi.mean()),
-            "adherence": float(worth.mean()),
-            "own_optimum": tilted_mean(worth, pmi.reshape(-1, draws), beta),
-        }
 
-    return cache.run_or_load(
-        run_dir,
-        f"examine-own-{split}",
-        config,
-        make,
-        code=["mipo_study.ch16_scaling"],
-        inputs={"policy": base},
-    )
+def _strangers(n, width, split, seed):
+    """One example of each of n people whom `prospect` does not ask."""
+    others = examples_of(n, width, split=split, seed=8000 + seed, wordings="seen")
+    return list({example["person"]: example for example in others}.values())
 
 
-def _strangers(n, width, *, split, seed):
-    """One record of each of n people whom `prospect` does not ask."""
-    others = asked(n, width, split=split, seed=8000 + seed)
-    return list({r["person"]: r for r in others}.values())
+def excess_of_prospect(
+    *,
+    split: str,
+    n_people: int,
+    seed: int,
+    beta: float,
+    draws: int = 16,
+    contexts: int = 24,
+) -> dict[str, float]:
+    """By how much `prospect` misses the truth of a model that knows the exact law.
 
+    Returns
+    -------
+    dict
+        information (nats per reply), own_optimum (of slots): measured less exact.
 
-def excess_of_prospect(*, split, n_people, seed, beta, draws=16, contexts=24):
-    """By how much `prospect` misses the truth of a model that knows the exact law: {information, own_optimum}.
-
-    The mean over a few strangers is an unbiased estimate of p(y|x), but its logarithm is too small on average (Jensen), so
-    information comes out too high; few draws pull the optimum towards the plain mean. Both are as large at every width.
+    Notes
+    -----
+    The mean over a few strangers is an unbiased estimate of p(y|x), but its logarithm is
+    too small on average (Jensen), so information comes out too high; few draws pull the
+    optimum towards the plain mean. Both are as large at every width.
     """
-    world, rng, found = World(), np.random.default_rng((seed, 9)), []
-    strangers = [
-        scoring.as_person(r) for r in _strangers(contexts, 1, split=split, seed=seed)
-    ]
-    for r in asked(n_people, 1, split=split, seed=7000 + seed, wordings="unseen"):
-        task, who = r["task"], scoring.as_person(r)
-        law, marginal = world.law(task, who), world.marginal(task)
-        said = [law.sample(rng) for _ in range(draws)]
-        own = torch.tensor([law.log_prob(y) for y in said])
-        under = torch.tensor(
-            [[world.law(task, other).log_prob(y) for other in strangers] for y in said]
-        )
+    world, rng = World(), np.random.default_rng((seed, 9))
+    strangers = [scoring.as_person(e) for e in _strangers(contexts, 1, split, seed)]
+    excess = []
+    for example in examples_of(n_people, 1, split=split, seed=7000 + seed):
+        task, person = example["task"], scoring.as_person(example)
+        law, marginal = world.law(task, person), world.marginal(task)
+        replies = [law.sample(rng) for _ in range(draws)]
+        own = torch.tensor([law.log_prob(reply) for reply in replies])
+        laws = [world.law(task, other) for other in strangers]
+        under = torch.tensor([[other.log_prob(y) for other in laws] for y in replies])
         pmi = pmi_over_contexts(own, under).numpy()  # (K,), as a model's is measured
-        true = own.numpy() - [marginal.log_prob(y) for y in said]
-        slots = [
-            (i, slot.attribute)
-            for i, slot in enumerate(law.task.slots)
-            if slot.relevant
-        ]
+        exact = own.numpy() - [marginal.log_prob(reply) for reply in replies]
+        slots = law.task.slots
+        relevant = [i for i, slot in enumerate(slots) if slot.relevant]
         worth = [
-            np.mean([y[i] == who[attribute] for i, attribute in slots]) for y in said
+            np.mean([reply[i] == person[slots[i].attribute] for i in relevant])
+            for reply in replies
         ]
-        goal = world.optimum(task, who, beta).adherence(who)
-        found.append((np.mean(pmi - true), tilted_mean([worth], [pmi], beta) - goal))
-    return dict(
-        zip(("information", "own_optimum"), np.mean(found, 0).tolist(), strict=True)
-    )
+        goal = world.optimum(task, person, beta).adherence(person)
+        excess.append((np.mean(pmi - exact), tilted_mean([worth], [pmi], beta) - goal))
+    names = ("information", "own_optimum")
+    return dict(zip(names, np.mean(excess, 0).tolist(), strict=True))
 
 
-def pairs_of(
-    run_dir,
-    base,
-    method,
+# ---- training on ----
+
+
+def make_pairs(
+    run_dir: str | Path,
     *,
-    width,
-    seed,
-    n_people,
-    per_task,
-    placebo=False,
-    progress=True,
-):
-    """Record of the pairs a method learns from: MIPO's own, as in chapter 5, or labelled by the checker, as in chapter 9.
+    base: Policy,
+    method: str,
+    width: int,
+    seed: int,
+    n_people: int,
+    per_task: int,
+    placebo: bool = False,
+    progress: bool | None = None,
+) -> Run:
+    """Run of the pairs a method learns from: MIPO's own, as in chapter 5, or labelled by the checker, as in chapter 9.
 
-    placebo  chosen and rejected of MIPO's pairs are assigned by coin; checked pairs have no placebo
+    placebo: chosen and rejected of MIPO's pairs are assigned by coin; checked pairs have
+    no placebo.
     """
-    if METHODS[method].checked:
-        records = asked(n_people, width, split="mipo", seed=seed)
-        return labelled.preferences(
-            run_dir, base, records, seed=seed, progress=progress
-        )
-    records = asked(n_people, width, split="mipo", seed=seed, per_task=per_task)
-    return runs.synthesise(
+    shared = {"base": base, "seed": seed, "n_people": n_people, "width": width}
+    if is_checked(method):
+        return experiment.label_pairs(run_dir, progress=progress, **shared)
+    return experiment.make_pairs(
         run_dir,
-        base,
-        records,
         negatives="random_context",
-        seed=seed,
+        per_task=per_task,
         placebo=placebo,
-        k=1,
-        temperature=1.0,
-        top_p=1.0,
-        max_new_tokens=40,
         progress=progress,
+        **shared,
     )
 
 
-def attempt(
-    run_dir,
-    base,
+def trial(
+    run_dir: str | Path,
     *,
-    method,
-    size,
-    width,
-    seed,
-    split,
-    n_asked,
-    n_people,
-    per_task=4,
-    factor=1.0,
-    epochs=1.0,
-    batch_size=24,
-    placebo=False,
-    progress=True,
-):
-    """Metrics of `examine` of one training run from a base model; its learning rate is `factor` times the rule's.
+    base: Policy,
+    method: str,
+    size: str,
+    width: int,
+    seed: int,
+    split: str,
+    n_asked: int,
+    n_people: int,
+    per_task: int = 4,
+    factor: float = 1.0,
+    epochs: float = 1.0,
+    batch_size: int = 24,
+    placebo: bool = False,
+    progress: bool | None = None,
+) -> Trial:
+    """What became of one training run from a base model.
 
-    A run that diverged answers nothing: adherence and valid 0, law_distance None, and `failed` says why.
+    Parameters
+    ----------
+    base : Run or path
+        The model to start from.
+    method : str
+        A key of `METHODS`.
+    n_people, per_task : int
+        Who learns: people of the pairs, and queries of each per task.
+    split, n_asked : str, int
+        Who is asked afterwards.
+    factor : float
+        The learning rate, times the rule's.
+
+    Returns
+    -------
+    Trial
+        Metrics of `evaluate`. A run that diverged answers nothing: adherence and valid
+        are 0, law_distance is None, and `failed` says why.
     """
-    how = method_of(method)
-    pairs = pairs_of(
+    pairs = make_pairs(
         run_dir,
-        base,
-        method,
+        base=base,
+        method=method,
         width=width,
         seed=seed,
         n_people=n_people,
@@ -446,40 +480,103 @@ def attempt(
         placebo=placebo,
         progress=progress,
     )
-    made, failed = _train(
+    policy = experiment.train(
         run_dir,
-        how,
-        base,
-        str(pairs.path / "pairs" / "train.jsonl"),
-        seed=seed,
+        base=base,
+        pairs=pairs,
+        **methods.setting(entry(method), protocol=PROTOCOL),
+        lr=carried(factor * lr_of(method), size),
         epochs=epochs,
-        lr=carried(factor * how.lr, size),
         batch_size=batch_size,
+        seed=seed,
         progress=progress,
     )
-    if failed:
-        return {"adherence": 0.0, "valid": 0.0, "law_distance": None, "failed": failed}
-    return examine(
+    if "failed" in policy.metrics:
+        broken = {"adherence": 0.0, "valid": 0.0, "law_distance": None}
+        return Trial(None, {**broken, **policy.metrics}, {}, {})
+    scores = evaluate(
         run_dir,
-        str(made.path / "model"),
+        policy=policy,
         width=width,
         split=split,
         n_people=n_asked,
         seed=seed,
         progress=progress,
-    ).metrics
+    )
+    return Trial(policy, scores.metrics, {}, {})
 
 
-def _train(run_dir, how, base, pairs, **settings):
-    """(record, "") of a training run, or (None, why) where it diverged. MIPO's runs are chapter 6's where settings agree."""
-    if how.checked:
-        made = labelled.train(
-            run_dir, how.loss, base, pairs, loss_kwargs={"beta": how.beta}, **settings
-        )
-        return made, made.metrics.get("failed", "")
-    try:
-        return runs.train(
-            run_dir, "mipo-random", base, pairs, beta=how.beta, **settings
-        ), ""
-    except FloatingPointError as error:
-        return None, str(error)
+# ---- sizes of this run and of committed ones ----
+
+
+def tag(cell: Cell) -> str:
+    """How numbers name a cell: 1M-w1."""
+    return f"{cell[0]}-w{cell[1]}"
+
+
+def cell_of(name: str, what: str) -> Cell | None:
+    """The cell that a number `what-<tag>` is about, or None if it is another number."""
+    size, _, width = name.removeprefix(f"{what}-").rpartition("-w")
+    if name.startswith(f"{what}-") and size in SIZES and width.isdigit():
+        return size, int(width)
+    return None
+
+
+class Sizes:
+    """Numbers by size and width, of this run and of committed ones.
+
+    Parameters
+    ----------
+    runs : sequence of (numbers, here)
+        {name: Number} of each run, and whether it is this one; later runs win.
+    parameters : mapping, optional
+        {cell: parameters}; read from the runs if not given.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[tuple[Mapping[str, Any], bool]],
+        parameters: Mapping[Cell, float] | None = None,
+    ):
+        self.runs = list(runs)
+        if parameters is None:
+            table = self.table("parameters")
+            parameters = {cell: number.mean for cell, (number, _) in table.items()}
+        self.parameters = dict(parameters)
+
+    def table(self, what: str) -> dict[Cell, tuple[Any, bool]]:
+        """{cell: (Number, measured in this run)} of the numbers `what-<tag>`."""
+        table = {}
+        for numbers, here in self.runs:
+            for name, number in numbers.items():
+                cell = cell_of(name, what)
+                if cell is not None:
+                    table[cell] = (number, here)
+        return table
+
+    def of_world(self, world: str) -> set[Cell]:
+        """The cells of "same", one and the same world, or of "grows", a world that grows with the model.
+
+        The growing world starts from the smallest model.
+        """
+        same = {cell for cell in self.parameters if cell[1] == 1}
+        if world == "same":
+            return same
+        wider = set(self.parameters) - same
+        smallest = sorted(same, key=self.parameters.get)[:1]
+        return wider | set(smallest)
+
+    def points(self, what: str, world: str = "same") -> list[tuple]:
+        """(parameters, values, measured in this run) of each cell of a world, for `figures.scaling.by_size`."""
+        cells = self.of_world(world)
+        return [
+            (self.parameters[cell], number.values, here)
+            for cell, (number, here) in self.table(what).items()
+            if cell in cells
+        ]
+
+    def ends(self, what: str, world: str) -> str:
+        """Means at the smallest and the largest model of a world, in words."""
+        points = sorted(self.points(what, world), key=lambda point: point[0])
+        first, last = (np.mean(values) for _, values, _ in (points[0], points[-1]))
+        return f"{first:.3f} to {last:.3f}"

@@ -1,7 +1,5 @@
 """Where a gain comes from: every expected number by hand, or from numpy or the exact world."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -105,13 +103,3 @@ def test_shares_by_hand():
     )
     with pytest.raises(ValueError, match="no headroom"):
         ch16_gains.shares([0.1], [0.7], [0.7])
-
-
-def test_what_was_not_run_is_none_and_what_was_is_read(tmp_path, monkeypatch):
-    monkeypatch.setenv("MIPO_ROOT", str(tmp_path))
-    assert ch16_gains.committed("16-scaling", "gpu") is None
-    (tmp_path / "results" / "gpu").mkdir(parents=True)
-    (tmp_path / "results" / "gpu" / "16-scaling.json").write_text(
-        json.dumps({"scale": "gpu"})
-    )
-    assert ch16_gains.committed("16-scaling", "gpu") == {"scale": "gpu"}

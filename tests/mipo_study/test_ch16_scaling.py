@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from mipo import models
+from mipo.numbers import Number
 from mipo.world import World
 from mipo.worlds import language_model, scoring, wide
 from mipo.worlds.grammar import TASKS
-from mipo_study import arms, ch16_scaling, labelled, runs
+from mipo_study import ch16_scaling, experiment
 
+RUNS = "records"
 SMALL = {"size": "0.1M", "width": 2, "seed": 0}
 
 
@@ -37,7 +39,7 @@ def test_sizes_are_what_their_names_say():
         assert model.num_parameters() == pytest.approx(
             1e6 * float(name[:-1]), rel=0.3
         ), name
-    with pytest.raises(ValueError, match="no size '2M'; sizes are 0.1M"):
+    with pytest.raises(ValueError, match="no '2M'; choose from 0.1M"):
         ch16_scaling.size_of("2M")
 
 
@@ -80,7 +82,7 @@ def test_a_base_model_is_found_again_and_says_what_it_is(made):
     torch.cuda.is_available(), reason="on a GPU this size is trained there"
 )
 def test_a_million_parameters_at_width_one_is_chapter_4_s_record(tmp_path):
-    own = runs.base_model(
+    own = experiment.base_model(
         tmp_path, seed=0, steps=2, batch_size=32, lr=1.2e-3, progress=False
     )
     found = ch16_scaling.base_model(
@@ -92,7 +94,7 @@ def test_a_million_parameters_at_width_one_is_chapter_4_s_record(tmp_path):
 def test_law_distance_is_zero_at_the_law_and_grows_by_what_a_model_lacks(
     made, monkeypatch
 ):
-    records = ch16_scaling.asked(3, 2, split="test", seed=0)
+    records = ch16_scaling.examples_of(3, 2, split="test", seed=0, wordings="seen")
     seen = {}
 
     def exact(model, tokenizer, prompts, replies, **more):
@@ -116,13 +118,13 @@ def test_law_distance_is_zero_at_the_law_and_grows_by_what_a_model_lacks(
     assert scoring.score(seen["replies"], records)["valid"].all()
 
 
-def test_examine_agrees_with_the_other_chapters_at_width_one(tmp_path):
+def test_scores_agree_with_the_other_chapters_at_width_one(tmp_path):
     model, tokenizer = ch16_scaling.build("0.1M", 1)
     for part in (model, tokenizer):
         part.save_pretrained(tmp_path / "model")
     asked = dict(split="test", n_people=2, seed=0, progress=False)
-    mine = ch16_scaling.examine(tmp_path, tmp_path / "model", width=1, **asked)
-    theirs = runs.examine(tmp_path, tmp_path / "model", **asked)
+    mine = ch16_scaling.evaluate(tmp_path, policy=tmp_path / "model", width=1, **asked)
+    theirs = experiment.evaluate(tmp_path, policy=tmp_path / "model", **asked)
     for key in ("adherence", "valid"):
         assert mine.metrics[key] == theirs.metrics[key]
     assert mine.metrics["law_distance"] > 5  # random weights
@@ -155,7 +157,7 @@ def test_prospect_of_the_exact_law_is_its_information_and_optimum(made, monkeypa
     monkeypatch.setattr(ch16_scaling, "conditional_pmi", pmi)
     found = ch16_scaling.prospect(
         folder,
-        str(record.path / "model"),
+        policy=record,
         width=2,
         split="test",
         n_people=20,
@@ -183,12 +185,12 @@ def test_the_excess_of_information_against_one_stranger_by_closed_form():
     """One stranger c' in place of the marginal: E log p(y|c)/p(y|c') - E log p(y|c)/p(y) = KL(p_c ‖ p_c') - KL(p_c ‖ p)."""
     world, seed = World(), 3
     other = scoring.as_person(
-        ch16_scaling.asked(1, 1, split="test", seed=8000 + seed)[0]
+        ch16_scaling.examples_of(1, 1, split="test", seed=8000 + seed, wordings="seen")[
+            0
+        ]
     )
     expected = []
-    for r in ch16_scaling.asked(
-        10, 1, split="test", seed=7000 + seed, wordings="unseen"
-    ):
+    for r in ch16_scaling.examples_of(10, 1, split="test", seed=7000 + seed):
         law = world.law(r["task"], scoring.as_person(r))
         expected.append(
             law.kl(world.law(r["task"], other)) - law.kl(world.marginal(r["task"]))
@@ -215,7 +217,7 @@ def test_more_strangers_and_more_draws_come_nearer_to_the_truth():
 
 def settings(record, method, **more):
     return {
-        "base": str(record.path / "model"),
+        "base": record,
         "method": method,
         "split": "test",
         "n_asked": 2,
@@ -229,16 +231,16 @@ def settings(record, method, **more):
 
 
 @pytest.mark.parametrize("method", ch16_scaling.METHODS)
-def test_attempt_trains_examines_and_is_found_again(made, method):
+def test_a_trial_trains_evaluates_and_is_found_again(made, method):
     folder, record = made
-    first = ch16_scaling.attempt(folder, **settings(record, method))
-    before = {path.name for path in (folder / "records").iterdir()}
+    first = ch16_scaling.trial(folder, **settings(record, method)).metrics
+    before = {path.name for path in (folder / RUNS).iterdir()}
     assert set(first) == {"adherence", "valid", "law_distance"} and math.isfinite(
         first["law_distance"]
     )
-    assert ch16_scaling.attempt(folder, **settings(record, method)) == first
-    assert {path.name for path in (folder / "records").iterdir()} == before
-    moved = ch16_scaling.attempt(folder, **settings(record, method, factor=3.0))
+    assert ch16_scaling.trial(folder, **settings(record, method)).metrics == first
+    assert {path.name for path in (folder / RUNS).iterdir()} == before
+    moved = ch16_scaling.trial(folder, **settings(record, method, factor=3.0)).metrics
     assert moved["law_distance"] != first["law_distance"]
 
 
@@ -249,9 +251,8 @@ def test_a_run_that_diverges_counts_as_broken(made, method, monkeypatch):
     def stop(*args, **settings):
         raise FloatingPointError("the loss is nan")
 
-    monkeypatch.setattr(arms, "train_loss", stop)  # MIPO's training
-    monkeypatch.setattr(labelled, "train_loss", stop)  # that on checked preferences
-    found = ch16_scaling.attempt(folder, **settings(record, method, factor=2.0))
+    monkeypatch.setattr(experiment, "train_on", stop)
+    found = ch16_scaling.trial(folder, **settings(record, method, factor=2.0)).metrics
     assert found == {
         "adherence": 0.0,
         "valid": 0.0,
@@ -263,10 +264,10 @@ def test_a_run_that_diverges_counts_as_broken(made, method, monkeypatch):
 def test_the_placebo_turns_mipo_s_pairs(made):
     folder, record = made
     made = [
-        ch16_scaling.pairs_of(
+        ch16_scaling.make_pairs(
             folder,
-            str(record.path / "model"),
-            "mipo",
+            base=record,
+            method="mipo",
             width=2,
             seed=0,
             n_people=2,
@@ -276,21 +277,19 @@ def test_the_placebo_turns_mipo_s_pairs(made):
         )
         for p in (False, True)
     ]
-    rows = [runs.read_pairs(pairs.path / "pairs" / "train.jsonl") for pairs in made]
+    rows = [experiment.read_pairs(pairs) for pairs in made]
     same = np.equal(rows[0]["chosen"][:], rows[1]["chosen"][:])
     assert rows[0]["prompt"][:] == rows[1]["prompt"][:] and not same.all()
 
 
 def test_an_unknown_method_is_named(made):
-    with pytest.raises(
-        ValueError, match="no method 'simpo'; choose from mipo, dpo, rmipo"
-    ):
-        ch16_scaling.attempt(made[0], **settings(made[1], "simpo"))
+    with pytest.raises(ValueError, match="no 'simpo'; choose from mipo, dpo, rmipo"):
+        ch16_scaling.trial(made[0], **settings(made[1], "simpo")).metrics
 
 
 def test_the_grid_is_sorted_and_checked():
     grid = [["1M", 2], ["1M", 1], ["0.3M", 1], ["0.3M", 2]]
-    assert ch16_scaling.checked(grid, ["mipo"]) == [
+    assert ch16_scaling.cells_of(grid, ["mipo"]) == [
         ("0.3M", 1),
         ("1M", 1),
         ("0.3M", 2),
@@ -298,9 +297,31 @@ def test_the_grid_is_sorted_and_checked():
     ]
     for wrong, message in (
         ((grid, ["dpo"]), "mipo must be among them"),
-        ((grid, ["mipo", "simpo"]), "no method 'simpo'"),
+        ((grid, ["mipo", "simpo"]), "no 'simpo'"),
         (([["2M", 1]], ["mipo"]), "no size '2M'"),
         (([["1M", 33]], ["mipo"]), "1 to 32 places"),
     ):
         with pytest.raises(ValueError, match=message):
-            ch16_scaling.checked(*wrong)
+            ch16_scaling.cells_of(*wrong)
+
+
+def test_sizes_read_their_cells_from_the_names_of_numbers():
+    """Two runs: the later one wins, the growing world starts from the smallest model."""
+    elsewhere = {
+        "parameters-0.1M-w1": Number(1e5, None, None, 1, [1e5]),
+        "parameters-0.3M-w2": Number(3e5, None, None, 1, [3e5]),
+        "gain-mipo-0.1M-w1": Number(0.3, None, None, 1, [0.3]),
+    }
+    here = {
+        "parameters-1M-w1": Number(1e6, None, None, 1, [1e6]),
+        "gain-mipo-0.1M-w1": Number(0.2, None, None, 1, [0.2]),
+        "gain-mipo-0.3M-w2": Number(0.1, None, None, 1, [0.1]),
+        "gain-mipo-slope": Number(9.0, None, None, 1, [9.0]),
+    }
+    sizes = ch16_scaling.Sizes([(elsewhere, False), (here, True)])
+    assert sizes.points("gain-mipo") == [(1e5, [0.2], True)]
+    assert sizes.points("gain-mipo", "grows") == [
+        (1e5, [0.2], True),
+        (3e5, [0.1], True),
+    ]
+    assert sizes.ends("gain-mipo", "grows") == "0.200 to 0.100"

@@ -13,7 +13,7 @@ from pathlib import Path
 from mipo.cache import code_hashes
 from mipo.files import project_root, read_json, write_whole
 from mipo.numbers import Number, fmt
-from mipo_study.ch16_gains import committed
+from mipo_study.results import committed
 
 MISSING = "*(no number yet)*"
 WORDS = ("holds", "in part", "undecided", "fails", "not judged", "open")
