@@ -298,7 +298,7 @@ def test_the_grid_is_sorted_and_checked():
     for wrong, message in (
         ((grid, ["dpo"]), "mipo must be among them"),
         ((grid, ["mipo", "simpo"]), "no 'simpo'"),
-        (([["2M", 1]], ["mipo"]), "no size '2M'"),
+        (([["2M", 1]], ["mipo"]), "no '2M'"),
         (([["1M", 33]], ["mipo"]), "1 to 32 places"),
     ):
         with pytest.raises(ValueError, match=message):
