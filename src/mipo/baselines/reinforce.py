@@ -151,7 +151,7 @@ def reinforce(
     model, tokenizer
         The policy; π_ref is a frozen copy of it as given.
     records : sequence of dict
-        Examples as they are to be asked, an equal part of them at each step.
+        Examples in the order of training, an equal part of them at each step.
     score : callable
         (π_ref, examples of the step, rows) -> log π_ref(y|x,c) and reward of each row,
         without gradient, (B·k,) both.
@@ -166,7 +166,9 @@ def reinforce(
     seed : int
         Of the sampling.
     progress : bool
-        Show a bar, called `name`.
+        Show a bar.
+    name : str
+        What the bar calls the training.
 
     Returns
     -------

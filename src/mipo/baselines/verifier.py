@@ -52,7 +52,7 @@ def train_verifier(
         The policy; π_ref is a frozen copy of it as given.
     problems : sequence of Problem
         Each step takes the next `batch_size` of them, reshuffled every round.
-    beta, lr, steps, k, max_new_tokens, seed, progress
+    beta, lr, steps, batch_size, k, max_new_tokens, seed, progress
         As in `mipo.baselines.pmi_reward.train_mi_reward`, which has the same loop.
 
     Returns

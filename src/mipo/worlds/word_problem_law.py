@@ -372,27 +372,26 @@ def replies(item: Problem) -> Replies:
     answers, log_answers = _answers(item, rows.results[:, -1])  # (R, A) both
     gold = LETTERS.index(item.gold) if item.options else int(item.gold)
     correct = answers == gold
-    types = np.where(
-        correct,
-        np.where(faulty[:, None], TYPES.index("lucky"), TYPES.index("right")),
-        np.where(faulty[:, None], fault_type[:, None], TYPES.index("letter")),
-    )
+    faulty = faulty[:, None]
+    if_right = np.where(faulty, TYPES.index("lucky"), TYPES.index("right"))
+    if_wrong = np.where(faulty, fault_type[:, None], TYPES.index("letter"))
+    types = np.where(correct, if_right, if_wrong)
     # another problem is as often multiple choice as not, and its options are in any
     # order: p(letter) is 1/4
     blind = np.full_like(log_answers, np.log(0.5 / answers.shape[1]))
     own, partial, others = (
         log_set_up + rows.log_results for log_set_up in _log_set_ups(item)
     )
+    log_q = {
+        "random_prompt": _in_all_forms(others, blind),
+        "partial": _in_all_forms(partial, log_answers),
+    }
+    cut, empty = np.full(n, TYPES.index("format")), [TYPES.index("empty")]
     return Replies(
         asked=item,
         log_p=_in_all_forms(own, log_answers),
-        log_q={
-            "random_prompt": _in_all_forms(others, blind),
-            "partial": _in_all_forms(partial, log_answers),
-        },
-        kind=np.concatenate(
-            [types.ravel(), np.full(n, TYPES.index("format")), [TYPES.index("empty")]]
-        ),
+        log_q=log_q,
+        kind=np.concatenate([types.ravel(), cut, empty]),
         answer=np.concatenate([answers.ravel(), np.full(n + 1, -1)]),
         correct=np.concatenate([correct.ravel(), np.zeros(n + 1, bool)]),
     )
