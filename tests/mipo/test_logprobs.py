@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from peft import PromptTuningConfig, get_peft_model
 from torch.testing import assert_close
 from transformers import (
     AutoModelForCausalLM,
@@ -407,3 +408,19 @@ def test_an_unknown_first_token_is_named():
         ValueError, match="first_token must be one of start, drop, released; got 'bos'"
     ):
         logprobs.marginal_row([1, 2], 0, "bos")
+
+
+def test_virtual_tokens_of_an_adapter_stand_before_the_prompt(tiny_llama):
+    """Prompt tuning puts three tokens in front: the reply's logits lie three later."""
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama, trust_remote_code=False)
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    model = get_peft_model(base, config).eval()
+    prompt, reply = [5, 6, 7, 8], [9, 10]
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([prompt + reply])).logits[0]
+        scored = logprobs.token_logps(model, tokens.collate([(prompt, reply)]))[0]
+    assert len(logits) == 3 + 6
+    first_reply = 3 + len(prompt)
+    by_hand = logits.log_softmax(-1)
+    expected = [by_hand[first_reply - 1, 9], by_hand[first_reply, 10]]
+    torch.testing.assert_close(scored, torch.stack(expected))
