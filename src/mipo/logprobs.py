@@ -288,7 +288,7 @@ def pmi_over_contexts(
 def conditional_pmi(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    records: Sequence[Mapping[str, Any]],
+    examples: Sequence[Mapping[str, Any]],
     replies: Sequence[str],
     marginal: str = "contexts",
     *,
@@ -303,7 +303,7 @@ def conditional_pmi(
     ----------
     model, tokenizer
         The policy.
-    records : sequence of dict, length R
+    examples : sequence of dict, length R
         Examples with "query" x and "context" c.
     replies : sequence of str, length R
         One per example.
@@ -334,16 +334,16 @@ def conditional_pmi(
 
     if marginal not in ("contexts", "missing"):
         raise ValueError(f"marginal must be 'contexts' or 'missing'; got {marginal!r}")
-    if len(records) != len(replies):
+    if len(examples) != len(replies):
         raise ValueError(
-            f"{len(records)} records but {len(replies)} replies; "
-            "give one reply per record"
+            f"{len(examples)} examples but {len(replies)} replies; "
+            "give one reply per example"
         )
 
     def score(contexts_of_rows: Sequence[str]) -> Tensor:
         prompts = [
             render(tokenizer, example["query"], context)
-            for example, context in zip(records, contexts_of_rows, strict=True)
+            for example, context in zip(examples, contexts_of_rows, strict=True)
         ]
         scores = response_logps(
             model,
@@ -356,8 +356,8 @@ def conditional_pmi(
         )
         return scores.summed
 
-    n = len(records)
-    own = [example.get("context", "") for example in records]
+    n = len(examples)
+    own = [example.get("context", "") for example in examples]
     if marginal == "missing":
         return score(own) - score([""] * n)
     counts = Counter(own if contexts is None else contexts)

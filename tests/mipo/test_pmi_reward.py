@@ -236,8 +236,8 @@ def test_a_reply_that_was_cut_is_scored_without_an_end(base):
         ({"k": 1}, "k must be .* at least 2"),
         ({"contexts_per_marginal": 0}, "contexts_per_marginal"),
         ({"marginal": "none"}, "'contexts' or 'missing'"),
-        ({"records": []}, "at least one record"),
-        ({"records": [{"context": "Ann."}]}, 'record 0: field "query"'),
+        ({"records": []}, "at least one example"),
+        ({"records": [{"context": "Ann."}]}, 'example 0: field "query"'),
         ({"records": RECORDS[:1] * 3}, "same context"),
         (
             {

@@ -85,7 +85,7 @@ def test_score_by_hand(reply, valid, adherence, fits, speaks, own):
 
 
 def test_score_refuses_unequal_lengths():
-    with pytest.raises(ValueError, match="1 replies for 2 records"):
+    with pytest.raises(ValueError, match="1 replies for 2 examples"):
         scoring.score(["a"], [RECORD, RECORD])
 
 
@@ -143,7 +143,7 @@ def test_kl_to_optimum_is_a_mean_of_log_ratios(tiny):
 
 
 def test_information_is_bounded_by_the_number_of_contexts(tiny):
-    """With one context, which is the record's own, there is nothing to tell apart: 0. With n of them at most log n."""
+    """With one context, which is the example's own, there is nothing to tell apart: 0. With n of them at most log n."""
     records = population.records(2, split=None, tasks=["lookup"], seed=0)
     replies = ["The tower is 300 metres high."] * 2
     alone = scoring.information(

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def train_mi_reward(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    records: Sequence[Example],
+    examples: Sequence[Example],
     *,
     beta: float,
     lr: float,
@@ -55,7 +55,7 @@ def train_mi_reward(
     ----------
     model, tokenizer
         The policy; π_ref is a frozen copy of it as given.
-    records : sequence of dict
+    examples : sequence of dict
         Examples with "query" and "context"; each step takes the next `batch_size` of
         them, reshuffled every round.
     beta : float
@@ -95,10 +95,10 @@ def train_mi_reward(
         contexts_per_marginal=(contexts_per_marginal, 1),
         max_new_tokens=(max_new_tokens, 1),
     )
-    _check_examples(records, marginal)
+    _check_examples(examples, marginal)
     rng = np.random.default_rng((seed, 6))
-    order = shuffled(rng, len(records), steps * batch_size)
-    pool = [example.get("context") or "" for example in records]
+    order = shuffled(rng, len(examples), steps * batch_size)
+    pool = [example.get("context") or "" for example in examples]
 
     def score(
         reference: PreTrainedModel, batch: Sequence[Example], rows: Sequence[Row]
@@ -112,7 +112,7 @@ def train_mi_reward(
     return reinforce(
         model,
         tokenizer,
-        [records[i] for i in order],
+        [examples[i] for i in order],
         score,
         beta=beta,
         lr=lr,
@@ -125,18 +125,18 @@ def train_mi_reward(
     )
 
 
-def _check_examples(records: Sequence[Example], marginal: str) -> None:
+def _check_examples(examples: Sequence[Example], marginal: str) -> None:
     if marginal not in ("contexts", "missing"):
         raise ValueError(f"marginal must be 'contexts' or 'missing'; got {marginal!r}")
-    if not len(records):
-        raise ValueError("need at least one record")
-    for i, example in enumerate(records):
+    if not len(examples):
+        raise ValueError("need at least one example")
+    for i, example in enumerate(examples):
         if not isinstance(example.get("query"), str):
-            raise ValueError(f'record {i}: field "query" is missing or not text')
-    contexts = {example.get("context") or "" for example in records}
+            raise ValueError(f'example {i}: field "query" is missing or not text')
+    contexts = {example.get("context") or "" for example in examples}
     if contexts == {""} or (marginal == "contexts" and len(contexts) == 1):
         raise ValueError(
-            "every record has the same context, so the reward is 0 for every reply; "
+            "every example has the same context, so the reward is 0 for every reply; "
             "give each its own"
         )
 
@@ -174,7 +174,7 @@ def score_pmi(
         encoded = tokens.encode_many(tokenizer, prompts, [""] * n)
         for _, tail in rows[i * k : (i + 1) * k]:
             under += [(head, tail) for head, _ in encoded]
-    names = [f"{j} under another record's context" for j in range(len(under))]
+    names = [f"{j} under another example's context" for j in range(len(under))]
     tokens.check_lengths(under, tokens.max_positions(reference), names)
     pad_id = tokenizer.pad_token_id or 0
     own = logprobs.score_rows(reference, rows, pad_id=pad_id).summed

@@ -132,7 +132,7 @@ def check_settings(*, beta: float, lr: float, **counts: tuple[int, int]) -> None
 def reinforce(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    records: Sequence[Example],
+    examples: Sequence[Example],
     score: Score,
     *,
     beta: float,
@@ -150,7 +150,7 @@ def reinforce(
     ----------
     model, tokenizer
         The policy; π_ref is a frozen copy of it as given.
-    records : sequence of dict
+    examples : sequence of dict
         Examples in the order of training, an equal part of them at each step.
     score : callable
         (π_ref, examples of the step, rows) -> log π_ref(y|x,c) and reward of each row,
@@ -181,7 +181,7 @@ def reinforce(
     FloatingPointError
         For values that are not finite.
     """
-    size, was_training = len(records) // steps, model.training
+    size, was_training = len(examples) // steps, model.training
     model.eval()  # no dropout: replies are scored by the policy that sampled them
     reference = copy.deepcopy(model).requires_grad_(False)
     optimiser, schedule = recipes.optimiser(model, lr=lr, steps=steps)
@@ -190,7 +190,7 @@ def reinforce(
         range(steps), desc=f"training ({name})", unit="step", disable=not progress
     )
     for step in bar:
-        batch = records[step * size : (step + 1) * size]
+        batch = examples[step * size : (step + 1) * size]
         rows = sample_rows(
             model, tokenizer, batch, k, max_new_tokens, seed=seed * 1_000_003 + step
         )

@@ -51,13 +51,13 @@ def groups(
     known = list(dict.fromkeys(_context(r) for r in examples))
     if len(known) < 2:
         raise ValueError(
-            f"{len(examples)} record(s) with {len(known)} different context(s): "
+            f"{len(examples)} example(s) with {len(known)} different context(s): "
             "conditional PMI and retrieval compare contexts, so the file must have "
-            "records of at least two people"
+            "examples of at least two people"
         )
     if contexts < 2:
         raise ValueError(
-            f"contexts={contexts}: give at least 2, the record's own and another one"
+            f"contexts={contexts}: give at least 2, the example's own and another one"
         )
     rng = np.random.default_rng((seed, 6))
     crowds = []

@@ -188,7 +188,7 @@ def train_base(
 def sample_replies(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    records: Sequence[Mapping[str, Any]],
+    examples: Sequence[Mapping[str, Any]],
     *,
     seed: int = 0,
     contexts: Sequence[str] | None = None,
@@ -201,17 +201,17 @@ def sample_replies(
     ----------
     model, tokenizer
         The policy.
-    records : sequence of dict
+    examples : sequence of dict
         Examples of the small world.
     seed, max_new_tokens, **settings
         As in `mipo.pairs.generate`.
     contexts : sequence of str, optional
         One per example, in place of its own.
     """
-    contexts = contexts or [r["context"] for r in records]
+    contexts = contexts or [r["context"] for r in examples]
     prompts = [
         render(tokenizer, example["query"], context)
-        for example, context in zip(records, contexts, strict=True)
+        for example, context in zip(examples, contexts, strict=True)
     ]
     return sampling.generate(
         model, tokenizer, prompts, max_new_tokens=max_new_tokens, seed=seed, **settings

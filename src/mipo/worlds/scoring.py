@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 Example = Mapping[str, Any]
 
 
-def score(replies: Sequence[str], records: Sequence[Example]) -> dict[str, np.ndarray]:
+def score(replies: Sequence[str], examples: Sequence[Example]) -> dict[str, np.ndarray]:
     """Score replies to examples of the small world.
 
     Parameters
     ----------
     replies : sequence of str, length n
         One per example.
-    records : sequence of dict, length n
+    examples : sequence of dict, length n
         As `mipo.worlds.population.records` makes them.
 
     Returns
@@ -43,12 +43,12 @@ def score(replies: Sequence[str], records: Sequence[Example]) -> dict[str, np.nd
     ValueError
         For unequal numbers of replies and examples.
     """
-    if len(replies) != len(records):
-        raise ValueError(f"{len(replies)} replies for {len(records)} records")
+    if len(replies) != len(examples):
+        raise ValueError(f"{len(replies)} replies for {len(examples)} examples")
     world = World()
     names = ("valid", "adherence", "fits", "speaks", "own")
     scores = {name: np.zeros(len(replies)) for name in names}
-    for i, (reply, example) in enumerate(zip(replies, records, strict=True)):
+    for i, (reply, example) in enumerate(zip(replies, examples, strict=True)):
         task, who = example["task"], as_person(example)
         parsed = parse(reply, task, topic=example["topic"])
         if parsed is None:
@@ -63,19 +63,19 @@ def score(replies: Sequence[str], records: Sequence[Example]) -> dict[str, np.nd
     return scores
 
 
-def as_person(record: Example) -> Person:
+def as_person(example: Example) -> Person:
     """Return the Person behind an example of the small world."""
-    return Person(tuple(record["values"].items()))
+    return Person(tuple(example["values"].items()))
 
 
 def exact_adherence(
-    records: Sequence[Example], *, beta: float | None = None, **optimum: str
+    examples: Sequence[Example], *, beta: float | None = None, **optimum: str
 ) -> np.ndarray:
     """Return the expected adherence of an exact law, one per example.
 
     Parameters
     ----------
-    records : sequence of dict, length n
+    examples : sequence of dict, length n
         Examples of the small world.
     beta : float, optional
         Of the optimum; None: the law p(y|x,c) itself.
@@ -89,7 +89,7 @@ def exact_adherence(
     """
     world = World()
     shares = []
-    for example in records:
+    for example in examples:
         who = as_person(example)
         if beta is None:
             law = world.law(example["task"], who)
@@ -100,7 +100,7 @@ def exact_adherence(
 
 
 def exact_information(
-    records: Sequence[Example], *, beta: float | None = None
+    examples: Sequence[Example], *, beta: float | None = None
 ) -> float:
     """Return I(Y; C | X) of an exact law, mean over the examples' tasks.
 
@@ -108,7 +108,7 @@ def exact_information(
 
     Parameters
     ----------
-    records : sequence of dict
+    examples : sequence of dict
         C is one of their people, each as likely.
     beta : float, optional
         Of the optimum; None: the law p(y|x,c) itself.
@@ -119,10 +119,10 @@ def exact_information(
         Nats per reply.
     """
     world = World()
-    people = list({r["person"]: as_person(r) for r in records}.values())
+    people = list({r["person"]: as_person(r) for r in examples}.values())
     even = np.full(len(people), 1 / len(people))
     per_task = []
-    for task in sorted({r["task"] for r in records}):
+    for task in sorted({r["task"] for r in examples}):
         if beta is None:
             laws = [world.law(task, who) for who in people]
         else:
@@ -137,7 +137,7 @@ def kl_to_optimum(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     replies: Sequence[str],
-    records: Sequence[Example],
+    examples: Sequence[Example],
     *,
     beta: float,
 ) -> float:
@@ -149,7 +149,7 @@ def kl_to_optimum(
         The policy π.
     replies : sequence of str
         One per example, sampled from the model.
-    records : sequence of dict
+    examples : sequence of dict
         Examples of the small world.
     beta : float
         Of the optimum.
@@ -166,7 +166,7 @@ def kl_to_optimum(
     """
     world = World()
     prompts, valid, best = [], [], []
-    for reply, example in zip(replies, records, strict=True):
+    for reply, example in zip(replies, examples, strict=True):
         task, topic = example["task"], example["topic"]
         if parse(reply, task, topic=topic) is None:
             continue
@@ -186,7 +186,7 @@ def information(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     replies: Sequence[str],
-    records: Sequence[Example],
+    examples: Sequence[Example],
     *,
     contexts: Sequence[str],
 ) -> float:
@@ -198,7 +198,7 @@ def information(
         The policy π.
     replies : sequence of str
         One per example, sampled from the model.
-    records : sequence of dict
+    examples : sequence of dict
         Examples of the small world.
     contexts : sequence of str
         The c' of the marginal.
@@ -212,7 +212,7 @@ def information(
     pmi = conditional_pmi(
         model,
         tokenizer,
-        list(records),
+        list(examples),
         list(replies),
         contexts=contexts,
         batch_size=256,

@@ -203,7 +203,7 @@ def _as_told(life: Life, rng: np.random.Generator) -> Life:
 
 
 def widen(
-    records: list[dict[str, Any]], width: int, *, split: str, seed: int
+    examples: list[dict[str, Any]], width: int, *, split: str, seed: int
 ) -> list[dict[str, Any]]:
     """Move examples of the small world into lives of `width` places.
 
@@ -213,7 +213,7 @@ def widen(
 
     Parameters
     ----------
-    records : list of dict
+    examples : list of dict
         As `mipo.worlds.population.records` makes them.
     width : int
         Places of a life; 1 changes nothing.
@@ -227,9 +227,9 @@ def widen(
     """
     check_width(width)
     if width == 1:
-        return records
+        return examples
     rng = np.random.default_rng((seed, 6))
-    people = sorted({r["person"] for r in records})
+    people = sorted({r["person"] for r in examples})
     others = iter(
         population.people(len(people) * width, split=split, seed=500_000 + seed)
     )
@@ -237,7 +237,7 @@ def widen(
     for who in people:
         place = int(rng.integers(width))
         lives[who] = place, [next(others) for _ in range(width)]
-    return [_moved(example, *lives[example["person"]]) for example in records]
+    return [_moved(example, *lives[example["person"]]) for example in examples]
 
 
 def _moved(
