@@ -293,7 +293,7 @@ def test_conditional_pmi_of_one_context_is_zero(loaded):
     assert_close(got, torch.zeros(1), atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="marginal must be"):
         logprobs.conditional_pmi(model, tokenizer, records()[:1], REPLIES[:1], "none")
-    with pytest.raises(ValueError, match="3 records but 1 replies"):
+    with pytest.raises(ValueError, match="3 examples but 1 replies"):
         logprobs.conditional_pmi(model, tokenizer, records(), REPLIES[:1])
 
 
