@@ -1,51 +1,62 @@
-"""Runs of the chapter on reasoning as records: a base model of the word problems, its pairs, training, examination."""
+"""Runs of the chapter on reasoning: a base model of the word problems, its pairs, a verifier's reward, grades.
 
-import hashlib
+Training on pairs is `mipo_study.experiment.train`, as everywhere.
+"""
+
+from __future__ import annotations
+
 import itertools
-import json
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from datasets import Dataset
 
-from mipo import cache, files, logprobs, models
+from mipo import logprobs, models
 from mipo.baselines.verifier import train_verifier
+from mipo.cache import Run, cached
 from mipo.data import render
 from mipo.evaluate.answers import log_odds, majority
+from mipo.files import dumps, read_json, write_whole
 from mipo.lm import sampling
 from mipo.pairs import flip_by_coin, synthesise_pairs
 from mipo.worlds import word_problem_law, word_problems
-from mipo.worlds.word_problems import KINDS, TYPES
+from mipo.worlds.word_problems import KINDS, TYPES, Problem
+from mipo_study import experiment
+from mipo_study.methods import METHODS
 
 PARTIAL_SHARE = 0.2  # of training examples lack the sentence of one operand
-UNPROMPTED_SHARE = 0.06  # are replies alone, so that the model knows how likely a reply is whatever was asked
+# Are replies alone, so that the model knows how likely a reply is whatever was asked.
+UNPROMPTED_SHARE = 0.06
 MAX_NEW_TOKENS = 16
-NEGATIVES = {
-    "sft": "random_prompt",
-    "mipo": "random_prompt",
-    "mipo-partial": "partial",
-}  # of each arm
+TRAINED = ("sft", "mipo", "mipo-partial")  # on pairs; entries of the table of methods
+
+
+def negatives_of(name: str) -> str:
+    """Whose pairs a method trains on; SFT reads the chosen replies of MIPO's."""
+    return METHODS["mipo" if name == "sft" else name].pairs
+
+
+# ---- base models ----
 
 
 def training_examples(tokenizer, *, replies=4):
     """A function (rng, n) -> n fresh pairs (prompt, reply) of the exact law; each prompt is answered `replies` times."""
 
     def examples(rng, n):
-        found = []
-        while len(found) < n:
-            asked, u = word_problems.problem(rng), rng.random()
+        rows = []
+        while len(rows) < n:
+            problem, u = word_problems.problem(rng), rng.random()
             hidden = (
-                int(rng.integers(len(asked.operands))) if u < PARTIAL_SHARE else None
+                int(rng.integers(len(problem.operands))) if u < PARTIAL_SHARE else None
             )
-            prompt = render(tokenizer, asked.text(without=hidden))
+            prompt = render(tokenizer, problem.text(without=hidden))
             if u > 1 - UNPROMPTED_SHARE:
                 prompt = tokenizer.eos_token
-            found += [
-                (prompt, word_problem_law.sample(asked, rng, without=hidden))
+            rows += [
+                (prompt, word_problem_law.sample(problem, rng, without=hidden))
                 for _ in range(replies)
             ]
-        return found[:n]
+        return rows[:n]
 
     return examples
 
@@ -57,17 +68,17 @@ def lessons(tokenizer, *, replies=4):
     """
 
     def examples(rng, n):
-        found = []
+        rows = []
         for _ in range(-(-n // replies)):
-            asked = word_problems.problem(rng, choice=True)
+            problem = word_problems.problem(rng, choice=True)
             reply = word_problems.write(
-                KINDS[asked.kind].operations,
-                asked.operands,
-                asked.results(),
-                asked.gold,
+                KINDS[problem.kind].operations,
+                problem.operands,
+                problem.results(),
+                problem.gold,
             )
-            found.append((render(tokenizer, asked.text()), reply))
-        return found
+            rows.append((render(tokenizer, problem.text()), reply))
+        return rows
 
     return examples
 
@@ -115,194 +126,146 @@ def train_base(*, steps, batch_size=64, lr=2e-3, seed=0, hidden=128, progress=Tr
     return model, tokenizer, losses
 
 
-def base_model(
-    run_dir, *, seed, steps, batch_size=64, lr=2e-3, hidden=128, progress=True
-):
-    """Record of a base model, in `path / "model"`; metrics: losses, parameters."""
-    config = {
-        "steps": steps,
-        "batch_size": batch_size,
-        "lr": lr,
-        "seed": seed,
-        "hidden": hidden,
-    }
+@cached("base-sums-{seed}")
+def base_model(folder, *, seed, steps, batch_size=64, lr=2e-3, hidden=128, progress):
+    """Run of a base model, in `path / "model"`.
 
-    def make(folder):
-        model, tokenizer, losses = train_base(**config, progress=progress)
-        _keep(model, tokenizer, folder)
-        return {"losses": losses, "parameters": model.num_parameters()}
-
-    return cache.run_or_load(
-        run_dir,
-        f"base-sums-{seed}",
-        config,
-        make,
-        code=["mipo_study.ch08_word_problems"],
+    Returns
+    -------
+    Run
+        Metrics: losses (nats per token, one per step), parameters.
+    """
+    model, tokenizer, losses = train_base(
+        seed=seed,
+        steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        hidden=hidden,
+        progress=progress,
     )
+    experiment.save(model, tokenizer, folder)
+    return {"losses": losses, "parameters": model.num_parameters()}
 
 
-def _keep(model, tokenizer, folder):
-    for part in (model, tokenizer):
-        part.save_pretrained(folder / "model")
+# ---- pairs ----
 
 
-def hidden_operand(problems, seed):
+def hidden_operand(problems: Sequence[Problem], seed: int) -> list[int]:
     """Which operand each partial prompt hides, drawn once per problem: (n,)."""
     rng = np.random.default_rng((seed, 9))
-    return [int(rng.integers(len(p.operands))) for p in problems]
+    return [int(rng.integers(len(problem.operands))) for problem in problems]
 
 
-def partial_pairs(
-    model, tokenizer, problems, chosen, *, seed, max_new_tokens=MAX_NEW_TOKENS
-):
-    """Pairs whose rejected reply answers the problem without the sentence of one operand, in TRL's standard format."""
-    prompts = [render(tokenizer, p.text()) for p in problems]
-    asked = [
-        render(tokenizer, p.text(without=j))
-        for p, j in zip(problems, hidden_operand(problems, seed), strict=True)
+def partial_prompts(tokenizer, problems: Sequence[Problem], seed: int) -> list[str]:
+    """The problems' prompts, each without the sentence of one operand."""
+    hidden = hidden_operand(problems, seed)
+    return [
+        render(tokenizer, problem.text(without=operand))
+        for problem, operand in zip(problems, hidden, strict=True)
     ]
-    rejected = sampling.generate(
-        model, tokenizer, asked, max_new_tokens=max_new_tokens, seed=seed + 1_000_003
-    )
-    return Dataset.from_list(
-        [
-            {
-                "prompt": x,
-                "chosen": w,
-                "rejected": u,
-                "rejected_prompt": a,
-                "identical": w == u,
-            }
-            for x, w, u, a in zip(prompts, chosen, rejected, asked, strict=True)
-        ]
-    )
 
 
-def synthesise(
-    run_dir, base, problems, *, negatives, seed, placebo=False, progress=True
-):
-    """Record of MIPO's pairs from a base model's replies at temperature 1, in pairs/train.jsonl.
+@cached("pairs-sums-{negatives}-{seed}", inputs=["base"])
+def make_pairs(folder, *, base, negatives, n_problems, seed, placebo=False, progress):
+    """Run of MIPO's pairs from a base model's replies at temperature 1; see `experiment.read_pairs`.
 
-    negatives  "random_prompt": the reply to another problem; "partial": a reply to the problem with one operand hidden
-    placebo    chosen and rejected are assigned by coin
-    metrics    pairs, identical
+    Parameters
+    ----------
+    base : Run or path
+        The model that answers.
+    negatives : str
+        "random_prompt": the rejected reply answers another problem; "partial": it
+        answers the problem with one operand hidden.
+    n_problems, seed : int
+        Problems of the split "mipo".
+    placebo : bool
+        Chosen and rejected are assigned by coin.
+
+    Returns
+    -------
+    Run
+        Metrics: pairs, identical.
     """
     if negatives not in ("random_prompt", "partial"):
         raise ValueError(
             f"negatives={negatives!r}: choose 'random_prompt' or 'partial'"
         )
-    config = {
-        "negatives": negatives,
-        "seed": seed,
-        "placebo": placebo,
-        "problems": _digest(problems),
-    }
-
-    def make(folder):
-        model, tokenizer = models.load_model(base)
-        records = [word_problems.record_of(p) for p in problems]
-        chosen = sampling.generate(
-            model,
-            tokenizer,
-            [render(tokenizer, r["query"]) for r in records],
-            seed=seed,
-            max_new_tokens=MAX_NEW_TOKENS,
-            progress=progress,
-        )
-        made = (
-            synthesise_pairs(
-                model, tokenizer, records, negatives=negatives, chosen=chosen, seed=seed
-            )
-            if negatives == "random_prompt"
-            else partial_pairs(model, tokenizer, problems, chosen, seed=seed)
-        )
-        made = flip_by_coin(made, seed) if placebo else made
-        (folder / "pairs").mkdir()
-        made.to_json(folder / "pairs" / "train.jsonl")
-        return {"pairs": len(made), "identical": int(sum(made["identical"]))}
-
-    return cache.run_or_load(
-        run_dir,
-        f"pairs-sums-{negatives}-{seed}",
-        config,
-        make,
-        code=["mipo_study.ch08_word_problems"],
-        inputs={"base": base},
+    model, tokenizer = models.load_model(experiment.model_folder(base))
+    problems = word_problems.problems(n_problems, split="mipo", seed=seed)
+    law = {"negatives": "random_prompt"}
+    if negatives == "partial":
+        law = {"rejected_prompts": partial_prompts(tokenizer, problems, seed)}
+    pairs = synthesise_pairs(
+        model,
+        tokenizer,
+        [word_problems.example_of(problem) for problem in problems],
+        max_new_tokens=MAX_NEW_TOKENS,
+        seed=seed,
+        progress=progress,
+        **law,
     )
+    pairs = flip_by_coin(pairs, seed) if placebo else pairs
+    experiment.write_pairs(pairs, folder)
+    return {"pairs": len(pairs), "identical": int(sum(pairs["identical"]))}
 
 
-def _digest(problems):
-    return hashlib.sha256(
-        files.dumps([asdict(p) for p in problems]).encode()
-    ).hexdigest()
+# ---- a verifier's reward ----
 
 
+@cached("train-verifier", inputs=["base"], keep=["log.json"])
 def reinforce(
-    run_dir,
-    base,
-    problems,
+    folder,
     *,
+    base,
+    n_problems,
     lr,
     beta,
     epochs=1.0,
     batch_size=8,
     k=4,
     seed=0,
-    progress=True,
+    progress,
 ):
-    """Record of training on a verifier's reward; `path / "model"` is the policy, log.json what each step logged.
+    """Run of training on a verifier's reward; `path / "model"` is the policy.
 
-    A run that diverged is a result too: its metrics are {"failed": why}, and it has no model.
+    A run that diverged is a result too: its metrics are {"failed": why}, and it has no
+    model.
+
+    Returns
+    -------
+    Run
+        Metrics: steps, first_reward, last_reward; or failed.
     """
-    config = {
-        "lr": lr,
-        "beta": beta,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "k": k,
-        "seed": seed,
-        "problems": _digest(problems),
-    }
-
-    def make(folder):
-        model, tokenizer = models.load_model(base)
-        try:
-            log = train_verifier(
-                model,
-                tokenizer,
-                problems,
-                beta=beta,
-                lr=lr,
-                batch_size=batch_size,
-                k=k,
-                seed=seed,
-                steps=round(epochs * len(problems) / batch_size),
-                progress=progress,
-            )
-        except FloatingPointError as error:
-            return {"failed": str(error)}
-        _keep(model, tokenizer, folder)
-        (folder / "log.json").write_text(json.dumps(log))
-        return {
-            "steps": len(log),
-            "first_reward": log[0]["reward"],
-            "last_reward": log[-1]["reward"],
-        }
-
-    return cache.run_or_load(
-        run_dir,
-        "train-verifier",
-        config,
-        make,
-        code=["mipo_study.ch08_word_problems"],
-        inputs={"base": base},
-    )
+    model, tokenizer = models.load_model(experiment.model_folder(base))
+    problems = word_problems.problems(n_problems, split="mipo", seed=seed)
+    try:
+        log = train_verifier(
+            model,
+            tokenizer,
+            problems,
+            beta=beta,
+            lr=lr,
+            batch_size=batch_size,
+            k=k,
+            seed=seed,
+            steps=round(epochs * len(problems) / batch_size),
+            progress=progress,
+        )
+    except FloatingPointError as error:
+        return {"failed": str(error)}
+    experiment.save(model, tokenizer, folder, log)
+    first, last = log[0]["reward"], log[-1]["reward"]
+    return {"steps": len(log), "first_reward": first, "last_reward": last}
 
 
-def examine(
-    run_dir,
-    policy,
+# ---- grades ----
+
+
+@cached("evaluate-sums-{split}", inputs=["policy"], keep=["graded.json"])
+def evaluate(
+    folder,
     *,
+    policy,
     split,
     n_problems,
     seed,
@@ -310,178 +273,259 @@ def examine(
     temperature=1.0,
     alpha=0.0,
     contrast="alone",
-    progress=True,
+    progress,
 ):
-    """Record of k replies to each of n problems of a split, graded: graded.json has types (n, k) and answers (n, k).
+    """Run of k replies to each of n problems of a split, graded; see `Graded`.
 
-    temperature  0 is greedy        alpha  above 0: context-aware decoding against no prompt ("alone") or a partial one
-    metrics      accuracy, and the share of each type. The same seed asks the same problems of every policy.
+    The same seed asks the same problems of every policy.
+
+    Parameters
+    ----------
+    temperature : float
+        0 is greedy.
+    alpha, contrast : float, str
+        Above 0: context-aware decoding against no prompt ("alone") or a partial one.
+
+    Returns
+    -------
+    Run
+        Metrics: accuracy, and the share of each type of reply.
     """
-    config = {
-        "split": split,
-        "n_problems": n_problems,
-        "seed": seed,
-        "k": k,
-        "temperature": temperature,
-        "alpha": alpha,
-        "contrast": contrast if alpha else "",
-    }
-
-    def make(folder):
-        model, tokenizer = models.load_model(policy)
-        problems = [
-            p
-            for p in word_problems.problems(n_problems, split=split, seed=seed)
-            for _ in range(k)
-        ]
-        against = {}
-        if alpha:
-            bare = [
-                p.text(without=j)
-                for p, j in zip(problems, hidden_operand(problems, seed), strict=True)
-            ]
-            against = {
-                "alpha": alpha,
-                "contrast_prompts": [tokenizer.eos_token] * len(bare)
-                if contrast == "alone"
-                else [render(tokenizer, text) for text in bare],
-            }
-        said = sampling.generate(
-            model,
-            tokenizer,
-            [render(tokenizer, p.text()) for p in problems],
-            seed=seed,
-            max_new_tokens=MAX_NEW_TOKENS,
-            temperature=temperature,
-            progress=progress,
-            **against,
-        )
-        types = [
-            TYPES.index(word_problems.grade(y, p))
-            for y, p in zip(said, problems, strict=True)
-        ]
-        stated = [word_problems.answer_of(y) for y in said]
-        rows = {
-            "types": np.reshape(types, (-1, k)).tolist(),
-            "answers": [stated[i : i + k] for i in range(0, len(stated), k)],
-        }
-        (folder / "graded.json").write_text(files.dumps(rows))
-        shares = np.bincount(types, minlength=len(TYPES)) / len(types)
-        return {"accuracy": float(word_problem_law.accuracy(shares))} | dict(
-            zip(TYPES, shares.tolist(), strict=True)
-        )
-
-    return cache.run_or_load(
-        run_dir,
-        f"examine-sums-{split}",
-        config,
-        make,
-        code=["mipo_study.ch08_word_problems"],
-        inputs={"policy": policy},
+    model, tokenizer = models.load_model(experiment.model_folder(policy))
+    asked = word_problems.problems(n_problems, split=split, seed=seed)
+    problems = [problem for problem in asked for _ in range(k)]
+    against = {}
+    if alpha:
+        bare = [tokenizer.eos_token] * len(problems)
+        if contrast == "partial":
+            bare = partial_prompts(tokenizer, problems, seed)
+        against = {"alpha": alpha, "contrast_prompts": bare}
+    replies = sampling.generate(
+        model,
+        tokenizer,
+        [render(tokenizer, problem.text()) for problem in problems],
+        seed=seed,
+        max_new_tokens=MAX_NEW_TOKENS,
+        temperature=temperature,
+        progress=progress,
+        **against,
     )
-
-
-def weigh_sums(run_dir, policy, *, split, n_problems, seed, progress=True):
-    """Record of p(every result right | the right sum is written), no sampling, per problem in sums.json.
-
-    Metrics: open, the mean over the problems that ask for a number; with options the letter still reads the problem.
-    """
-    config = {"split": split, "n_problems": n_problems, "seed": seed}
-
-    def make(folder):
-        model, tokenizer = models.load_model(policy)
-        problems = [
-            p
-            for p in word_problems.problems(n_problems, split=split, seed=seed)
-            if not p.options
-        ]
-        rows = [
-            (i, *row)
-            for i, p in enumerate(problems)
-            for row in result_rows(tokenizer, p)
-        ]
-        logps = logprobs.score_rows(
-            model,
-            [row[1:] for row in rows],
-            pad_id=tokenizer.pad_token_id,
-            batch_size=256,
-            progress=progress,
-        ).summed
-        total = np.bincount([row[0] for row in rows], logps.double().numpy())
-        files.write_whole(folder / "sums.json", files.dumps(np.exp(total).tolist()))
-        return {"open": float(np.exp(total).mean())}
-
-    return cache.run_or_load(
-        run_dir,
-        f"weigh-sums-{split}",
-        config,
-        make,
-        code=["mipo_study.ch08_word_problems"],
-        inputs={"policy": policy},
-    )
-
-
-def result_rows(tokenizer, asked):
-    """(ids up to the equals sign, ids of the right result) for each step of the right work."""
-    prompt, plan = render(tokenizer, asked.text()), KINDS[asked.kind].operations
-    work = word_problems.write(plan, asked.operands, asked.results())
-    steps = work.split(" = ")  # ["So 7 + 5", "12, 12 - 3", "9"]
-    cuts = [" = ".join(steps[: i + 1]) + " =" for i in range(len(plan))]
-    return [
-        (tokenizer(prompt + cut)["input_ids"], tokenizer(f" {r}")["input_ids"])
-        for cut, r in zip(cuts, asked.results(), strict=True)
+    grades = [
+        TYPES.index(word_problems.grade(reply, problem))
+        for reply, problem in zip(replies, problems, strict=True)
     ]
+    answers = [word_problems.answer_of(reply) for reply in replies]
+    rows = {
+        "types": np.reshape(grades, (-1, k)).tolist(),
+        "answers": [answers[i : i + k] for i in range(0, len(answers), k)],
+    }
+    write_whole(folder / "graded.json", dumps(rows))
+    shares = np.bincount(grades, minlength=len(TYPES)) / len(grades)
+    by_type = dict(zip(TYPES, shares.tolist(), strict=True))
+    return {"accuracy": float(word_problem_law.accuracy(shares))} | by_type
 
 
-class Marked:
-    """What `examine` found, problem by problem: types (n, k) as indices into TYPES, answers, and the problems themselves.
+class Graded:
+    """What `evaluate` graded, problem by problem.
 
-    which  sort, kind and manner of the problems that count, as in `word_problems.Problem.fits`; none: all
+    Methods take `which`: sort, kind and manner of the problems that count, as in
+    `word_problems.Problem.fits`; all of them without.
+
+    Attributes
+    ----------
+    types : array, shape (n, k)
+        Of each reply, as indices into TYPES.
+    answers : list
+        n lists of k answers.
+    problems : list of Problem
     """
 
-    def __init__(self, record, *, split, n_problems, seed):
-        kept = files.read_json(record.path / "graded.json")
-        self.types, self.answers = np.array(kept["types"]), kept["answers"]
+    def __init__(self, run: Run, *, split: str, n_problems: int, seed: int):
+        rows = read_json(run.path / "graded.json")
+        self.types, self.answers = np.array(rows["types"]), rows["answers"]
         self.problems = word_problems.problems(n_problems, split=split, seed=seed)
 
     @property
-    def correct(self):
+    def correct(self) -> np.ndarray:
         """(n, k) of booleans."""
         return self.types <= TYPES.index("lucky")
 
-    def where(self, **which):
-        """(n,) of booleans."""
-        return np.array([p.fits(**which) for p in self.problems])
+    def where(self, **which: str) -> np.ndarray:
+        """(n,) of booleans: the problems that count."""
+        return np.array([problem.fits(**which) for problem in self.problems])
 
-    def counts(self, **which):
+    def counts(self, **which: str) -> np.ndarray:
         """How many replies are of each type: (8,)."""
-        return np.bincount(
-            self.types[self.where(**which)].ravel(), minlength=len(TYPES)
-        )
+        types = self.types[self.where(**which)]
+        return np.bincount(types.ravel(), minlength=len(TYPES))
 
-    def shares(self, **which):
+    def shares(self, **which: str) -> np.ndarray:
         """Share of each type: (8,)."""
         counts = self.counts(**which)
         return counts / max(1, counts.sum())
 
-    def accuracy(self, **which):
+    def accuracy(self, **which: str) -> float:
+        """Share of right replies."""
         return float(word_problem_law.accuracy(self.shares(**which)))
 
-    def odds(self, name, **which):
+    def odds(self, name: str, **which: str) -> float:
         """Log-odds of a right reply against one of type `name`, nats."""
         counts = self.counts(**which)
-        return log_odds(
-            counts[TYPES.index("right")], counts[TYPES.index(name)], counts.sum()
-        )
+        right, wrong = counts[TYPES.index("right")], counts[TYPES.index(name)]
+        return log_odds(right, wrong, counts.sum())
 
-    def vote(self, **which):
+    def by_problem(self, **which: str) -> np.ndarray:
+        """Share of right replies to each problem that counts."""
+        return self.correct[self.where(**which)].mean(1)
+
+    def vote(self, **which: str) -> float:
         """Share of the problems whose majority answers right."""
-        return float(
-            np.mean(
-                [
-                    a == p.gold
-                    for a, p in zip(majority(self.answers), self.problems, strict=True)
-                    if p.fits(**which)
-                ]
-            )
-        )
+        votes = zip(majority(self.answers), self.problems, strict=True)
+        right = [vote == p.gold for vote, p in votes if p.fits(**which)]
+        return float(np.mean(right))
+
+
+def grade_many(
+    policies: Mapping,
+    *,
+    run_dir,
+    split: str,
+    n_problems: int,
+    workers: int = 1,
+    **how,
+) -> dict:
+    """Grade several policies.
+
+    Parameters
+    ----------
+    policies : mapping
+        {(…, seed): Run or path}; the last part of a key is the seed of its problems.
+    how
+        Further settings of `evaluate`.
+
+    Returns
+    -------
+    dict
+        {key: Graded}.
+    """
+    size = {"split": split, "n_problems": n_problems}
+    calls = {key: {"policy": p, "seed": key[-1]} for key, p in policies.items()}
+    if not calls:
+        return {}
+    names = [f"part{i}" for i in range(len(next(iter(calls))))]
+    runs = experiment.run_many(
+        evaluate,
+        calls,
+        run_dir=run_dir,
+        index=names,
+        workers=workers,
+        **size,
+        **how,
+    )
+    graded = zip(calls, runs["run"], strict=True)
+    return {key: Graded(run, seed=key[-1], **size) for key, run in graded}
+
+
+def search(
+    train: Callable,
+    calls: Mapping,
+    *,
+    run_dir,
+    n_problems: int,
+    workers: int = 1,
+) -> tuple:
+    """The setting whose policies answer most problems of "select" right.
+
+    Parameters
+    ----------
+    train : callable
+        `experiment.train` or `reinforce`.
+    calls : mapping
+        {(*setting, seed): keywords of train}.
+
+    Returns
+    -------
+    tuple
+        The best setting, a key without its seed; of equals the first. A run that
+        diverged has accuracy 0.
+    """
+    settings = list(dict.fromkeys(key[:-1] for key in calls))
+    if len(settings) == 1:
+        return settings[0]
+    policies = train_many(train, calls, run_dir=run_dir, workers=workers)
+    graded = grade_many(
+        policies,
+        run_dir=run_dir,
+        split="select",
+        n_problems=n_problems,
+        workers=workers,
+    )
+    scores = {setting: [] for setting in settings}
+    for key in calls:
+        score = graded[key].accuracy() if key in graded else 0.0
+        scores[key[:-1]].append(score)
+    return max(settings, key=lambda setting: np.mean(scores[setting]))
+
+
+def train_many(
+    train: Callable, calls: Mapping, *, run_dir, workers: int = 1, **shared
+) -> dict:
+    """{key: Run} of trainings; what diverged is left out."""
+    if not calls:
+        return {}
+    names = [f"part{i}" for i in range(len(next(iter(calls))))]
+    runs = experiment.run_many(
+        train, calls, run_dir=run_dir, index=names, workers=workers, **shared
+    )
+    trained = zip(calls, runs["run"], strict=True)
+    return {key: run for key, run in trained if "failed" not in run.metrics}
+
+
+def relative_gain(before: Sequence[float], after: Sequence[float]) -> list[float]:
+    """after / before - 1, seed by seed; 0 where there was nothing before."""
+    pairs = zip(before, after, strict=True)
+    return [new / old - 1 if old else 0.0 for old, new in pairs]
+
+
+# ---- the right result, once the right sum is written ----
+
+
+@cached("score-sums-{split}", inputs=["policy"])
+def score_sums(folder, *, policy, split, n_problems, seed, progress):
+    """Run of p(every result right | the right sum is written), without sampling.
+
+    Returns
+    -------
+    Run
+        Metrics: open, the mean over the problems that ask for a number. With options the
+        letter still reads the problem.
+    """
+    model, tokenizer = models.load_model(experiment.model_folder(policy))
+    asked = word_problems.problems(n_problems, split=split, seed=seed)
+    problems = [problem for problem in asked if not problem.options]
+    numbers, rows = [], []
+    for number, problem in enumerate(problems):
+        for row in result_rows(tokenizer, problem):
+            numbers.append(number)
+            rows.append(row)
+    logps = logprobs.score_rows(
+        model,
+        rows,
+        pad_id=tokenizer.pad_token_id,
+        batch_size=256,
+        progress=progress,
+    ).summed
+    total = np.exp(np.bincount(numbers, logps.double().numpy()))
+    return {"open": float(total.mean())}
+
+
+def result_rows(tokenizer, problem: Problem) -> list[tuple]:
+    """(ids up to the equals sign, ids of the right result) for each step of the right work."""
+    prompt, plan = render(tokenizer, problem.text()), KINDS[problem.kind].operations
+    work = word_problems.write(plan, problem.operands, problem.results())
+    steps = work.split(" = ")  # ["So 7 + 5", "12, 12 - 3", "9"]
+    cuts = [" = ".join(steps[: i + 1]) + " =" for i in range(len(plan))]
+    return [
+        (tokenizer(prompt + cut)["input_ids"], tokenizer(f" {r}")["input_ids"])
+        for cut, r in zip(cuts, problem.results(), strict=True)
+    ]

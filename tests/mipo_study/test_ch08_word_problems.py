@@ -11,10 +11,10 @@ from mipo import models
 from mipo.data import render
 from mipo.worlds import word_problems
 from mipo.worlds.word_problems import TYPES, Problem
-from mipo_study import ch08_word_problems, runs
+from mipo_study import ch08_word_problems, experiment
 
 TWO = Problem("two steps", "plain", (7, 5, 3), "Ben", "books")
-PROBLEMS = word_problems.problems(6, split="mipo", seed=0)
+PROBLEMS = word_problems.problems(6, split="mipo", seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def base(tmp_path_factory):
         folder, seed=0, steps=3, batch_size=8, hidden=16, progress=False
     )
     assert len(made.metrics["losses"]) == 3
-    return folder, str(made.path / "model")
+    return folder, made
 
 
 def test_training_examples_are_answers_to_their_prompts():
@@ -75,10 +75,9 @@ def test_an_option_starts_near_its_number():
 @pytest.mark.parametrize("negatives", ["random_prompt", "partial"])
 def test_pairs_have_the_right_prompts(base, negatives):
     run_dir, model = base
-    made = ch08_word_problems.synthesise(
-        run_dir, model, PROBLEMS, negatives=negatives, seed=1, progress=False
-    )
-    rows = runs.read_pairs(made.path / "pairs" / "train.jsonl").to_list()
+    settings = {"base": model, "n_problems": 6, "seed": 1, "progress": False}
+    made = ch08_word_problems.make_pairs(run_dir, negatives=negatives, **settings)
+    rows = experiment.read_pairs(made).to_list()
     tokenizer = word_problems.build_tokenizer()
     assert [r["prompt"] for r in rows] == [
         render(tokenizer, p.text()) for p in PROBLEMS
@@ -93,25 +92,29 @@ def test_pairs_have_the_right_prompts(base, negatives):
             assert row["rejected"] in [
                 r["chosen"] for j, r in enumerate(rows) if j != i
             ]
-    assert not ch08_word_problems.synthesise(
-        run_dir, model, PROBLEMS, negatives=negatives, seed=1, progress=False
-    ).fresh
+    again = ch08_word_problems.make_pairs(run_dir, negatives=negatives, **settings)
+    assert not again.fresh
     with pytest.raises(ValueError, match="negatives='missing'"):
-        ch08_word_problems.synthesise(
-            run_dir, model, PROBLEMS, negatives="missing", seed=1
-        )
+        ch08_word_problems.make_pairs(run_dir, negatives="missing", **settings)
 
 
 @pytest.mark.parametrize(
     "how",
     [{}, {"temperature": 0.0}, {"alpha": 0.5}, {"alpha": 0.5, "contrast": "partial"}],
 )
-def test_examine_grades_every_reply(base, how):
+def test_every_reply_is_graded(base, how):
     run_dir, model = base
-    made = ch08_word_problems.examine(
-        run_dir, model, split="test", n_problems=5, seed=2, k=3, progress=False, **how
+    made = ch08_word_problems.evaluate(
+        run_dir,
+        policy=model,
+        split="test",
+        n_problems=5,
+        seed=2,
+        k=3,
+        progress=False,
+        **how,
     )
-    marks = ch08_word_problems.Marked(made, split="test", n_problems=5, seed=2)
+    marks = ch08_word_problems.Graded(made, split="test", n_problems=5, seed=2)
     assert marks.types.shape == (5, 3) and marks.shares().sum() == pytest.approx(1)
     assert made.metrics["accuracy"] == pytest.approx(marks.accuracy())
     lettered = np.array([bool(p.options) for p in marks.problems])
@@ -122,7 +125,7 @@ def test_examine_grades_every_reply(base, how):
         assert (marks.types == marks.types[:, :1]).all()
 
 
-def test_marked_by_hand(base, tmp_path, monkeypatch):
+def test_graded_by_hand(base, tmp_path, monkeypatch):
     run_dir, model = base
     asked = word_problems.problems(2, split="test", seed=2)
     plans = [
@@ -143,10 +146,10 @@ def test_marked_by_hand(base, tmp_path, monkeypatch):
         word_problems.SHRUG,
     ]
     monkeypatch.setattr(ch08_word_problems.sampling, "generate", lambda *a, **k: said)
-    made = ch08_word_problems.examine(
-        tmp_path, model, split="test", n_problems=2, seed=2, k=3, progress=False
+    made = ch08_word_problems.evaluate(
+        tmp_path, policy=model, split="test", n_problems=2, seed=2, k=3, progress=False
     )
-    marks = ch08_word_problems.Marked(made, split="test", n_problems=2, seed=2)
+    marks = ch08_word_problems.Graded(made, split="test", n_problems=2, seed=2)
     right, empty, wrong = (TYPES.index(t) for t in ("right", "empty", "format"))
     assert marks.types.tolist() == [[right, empty, right], [right, wrong, empty]]
     assert marks.accuracy() == 0.5 and marks.vote() == 1.0
@@ -159,10 +162,10 @@ def test_marked_by_hand(base, tmp_path, monkeypatch):
     assert marks.vote() == 0.5 and marks.vote(**only) == 0.0
 
 
-def test_sums_are_weighed_under_the_right_work(base, tmp_path):
+def test_sums_are_scored_under_the_right_work(base, tmp_path):
     """p(12 | … So 7 + 5 =) · p(9 | … 12 - 3 =), each from the logits after the equals sign."""
-    _, model = base
-    policy, tokenizer = models.load_model(model)
+    _, run = base
+    policy, tokenizer = models.load_model(run.path / "model")
     rows = ch08_word_problems.result_rows(tokenizer, TWO)
     prompt = render(tokenizer, TWO.text())
     assert [tokenizer.decode(head) for head, _ in rows] == [
@@ -170,8 +173,8 @@ def test_sums_are_weighed_under_the_right_work(base, tmp_path):
         prompt + "So 7 + 5 = 12, 12 - 3 =",
     ]
     assert [tokenizer.decode(tail) for _, tail in rows] == [" 12", " 9"]
-    made = ch08_word_problems.weigh_sums(
-        tmp_path, model, split="test", n_problems=4, seed=0, progress=False
+    made = ch08_word_problems.score_sums(
+        tmp_path, policy=run, split="test", n_problems=4, seed=0, progress=False
     )
     expected = []
     for p in word_problems.problems(4, split="test", seed=0):
@@ -185,9 +188,49 @@ def test_sums_are_weighed_under_the_right_work(base, tmp_path):
     )
 
 
-def test_reinforce_is_a_record(base):
+def test_reinforce_is_a_run(base):
     run_dir, model = base
     made = ch08_word_problems.reinforce(
-        run_dir, model, PROBLEMS, lr=1e-3, beta=0.1, batch_size=2, k=2, progress=False
+        run_dir,
+        base=model,
+        n_problems=6,
+        lr=1e-3,
+        beta=0.1,
+        batch_size=2,
+        k=2,
+        progress=False,
     )
     assert made.metrics["steps"] == 3 and (made.path / "model" / "config.json").exists()
+
+
+def test_the_search_takes_the_most_right_and_counts_what_diverged_as_nothing(
+    base, tmp_path, monkeypatch
+):
+    """Three rates: one diverges, of the others the second answers more problems right."""
+    _, model = base
+
+    def train(run_dir, *, lr, seed, progress):
+        metrics = {"failed": "the loss is nan"} if lr == 1.0 else {}
+        return type("Run", (), {"metrics": metrics, "lr": lr})()
+
+    class Marks:
+        def __init__(self, lr):
+            self.lr = lr
+
+        def accuracy(self):
+            return {0.1: 0.2, 0.2: 0.4}[self.lr]
+
+    def grade(policies, **settings):
+        assert settings["split"] == "select"
+        return {key: Marks(run.lr) for key, run in policies.items()}
+
+    monkeypatch.setattr(ch08_word_problems, "grade_many", grade)
+    calls = {(lr, s): {"lr": lr, "seed": s} for lr in (0.1, 1.0, 0.2) for s in (0, 1)}
+    best = ch08_word_problems.search(train, calls, run_dir=tmp_path, n_problems=5)
+    assert best == (0.2,)
+
+
+def test_relative_gain_by_hand():
+    assert ch08_word_problems.relative_gain([0.5, 0.0], [0.6, 0.3]) == pytest.approx(
+        [0.2, 0.0]
+    )

@@ -76,9 +76,8 @@ def test_every_type_has_its_colour_and_word():
     assert set(draw.FAULTS) == set(draw.MEANING) == set(TYPES) and len(
         set(draw.FAULTS.values())
     ) == len(TYPES)
-    assert set(draw.LABELS) == set(draw.COLOURS) and len(
-        set(draw.COLOURS.values())
-    ) == len(draw.COLOURS)
+    colours = [draw.colour(name) for name in draw.ORDER]
+    assert len(set(colours)) == len(draw.ORDER) and draw.BLACK not in colours
 
 
 def test_an_error_has_one_row_in_every_panel():

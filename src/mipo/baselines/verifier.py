@@ -79,7 +79,7 @@ def train_verifier(
     rng = np.random.default_rng((seed, 7))
     order = shuffled(rng, len(problems), steps * batch_size)
     items = [problems[i] for i in order]
-    examples = [word_problems.record_of(item) | {"problem": item} for item in items]
+    examples = [word_problems.example_of(item) | {"problem": item} for item in items]
 
     def score(
         reference: PreTrainedModel, batch: Sequence[Example], rows: Sequence[Row]

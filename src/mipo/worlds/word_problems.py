@@ -371,7 +371,7 @@ def problems(n: int, *, split: str = "test", seed: int = 0) -> list[Problem]:
     return [problem(rng, NAMES[split]) for _ in range(n)]
 
 
-def record_of(item: Problem) -> dict[str, Any]:
+def example_of(item: Problem) -> dict[str, Any]:
     """Return the problem as an example of `mipo.data`."""
     return {"query": item.text(), "context": "", "gold": item.gold}
 

@@ -6,12 +6,9 @@ from matplotlib.lines import Line2D
 
 from mipo.worlds.word_problems import TYPES
 from mipo_study.figures.style import (
-    ARM_COLOURS,
     BLACK,
     BLUE,
-    GREEN,
     GREY,
-    INDIGO,
     LIGHT,
     OLIVE,
     ORANGE,
@@ -23,31 +20,21 @@ from mipo_study.figures.style import (
     strip_points,
     subplots,
 )
+from mipo_study.methods import METHODS, label
 
-LABELS = {
-    "base": "base",
-    "sft": "SFT",
-    "mipo": "MIPO, other question",
-    "mipo-partial": "MIPO, partial prompt",
-    "cold": "base, lower temperature",
-    "greedy": "base, greedy",
-    "vote": "base, majority vote",
-    "cad-alone": "CAD, no prompt",
-    "cad-partial": "CAD, partial prompt",
-    "verifier": "verifier reward",
-}
-COLOURS = {
-    "base": GREY,
-    "sft": ORANGE,
-    "mipo": BLUE,
-    "mipo-partial": SKY,
-    "cold": PURPLE,
-    "greedy": OLIVE,
-    "vote": "#882255",
-    "cad-alone": VERMILLION,
-    "cad-partial": INDIGO,
-    "verifier": GREEN,
-}
+# Rows of the figure of methods, from top to bottom.
+ORDER = (
+    "base",
+    "sft",
+    "mipo",
+    "mipo-partial",
+    "cold",
+    "greedy",
+    "vote",
+    "cad-alone",
+    "cad-partial",
+    "verifier",
+)
 FAULTS = {
     "right": BLUE,
     "lucky": SKY,
@@ -70,12 +57,10 @@ MEANING = {
 }
 
 
-def label(arm: str) -> str:
-    return LABELS.get(arm, arm)
-
-
-def colour(arm: str) -> str:
-    return COLOURS.get(arm, ARM_COLOURS.get(arm, BLACK))
+def colour(name: str) -> str:
+    """A method's own colour; black where the table of methods has none."""
+    entry = METHODS.get(name)
+    return entry.colour if entry and entry.colour else BLACK
 
 
 def type_bars(panels: dict) -> Figure:
