@@ -10,7 +10,7 @@ import torch
 from mipo import cache
 from mipo.evaluate import reference_free
 from mipo_study.hub import benchmarks, download, harness, llm_judge, runs, scores, train
-from mipo_study.hub.tables import Study, text
+from mipo_study.hub.comparison import Comparison
 
 PEOPLE, PREFS, MATHS = ("m", "prism"), ("m", "ultrafeedback"), ("m", "gsm8k")
 ROWS = [{"query": f"q{i}", "context": "c", "person": f"p{i // 2}"} for i in range(6)]
@@ -35,7 +35,7 @@ def study():
         for s in (PEOPLE, PREFS, MATHS)
         for seed in (0, 1)
     }
-    found = Study("run", work)
+    found = Comparison("run", work)
     found.places = {"m": "the model"}
     for s, arm, seeds in (
         (PEOPLE, "mipo-random", (0, 1)),
@@ -43,7 +43,7 @@ def study():
         (PREFS, "rmipo", (0,)),
         (PREFS, "dpo", (0, 1)),
     ):
-        found.tuned |= {(s, arm, seed): f"{arm} {seed}" for seed in seeds}
+        found.trained |= {(s, arm, seed): f"{arm} {seed}" for seed in seeds}
     return found
 
 
@@ -122,13 +122,18 @@ def test_policies_are_the_base_and_what_ended_well(study):
     assert found == {(PEOPLE, arm): {0: 0, 1: 1} for arm in ("mipo-random", "sft")}
 
 
-def test_duels_need_both_sides_on_one_seed(study):
-    assert study.duels(lambda s, rival, seed: seed) == {
-        (PREFS, "base"): {0: 0},
-        (PREFS, "dpo"): {0: 0},
+def test_duels_need_both_sides_on_one_seed(study, monkeypatch):
+    def judged(judge, s, method, seed, *, other):
+        return f"{method} against {other}"
+
+    monkeypatch.setattr(study, "judged", judged)
+    assert study.duels("a judge") == {
+        (PREFS, "base"): {0: "rmipo against base"},
+        (PREFS, "dpo"): {0: "rmipo against dpo"},
     }
-    study.tuned = {k: v for k, v in study.tuned.items() if k[1] != "rmipo"}
-    assert study.duels(lambda s, rival, seed: seed) == {}
+    assert study.duels(None) == {}
+    study.trained = {k: v for k, v in study.trained.items() if k[1] != "rmipo"}
+    assert study.duels("a judge") == {}
 
 
 def test_wins_and_the_papers_gain_over_the_base(study, tmp_path):
@@ -153,8 +158,8 @@ def test_wins_and_the_papers_gain_over_the_base(study, tmp_path):
     assert (
         study.released_gain({(PEOPLE, "mipo-random"): {0: bare}}) == {}
     )  # no reference replies
-    shown = study.taste(kept, {"wins less losses": study.net_wins(kept), "gain": {}})
-    assert "| 90% | 50% | +0.17 [" in shown and shown.endswith("| – |")
+    shown = study.judge_table(kept, {"wins less losses": study.net_wins(kept), "gain": {}})
+    assert "| 90% | 50% | +0.17 | [" in shown and shown.endswith("| – | – |")
 
 
 def test_claims_about_mipo_rest_on_its_own_arms(study):
@@ -215,7 +220,7 @@ def test_the_data_table_names_gold_answers_known_to_be_wrong():
             for m in "ab"
             for seed in range(3)
         }
-        found = Study("run", work)
+        found = Comparison("run", work)
         return found.data_table(found.overlaps()).split("\n\n")[1:]
 
     here, there = (
@@ -244,7 +249,7 @@ def test_training_is_told_with_its_rate(study):
         "peak_gb": None,
         "kept_update": None,
     }
-    study.tuned = {(PREFS, "dpo", 1): SimpleNamespace(metrics=run, seconds=90.0)}
+    study.trained = {(PREFS, "dpo", 1): SimpleNamespace(metrics=run, seconds=90.0)}
     label = study.label(PREFS, "dpo")
     assert (
         study.training_table().splitlines()[-1]
@@ -333,16 +338,11 @@ def test_a_full_disk_is_one_message(full, tmp_path, monkeypatch, fill_disk):
 def test_words_and_numbers(study):
     assert study.label(PEOPLE, "mipo-random").endswith(", m, prism")
     assert study.slug(PEOPLE, "tokens", "sft") == "tokens-sft-m-prism"
-    one = Study("run", {(PEOPLE, 0): study.work[PEOPLE, 0]})
+    one = Comparison("run", {(PEOPLE, 0): study.work[PEOPLE, 0]})
     assert one.slug(
         ("a/B", "x/own.jsonl"), "tokens", "sft"
     ) == "tokens-sft" and ", m" not in one.label(PEOPLE, "sft")
-    assert (text(None, ".0%"), text(float("nan"), ".0%"), text(0.5, ".0%")) == (
-        "–",
-        "–",
-        "50%",
-    )
-    maths = Study("run", {(MATHS, 0): study.work[MATHS, 0]})
+    maths = Comparison("run", {(MATHS, 0): study.work[MATHS, 0]})
     marks = {
         "right": [1.0, 0, 0, 0],
         "any form": [1.0, 1, 0, 0],
@@ -356,5 +356,5 @@ def test_words_and_numbers(study):
         "right 25.0%, in any form 50.0%, as released 75.0%" in lines[0]
         and "over the base" not in lines[0]
     )
-    assert "over the base +10.0% [+0.0%, +20.0%], in any form +10.0%" in lines[1]
+    assert "over the base +10.0% (+0.0% to +20.0%), in any form +10.0%" in lines[1]
     assert maths.errors(graded)[maths.label(MATHS, "mipo")]["format"] == 0.75
