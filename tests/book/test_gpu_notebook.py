@@ -94,7 +94,7 @@ def test_every_claim_at_scale_gpu(tiny_qwen2, tmp_path):
         p["number"]["mean"] == 0 for p in rivals["parts"].values()
     )
     assert list(claims["c11-reasoning"]["parts"]) == [
-        "mipo, c, arc-challenge: gain in accuracy"
+        "MIPO, other question, c, arc-challenge: gain in accuracy"
     ]
     assert (
         claims["c11-reasoning"]["status"]

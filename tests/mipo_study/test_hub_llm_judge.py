@@ -182,12 +182,12 @@ def test_answers_are_cached_and_survive_a_crash(tmp_path, monkeypatch):
         4,
     ]  # 20 different texts, 8 at a time; the first two batches are kept
     with open(tmp_path / "v" / "said.jsonl", "a") as file:
-        file.write('{"asked": "cut')
+        file.write('{"prompt": "cut')
     assert make().say(texts)[-1] == "A t0" and calls[3:] == [4]
     assert (
         len(make().say(texts)) == 21 and len(calls) == 4
     )  # nothing new: the model is not even loaded
     rows = (tmp_path / "v" / "said.jsonl").read_text().splitlines()
-    assert sum("said" in row for row in rows) == 20 and json.loads(rows[-1])["said"]
+    assert sum("reply" in row for row in rows) == 20 and json.loads(rows[-1])["reply"]
     make("other").say(["t0"])
     assert calls[-1] == 1  # another judge answers for itself

@@ -25,7 +25,7 @@ COLOURS = {
 def error_types(shares: dict) -> Figure:
     """One bar per policy, cut into right answers and kinds of errors; shares of 7 % and more are written out.
 
-    shares  {label: {kind: share}}, each adding up to 1; kinds are those of `reasoning_data.ERRORS`
+    shares  {label: {kind: share}}, each adding up to 1; kinds are those of `hub.answers.ERRORS`
     """
     if not shares:
         raise ValueError("nothing to draw: give at least one policy")

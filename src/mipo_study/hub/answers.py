@@ -11,7 +11,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 # SVAMP chal-680: ((4 - 2) + 3) is 5, its file says 1. Kept as it is, since published numbers count it, and reported by
-# `real_study.Study.known_wrong`.
+# `hub.comparison.Comparison.known_wrong`.
 KNOWN_WRONG = {("svamp", "chal-680"): "the equation gives 5, the file says 1"}
 LETTERS = "ABCDEFGHIJ"
 NUMBER = re.compile(

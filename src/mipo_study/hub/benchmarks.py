@@ -1,4 +1,4 @@
-"""Public data sets as records: people with preferences, maths and multiple choice, labelled pairs of replies.
+"""Public data sets as examples: people with preferences, maths and multiple choice, labelled pairs of replies.
 
 Nothing is fetched unless a data set is asked for by name. Each is read at a pinned commit (`download.PINNED`), or from a local
 folder in the hub's own layout. Which of their fields the papers wrote into their prompts is not published: what we take
@@ -118,7 +118,7 @@ def kind_of(name):
 
 @dataclass
 class Data:
-    """Records to train on and to test on, with where they come from (`source`, JSON)."""
+    """Examples to train on and to test on, with where they come from (`source`, JSON)."""
 
     kind: str
     train: list
@@ -129,11 +129,11 @@ class Data:
 def load(name, *, folder="", n_train=0, n_test=200, seed=0):
     """A data set by name, or a reader's own .jsonl, as Data; n_train 0: all there are.
 
-    kind "people"       records with query, context, gold (the reply that the person chose, or None), person, wishes
-    kind "reasoning"    items of `reasoning_data`
+    kind "people"       examples with query, context, gold (the reply that the person chose, or None), person, wishes
+    kind "reasoning"    items of `hub.answers`
     kind "preferences"  rows with prompt (messages), chosen, rejected
     folder              read the files there instead of the hub's (see `files_of`)
-    People are split, not their records: nobody is in both parts. Other data sets keep their own split, and training items
+    People are split, not their examples: nobody is in both parts. Other data sets keep their own split, and training items
     that are also test items are dropped and counted.
     errors  ValueError for an unknown name or a missing column; download.Unavailable where the files cannot be had
     """
@@ -344,7 +344,7 @@ def prism(survey, conversations, top=3):
         wishes[row["user_id"]] = ([own] if own else []) + [
             f"It matters to me that a reply {TRAITS[k]}." for k in best
         ]
-    records = []
+    examples = []
     for row in conversations:
         need(row, ("user_id", "conversation_history"), "prism, conversations")
         first = [t for t in row["conversation_history"] if t.get("turn", 0) == 0]
@@ -359,7 +359,7 @@ def prism(survey, conversations, top=3):
         )
         mine = wishes.get(row["user_id"])
         if asked and asked.strip() and mine:
-            records.append(
+            examples.append(
                 {
                     "query": f"Reply to this message in two or three sentences.\n\n{asked.strip()}",
                     "message": asked.strip(),
@@ -369,7 +369,7 @@ def prism(survey, conversations, top=3):
                     "wishes": mine,
                 }
             )
-    return records
+    return examples
 
 
 def community_alignment(conversations, top=3, language="en"):
@@ -391,7 +391,7 @@ def community_alignment(conversations, top=3, language="en"):
     for i, (row, _) in enumerate(rows):
         if (row["first_turn_feedback"] or "").strip():
             said[row["annotator_id"]].append((i, row["first_turn_feedback"].strip()))
-    records = []
+    examples = []
     for i, (row, gold) in enumerate(rows):
         wishes = [text for j, text in said[row["annotator_id"]] if j != i][:top]
         if wishes:
@@ -401,7 +401,7 @@ def community_alignment(conversations, top=3, language="en"):
                     *(f"- {w}" for w in wishes),
                 ]
             )
-            records.append(
+            examples.append(
                 {
                     "query": row["first_turn_prompt"].strip(),
                     "gold": gold and gold.replace("<|end_of_text|>", ""),
@@ -410,12 +410,12 @@ def community_alignment(conversations, top=3, language="en"):
                     "wishes": wishes,
                 }
             )
-    return records
+    return examples
 
 
 def multifaceted_bench(rows):
     """Multifaceted-Bench: the system message is the context, the set of preferences behind it the wishes."""
-    records = []
+    examples = []
     for i, row in enumerate(rows):
         need(
             row,
@@ -425,7 +425,7 @@ def multifaceted_bench(rows):
         wishes = [
             p["preference"] for p in row["preference_set"] or () if p.get("preference")
         ]
-        records.append(
+        examples.append(
             {
                 "query": row["prompt"].strip(),
                 "context": row["system"].strip(),
@@ -434,7 +434,7 @@ def multifaceted_bench(rows):
                 "wishes": wishes or [row["system"].strip()],
             }
         )
-    return records
+    return examples
 
 
 PEOPLE = {

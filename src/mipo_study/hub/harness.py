@@ -27,7 +27,7 @@ FILES = {
 
 
 def available():
-    """Whether lm-evaluation-harness is installed; if not, accuracy is measured by `reasoning_data` alone."""
+    """Whether lm-evaluation-harness is installed; if not, accuracy is measured by `hub.answers` alone."""
     return importlib.util.find_spec("lm_eval") is not None
 
 

@@ -1,13 +1,18 @@
-"""A local model as judge: two replies in both orders, or one reply on a scale from 1 to 5; verdicts are cached in a file.
+"""A local model as judge: two replies in both orders, or one on a scale from 1 to 5.
 
-A judge is a model with its own taste. So its taste is reported beside its verdicts: how often it prefers what it reads
-first, how often what is longer, and how often it contradicts itself when the replies change places.
+A judge is a model with its own taste. So its taste is reported beside its verdicts: how
+often it prefers what it reads first, how often what is longer, and how often it
+contradicts itself when the replies change places.
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
 import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,58 +34,70 @@ SCALE = (
 OUT_OF_FORM = {"community-alignment": 0, "multifaceted-bench": 0}
 
 
-class Judge:
-    """Asks a model greedily and remembers every answer in `cache` (JSONL), written batch by batch: a crash loses one batch.
+VALUES = {"A": 1, "B": -1, "tie": 0, None: 0}
+OTHER_ORDER = {"A": "B", "B": "A", "tie": "tie"}
 
-    loader   () -> (model, tokenizer), called only when something has not been asked before
-    key      names the judge in the cache, so that another judge asks anew
-    called   what a reader calls it, for messages
+
+class Judge:
+    """Asks a model greedily and remembers every answer in a file, batch by batch.
+
+    Parameters
+    ----------
+    loader : callable
+        () -> (model, tokenizer), called only when something has not been asked before.
+    key : str
+        Names the judge in the file, so that another judge asks anew.
+    cache : path
+        JSONL of answers; a crash loses one batch.
+    called : str
+        What a reader calls it, for messages.
     """
 
-    def __init__(self, loader, key, cache, *, called="", batch_size=32, progress=False):
-        self.loader, self.key, self.cache, self.called = (
-            loader,
-            str(key),
-            Path(cache),
-            called or str(key),
-        )
+    def __init__(
+        self,
+        loader: Callable[[], tuple],
+        key: str,
+        cache: str | Path,
+        *,
+        called: str = "",
+        batch_size: int = 32,
+        progress: bool = False,
+    ):
+        self.loader, self.key, self.cache = loader, str(key), Path(cache)
+        self.called = called or str(key)
         self.settings = {
             "max_new_tokens": 8,
             "batch_size": batch_size,
             "progress": progress,
         }
-        self._loaded, self._known = None, self._read()
+        self._loaded: tuple | None = None
+        self._answers = self._read()
 
-    def _read(self):
-        """What the cache holds; a last line that a crash cut short is left out."""
-        known = {}
-        lines = (
-            self.cache.read_text(encoding="utf-8").splitlines()
-            if self.cache.exists()
-            else []
-        )
+    def _read(self) -> dict[str, str]:
+        """What the file holds; a last line that a crash cut short is left out."""
+        answers = {}
+        lines = []
+        if self.cache.exists():
+            lines = self.cache.read_text(encoding="utf-8").split("\n")
         for line in lines:
             try:
                 row = json.loads(line)
-                known[row["asked"]] = row["said"]
-            except (json.JSONDecodeError, KeyError):
+                answers[row["prompt"]] = row["reply"]
+            except (json.JSONDecodeError, KeyError, TypeError):
                 continue
-        return known
+        return answers
 
-    def say(self, texts):
-        """The judge's raw answer to each text, from the cache where it was given before."""
-        asked = [
-            hashlib.sha256(f"{self.key}\0{t}".encode()).hexdigest()[:32] for t in texts
-        ]
-        new = list(
-            {a: i for i, a in enumerate(asked) if a not in self._known}.values()
-        )  # each text once
+    def say(self, texts: Sequence[str]) -> list[str]:
+        """The judge's raw answer to each text, from the file where it was given before."""
+        keys = [self._key_of(text) for text in texts]
+        new = {k: i for i, k in enumerate(keys) if k not in self._answers}
+        places = list(new.values())  # each text once
         size = self.settings["batch_size"] * 8
-        for start in range(0, len(new), size):
-            part = new[start : start + size]
+        for start in range(0, len(places), size):
+            part = places[start : start + size]
             self._loaded = self._loaded or self.loader()
             model, tokenizer = self._loaded
-            said = sampling.generate(
+            replies = sampling.generate(
                 model,
                 tokenizer,
                 [render(tokenizer, texts[i]) for i in part],
@@ -88,135 +105,182 @@ class Judge:
                 names=[f"judge, case {i}" for i in part],
                 **self.settings,
             )
-            self.cache.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.cache, "a", encoding="utf-8") as file:
-                if file.tell() and not self.cache.read_bytes().endswith(b"\n"):
-                    file.write("\n")
-                file.writelines(
-                    json.dumps({"asked": asked[i], "said": y}) + "\n"
-                    for i, y in zip(part, said, strict=True)
-                )
-            self._known |= {asked[i]: y for i, y in zip(part, said, strict=True)}
-        return [self._known[a] for a in asked]
+            self._keep({keys[i]: y for i, y in zip(part, replies, strict=True)})
+        return [self._answers[key] for key in keys]
+
+    def _key_of(self, text: str) -> str:
+        return hashlib.sha256(f"{self.key}\0{text}".encode()).hexdigest()[:32]
+
+    def _keep(self, answers: Mapping[str, str]) -> None:
+        self.cache.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.cache, "a", encoding="utf-8") as file:
+            if file.tell() and not self.cache.read_bytes().endswith(b"\n"):
+                file.write("\n")
+            for key, reply in answers.items():
+                file.write(json.dumps({"prompt": key, "reply": reply}) + "\n")
+        self._answers |= answers
 
 
-def verdict(text):
+def verdict(text: str) -> str | None:
     """ "A", "B" or "tie", or None where the answer is not in form."""
-    found = re.match(r"\W*(?:reply\s+|answer:?\s*)?(A|B|tie)\b", text.strip(), re.I)
-    return (
-        None if not found else "tie" if found[1].lower() == "tie" else found[1].upper()
-    )
+    form = r"\W*(?:reply\s+|answer:?\s*)?(A|B|tie)\b"
+    match = re.match(form, text.strip(), re.I)
+    if not match:
+        return None
+    word = match[1].lower()
+    return word if word == "tie" else word.upper()
 
 
-def rating(text):
+def rating(text: str) -> int | None:
     """1 to 5, or None where the answer is not in form."""
-    found = re.match(r"\D{0,12}?\b([1-5])\b(?!\d|\.\d)", text.strip())
-    return int(found[1]) if found else None
+    match = re.match(r"\D{0,12}?\b([1-5])\b(?!\d|\.\d)", text.strip())
+    return int(match[1]) if match else None
 
 
-def wishes_of(record):
-    return record.get("wishes") or [record.get("context") or "none stated"]
+def wishes_of(example: Mapping[str, Any]) -> list[str]:
+    """What a person wants: the wishes of the data set, or the whole context."""
+    return example.get("wishes") or [example.get("context") or "none stated"]
 
 
-def check_form(answers, judge, limit=0.2):
-    """ValueError if more than `limit` of the answers are not in form; what was asked stays in the cache."""
-    lost = sum(a is None for a in answers)
+def check_form(answers: Sequence, judge: Judge, limit: float = 0.2) -> None:
+    """Stop where too many answers are out of form; they stay in the judge's file.
+
+    Raises
+    ------
+    ValueError
+        For more than `limit` of them.
+    """
+    lost = sum(answer is None for answer in answers)
     if answers and lost > limit * len(answers):
         raise ValueError(
-            f"judge {judge.called}: {lost} of {len(answers)} answers are not in the form that was asked for "
-            "(A, B or tie; 1 to 5). Choose a stronger instruction-tuned judge, with -p judge NAME, or leave it "
-            f'out with -p judge "". What it said is kept in {judge.cache.name} of the run\'s folder.'
+            f"judge {judge.called}: {lost} of {len(answers)} answers are not in the form "
+            "that was asked for (A, B or tie; 1 to 5). Choose a stronger instruction-tuned "
+            'judge, with -p judge NAME, or leave it out with -p judge "". What it said is '
+            f"kept in {judge.cache.name} of the run's folder."
         )
 
 
-def compare(judge, records, ours, theirs):
-    """Verdicts on pairs of replies, both orders: {"score": (n,) 1 win, 0 tie, -1 loss, "first": [...], "second": [...]}.
+def compare(
+    judge: Judge,
+    examples: Sequence[Mapping],
+    ours: Sequence[str],
+    theirs: Sequence[str],
+) -> dict[str, Any]:
+    """Verdicts on pairs of replies, in both orders.
 
-    A win needs both orders: a judge that changes its mind when the replies change places has seen no difference, and that
-    is a tie. An answer out of form counts as "tie" in its order; more than `limit` of them are a ValueError.
+    A win needs both orders: a judge that changes its mind when the replies change places
+    has seen no difference, and that is a tie. An answer out of form counts as a tie in its
+    order.
+
+    Returns
+    -------
+    dict
+        score, shape (n,): 1 win, 0 tie, -1 loss; first, second: the verdict with our reply
+        as A, and with theirs as A.
+
+    Raises
+    ------
+    ValueError
+        See `check_form`.
     """
 
     def ask(a_side, b_side):
-        return judge.say(
-            [
-                PAIR.format(wishes="\n".join(wishes_of(r)), query=r["query"], a=a, b=b)
-                for r, a, b in zip(records, a_side, b_side, strict=True)
-            ]
-        )
+        prompts = [
+            PAIR.format(wishes="\n".join(wishes_of(e)), query=e["query"], a=a, b=b)
+            for e, a, b in zip(examples, a_side, b_side, strict=True)
+        ]
+        return [verdict(text) for text in judge.say(prompts)]
 
-    first, second = [
-        [verdict(t) for t in side] for side in (ask(ours, theirs), ask(theirs, ours))
-    ]
+    first, second = ask(ours, theirs), ask(theirs, ours)
     check_form(first + second, judge)
-    value = {"A": 1, "B": -1, "tie": 0, None: 0}
-    both = np.array(
-        [[value[v], -value[w]] for v, w in zip(first, second, strict=True)]
-    ).reshape(-1, 2)
-    score = np.where(both[:, 0] == both[:, 1], both[:, 0], 0)
+    straight = np.array([VALUES[v] for v in first], dtype=int)
+    turned = np.array([-VALUES[v] for v in second], dtype=int)
+    score = np.where(straight == turned, straight, 0)
     return {"score": score, "first": first, "second": second}
 
 
-def report(found, ours, theirs):
-    """Shares of a comparison: win, tie, loss, win_or_tie (ties as wins); and what the judge's taste is.
+def report(
+    verdicts: Mapping[str, Any], ours: Sequence[str], theirs: Sequence[str]
+) -> dict[str, float | None]:
+    """Shares of a comparison, and what the judge's taste is.
 
-    position   share of the pairs with a decided verdict in both orders where the reply shown first won both times, less
-               that where the second did: 0 is fair, 1 always the first
-    agreement  share of pairs with the same verdict in both orders
-    length     share of wins and losses that went to the longer reply (words); 0.5 is fair, None where there is none
-    unformed   share of answers out of form
+    Returns
+    -------
+    dict
+        win, tie, loss, win_or_tie (ties as wins). position: share of the pairs decided in
+        both orders where the reply shown first won both times, less that where the second
+        did; 0 is fair, 1 always the first. agreement: share of pairs with the same verdict
+        in both orders. length: share of wins and losses that went to the longer reply
+        (words), None where there is none; longer: share of our replies that are longer.
+        unformed: share of answers out of form.
     """
-    first, second, score = found["first"], found["second"], np.asarray(found["score"])
-    decided = [
-        (v, w)
-        for v, w in zip(first, second, strict=True)
-        if v in ("A", "B") and w in ("A", "B")
-    ]
-    slot = [(v == w == "A") - (v == w == "B") for v, w in decided]
-    turned = {"A": "B", "B": "A", "tie": "tie"}
-    same = [
-        v is not None and turned[v] == w for v, w in zip(first, second, strict=True)
-    ]
+    first, second = verdicts["first"], verdicts["second"]
+    score = np.asarray(verdicts["score"])
+    both = list(zip(first, second, strict=True))
+    decided = [(v, w) for v, w in both if {v, w} <= {"A", "B"}]
+    slots = [(v == w == "A") - (v == w == "B") for v, w in decided]
+    same = [v is not None and OTHER_ORDER[v] == w for v, w in both]
     gap = np.array(
         [len(a.split()) - len(b.split()) for a, b in zip(ours, theirs, strict=True)]
     )
-    told = score * np.sign(gap)
-    told = told[told != 0]
-    return evaluate.win_rate(score, np.zeros(len(score))) | {
-        "position": float(np.mean(slot)) if slot else 0.0,
+    to_longer = score * np.sign(gap)
+    to_longer = to_longer[to_longer != 0]
+    shares = evaluate.win_rate(score, np.zeros(len(score)))
+    return shares | {
+        "position": float(np.mean(slots)) if slots else 0.0,
         "agreement": float(np.mean(same)),
-        "length": float((told > 0).mean()) if len(told) else None,
+        "length": float((to_longer > 0).mean()) if len(to_longer) else None,
         "longer": float((gap > 0).mean()),
-        "unformed": float(np.mean([a is None for a in first + second])),
+        "unformed": float(np.mean([answer is None for answer in first + second])),
     }
 
 
-def rate(judge, records, replies, *, limit=0.2, missing=None):
-    """Mean rating 1..5 of each reply over the person's wishes, (n,), as the released evaluation; NaN where all are missing.
+def rate(
+    judge: Judge,
+    examples: Sequence[Mapping],
+    replies: Sequence[str],
+    *,
+    limit: float = 0.2,
+    missing: int | None = None,
+) -> np.ndarray:
+    """Mean rating, 1 to 5, of each reply over its person's wishes, as released.
 
-    missing   what an answer out of form counts as, None: it is left out (see `OUT_OF_FORM`)
+    Parameters
+    ----------
+    missing : int, optional
+        What an answer out of form counts as; None leaves it out (see `OUT_OF_FORM`).
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        NaN where all are missing.
     """
-    asked = [
-        (i, SCALE.format(wish=w, query=r["query"], reply=y))
-        for i, (r, y) in enumerate(zip(records, replies, strict=True))
-        for w in wishes_of(r)
-    ]
-    answers = [rating(t) for t in judge.say([text for _, text in asked])]
-    check_form(answers, judge, limit)
-    marks = [[] for _ in records]
-    for (i, _), a in zip(asked, answers, strict=True):
-        value = missing if a is None else a
+    places, prompts = [], []
+    for i, (example, reply) in enumerate(zip(examples, replies, strict=True)):
+        for wish in wishes_of(example):
+            places.append(i)
+            prompts.append(SCALE.format(wish=wish, query=example["query"], reply=reply))
+    ratings = [rating(text) for text in judge.say(prompts)]
+    check_form(ratings, judge, limit)
+    marks: list[list[int]] = [[] for _ in examples]
+    for i, given in zip(places, ratings, strict=True):
+        value = missing if given is None else given
         if value is not None:
             marks[i].append(value)
-    return np.array([np.mean(m) if m else np.nan for m in marks])
+    return np.array([np.mean(mark) if mark else np.nan for mark in marks])
 
 
-def released_wins(ours, reference):
-    """The papers' wins, (n,): 1 where ours is rated at least as high as the reference, else 0; NaN without a rating."""
-    ours, reference = np.asarray(ours, float), np.asarray(reference, float)
-    return np.where(np.isnan(ours) | np.isnan(reference), np.nan, ours >= reference)
+def released_wins(ours: Sequence[float], reference: Sequence[float]) -> np.ndarray:
+    """The papers' wins: 1 where ours is rated at least as high as the reference, else 0.
+
+    NaN without a rating.
+    """
+    mine, theirs = np.asarray(ours, float), np.asarray(reference, float)
+    unrated = np.isnan(mine) | np.isnan(theirs)
+    return np.where(unrated, np.nan, mine >= theirs)
 
 
-def released_win_rate(ours, reference):
+def released_win_rate(ours: Sequence[float], reference: Sequence[float]) -> float:
     """Share of rated items that are won as the papers count: ties win."""
     wins = released_wins(ours, reference)
     if np.isnan(wins).all():

@@ -8,7 +8,6 @@ a run that did not fit may be repeated in smaller pieces.
 from __future__ import annotations
 
 import gc
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mipo import cache, files
+from mipo import cache, files, jsonl
 from mipo.cache import Run
 from mipo.data import render
 from mipo.evaluate.diversity import token_lengths
@@ -119,17 +118,11 @@ def data(
         inputs=inputs,
     )
     train_rows, test_rows = (
-        read_lines(run.path / f"{part}.jsonl") for part in ("train", "test")
+        jsonl.rows(run.path / f"{part}.jsonl") for part in ("train", "test")
     )
     return benchmarks.Data(
         run.metrics["kind"], train_rows, test_rows, run.metrics["source"]
     )
-
-
-def read_lines(path: str | Path) -> list[dict]:
-    """Rows of a JSONL file that one of these runs has written."""
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines if line]
 
 
 def as_examples(rows: Sequence[dict], kind: str, shots: int = 8) -> Sequence[dict]:
@@ -482,7 +475,7 @@ def labelled_pairs(run_dir: str | Path, rows: Sequence[Mapping]) -> Run:
 
 def read_pairs(run: Run) -> list[dict]:
     """The pairs of a run of `make_pairs` or `labelled_pairs`."""
-    return read_lines(run.path / PAIRS)
+    return jsonl.rows(run.path / PAIRS)
 
 
 # ---- training ----

@@ -8,7 +8,6 @@ alone. Checkpoints lie outside the run's folder and are gone once it is written.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import threading
@@ -20,7 +19,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 
-from mipo import files
+from mipo import files, jsonl
 from mipo.lm.tokens import max_positions
 from mipo.models import load_model, require_finite
 from mipo.preference_data import as_text
@@ -164,8 +163,7 @@ def run(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def rows_of(path: str | Path, tokenizer) -> Dataset | list[dict]:
     """Pairs of a file as text, those of a conversational file by the chat template."""
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
-    pairs = [json.loads(line) for line in lines if line]
+    pairs = jsonl.rows(path)
     if isinstance(pairs[0]["prompt"], str):
         return Dataset.from_list(pairs)
     name = Path(path).name
