@@ -1,0 +1,72 @@
+"""Chapter 18's measures by hand: gains with whole persons, replies side by side."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from mipo_study import ch18_own_users as own
+
+
+def rows(method, values):
+    """Three persons with two examples each."""
+    persons = ["a", "a", "b", "b", "c", "c"]
+    return pd.DataFrame(
+        {
+            "method": method,
+            "person": persons,
+            "context": [f"I am {p}." for p in persons],
+            "query": [f"q{i % 2}" for i in range(6)],
+            "reply": [f"{method} {i}" for i in range(6)],
+            "pmi": values,
+        }
+    )
+
+
+BASE = rows("base", [0.0, 0.2, 0.1, 0.1, 0.0, 0.2])
+
+
+def test_the_gain_is_after_less_before():
+    after = rows("RMiPO", [0.5, 0.7, 0.6, 0.6, 0.5, 0.7])
+    table = own.gains(pd.concat([BASE, after], ignore_index=True), ["pmi"])
+    base, trained = table.to_dict("records")
+    assert base["mean"] == pytest.approx(0.1) and math.isnan(base["gain"])
+    assert trained["mean"] == pytest.approx(0.6)
+    gain = [trained[name] for name in ("gain", "low", "high")]
+    assert gain == pytest.approx([0.5] * 3), "each example gains the same"
+
+
+def test_persons_are_drawn_whole():
+    """One person gains everything: an interval over six examples would be narrower."""
+    after = rows("RMiPO", [1.0, 1.2, 0.1, 0.1, 0.0, 0.2])
+    whole = pd.concat([BASE, after], ignore_index=True)
+    alone = whole.assign(person=[str(i) for i in range(6)] * 2)
+    widths = []
+    for table in (own.gains(whole, ["pmi"]), own.gains(alone, ["pmi"])):
+        widths.append((table.high - table.low).max())
+    assert widths[0] > 1.5 * widths[1]
+
+
+def test_one_person_has_no_interval():
+    both = pd.concat([BASE, rows("RMiPO", [0.5] * 6)], ignore_index=True)
+    table = own.gains(both[both.person == "a"].reset_index(drop=True), ["pmi"])
+    assert table["gain"].isna().all() and table["mean"].tolist() == [0.1, 0.5]
+
+
+def test_replies_stand_beside_each_other():
+    both = pd.concat([BASE, rows("RMiPO", [0.0] * 6)], ignore_index=True)
+    table = own.side_by_side(both, n=2)
+    assert table["who"].tolist() == ["I am a.", "I am b."]
+    assert table["base"].tolist() == ["base 0", "base 3"]
+    assert table["RMiPO"].tolist() == ["RMiPO 0", "RMiPO 3"]
+
+
+def test_a_pair_is_shown_as_text_in_either_format():
+    plain = {"prompt": "p", "chosen": "c", "rejected": "r", "person": "x"}
+    talk = {
+        name: [{"role": "user", "content": text}]
+        for name, text in plain.items()
+        if name != "person"
+    }
+    assert own.pair_texts(plain) == own.pair_texts(talk)
+    assert own.pair_texts(plain) == {"prompt": "p", "chosen": "c", "rejected": "r"}
