@@ -16,6 +16,7 @@ is `mipo.losses.rmipo`; here are its consequences.
 
 import math
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -197,7 +198,7 @@ class Margin:
             away = (1 - p) * self.weight(-d, prior_gap - d)
             return float(towards - away)
 
-        root = brentq(push, middle - reach, middle + reach, xtol=1e-14, rtol=1e-14)
+        root: Any = brentq(push, middle - reach, middle + reach, xtol=1e-14, rtol=1e-14)
         return float(root)
 
     def _divisor(self) -> float:
