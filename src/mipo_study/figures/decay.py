@@ -1,6 +1,9 @@
 """Figures of chapter 3: the margin, its weight, where training rests."""
 
+from collections.abc import Mapping
+
 import numpy as np
+from matplotlib.figure import Figure
 
 from mipo.theory.margin import SIMPO_TUNED, Margin
 from mipo_study.figures.style import (
@@ -22,7 +25,12 @@ from mipo_study.figures.style import (
 SERIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE)
 
 
-def decay_curve(delta_pmi, gamma, marks, ends):
+def decay_curve(
+    delta_pmi: np.ndarray,
+    gamma: np.ndarray,
+    marks: Mapping[str, tuple[float, float]],
+    ends: tuple[float, float],
+) -> Figure:
     """γ (S,) against Δpmi (S,); marks {text: (Δpmi, γ)} of single pairs; ends (γ_min, γ_max)."""
     fig, ax = subplots(size=WIDE)
     ax.plot(delta_pmi, gamma, color=BLUE)
@@ -40,7 +48,12 @@ def decay_curve(delta_pmi, gamma, marks, ends):
     return fig
 
 
-def loss_surfaces(delta, delta_pmi, losses, halves):
+def loss_surfaces(
+    delta: np.ndarray,
+    delta_pmi: np.ndarray,
+    losses: Mapping[str, np.ndarray],
+    halves: Mapping[str, np.ndarray],
+) -> Figure:
     """One panel per convention: loss {name: (P, D)} in nats over Δ (D,) and Δpmi (P,); halves {name: (P,)} of Δ, w = 1/2."""
     fig, axes = subplots(1, len(losses), size=NORMAL, sharey=True)
     levels = np.arange(0, np.ceil(max(v.max() for v in losses.values())) + 0.01, 0.5)
@@ -77,7 +90,11 @@ def loss_surfaces(delta, delta_pmi, losses, halves):
     return fig
 
 
-def weights(delta, at_once, by_pmi):
+def weights(
+    delta: np.ndarray,
+    at_once: Mapping[str, np.ndarray],
+    by_pmi: Mapping[str, np.ndarray],
+) -> Figure:
     """Weight w (S,) against Δ (S,): left {name: (S,)} where Δpmi = Δ; right {name: (S,)} at fixed Δpmi."""
     fig, axes = subplots(1, 2, size=(6.5, 3.3), sharey=True)
     for ax, curves, title in zip(
@@ -102,7 +119,13 @@ def weights(delta, at_once, by_pmi):
     return fig
 
 
-def resting_gaps(p, curves, dots, prior_gaps, tilts):
+def resting_gaps(
+    p: np.ndarray,
+    curves: Mapping[str, np.ndarray],
+    dots: tuple[np.ndarray, np.ndarray],
+    prior_gaps: np.ndarray,
+    tilts: Mapping[str, np.ndarray],
+) -> Figure:
     """Left: gap at rest (S,) against the label's probability p (S,), {name: (S,)} as lines, dots (p, gap) followed.
 
     Right: gap at rest against the gap without prompt (T,), {name: (T,)}.
@@ -143,7 +166,13 @@ def resting_gaps(p, curves, dots, prior_gaps, tilts):
     return fig
 
 
-def rising_loss(gap, loss, start, rest, path):
+def rising_loss(
+    gap: np.ndarray,
+    loss: np.ndarray,
+    start: tuple[float, float],
+    rest: tuple[float, float],
+    path: np.ndarray,
+) -> Figure:
     """Left: loss (S,) against the gap (S,) with start and rest (gap, loss); right: the loss along the update (T,). Nats."""
     fig, axes = subplots(1, 2, size=(6.5, 3.2), width_ratios=(1.3, 1))
     axes[0].plot(gap, loss, color=BLUE)
@@ -178,7 +207,9 @@ def rising_loss(gap, loss, start, rest, path):
     return fig
 
 
-def reach(ranges, tuned):
+def reach(
+    ranges: Mapping[str, tuple[float, float]], tuned: Mapping[str, float]
+) -> Figure:
     """Raw γ that each convention can reach, {name: (low, high)} as bars, and SimPO's tuned values {name: raw γ}."""
     fig, ax = subplots(size=(6.5, 2.6))
     for row, ((name, (low, high)), colour) in enumerate(
@@ -215,7 +246,12 @@ def reach(ranges, tuned):
     return fig
 
 
-def units(delta_pmi, gammas, tokens, paired):
+def units(
+    delta_pmi: np.ndarray,
+    gammas: Mapping[str, np.ndarray],
+    tokens: np.ndarray,
+    paired: Mapping[str, np.ndarray],
+) -> Figure:
     """Left: γ (S,) against Δpmi (S,) per scale {name: (S,)}; right: weight of one pair against tokens per word (T,)."""
     fig, axes = subplots(1, 2, size=(6.5, 3.3))
     entries = []
@@ -250,7 +286,7 @@ def units(delta_pmi, gammas, tokens, paired):
 def tuned_table(code: Margin, paper: Margin) -> str:
     """SimPO's tuned values as Markdown, with the Δpmi at which each convention has the same margin, its own unit."""
 
-    def needed(margin, gamma):
+    def needed(margin: Margin, gamma: float) -> str:
         pmi = margin.needed_pmi(gamma)
         return (
             "out of reach"

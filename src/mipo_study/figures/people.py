@@ -1,5 +1,7 @@
 """Figures of real people's votes: the map of people, what MIPO changes, for whom and at which beta."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -33,7 +35,9 @@ def colour_of(arm: str) -> str:
     return OWN.get(arm, arm_colour(arm))
 
 
-def people_map(places, groups, shares, counts) -> Figure:
+def people_map(
+    places: np.ndarray, groups: np.ndarray, shares: np.ndarray, counts: np.ndarray
+) -> Figure:
     """Every person as a point, near those who vote alike, coloured by Polis' opinion group.
 
     places  (P, 2) principal components        groups  (P,), -1 for none        shares  (2,) variance explained, 0..1
@@ -94,7 +98,7 @@ def measures(metrics: dict) -> Figure:
     return fig
 
 
-def reach(wanted, got, beta: float) -> Figure:
+def reach(wanted: np.ndarray, got: np.ndarray, beta: float) -> Figure:
     """How far each vote's log-odds should move at the exact optimum, and how far training moved them: nats, (N,)."""
     fig, ax = subplots(size=NORMAL)
     wanted, got = np.asarray(wanted), np.asarray(got)
@@ -134,7 +138,7 @@ def calibration_curves(curves: dict) -> Figure:
     return fig
 
 
-def by_division(centres, gains: dict, labels) -> Figure:
+def by_division(centres: np.ndarray, gains: dict, labels: Sequence[str]) -> Figure:
     """Change of the chance of the right vote, per class of how divided people are over the statement.
 
     centres  (B,) positions        gains  {arm: (B, seeds)}        labels  (B,) names of the classes

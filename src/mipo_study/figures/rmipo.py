@@ -3,6 +3,7 @@
 import textwrap
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mipo_study.figures.style import (
@@ -79,7 +80,7 @@ def rows(
         ax.tick_params(axis="y", length=0)
         ax.set_xlabel(textwrap.fill(title, 60 // len(panels) - 2))
         ax.locator_params(axis="x", nbins=4 if len(panels) < 3 else 3)
-        if title in (reference or {}):
+        if reference and title in reference:
             value, text = reference[title]
             ax.axvline(value, color=BLACK, ls="--", lw=1, zorder=1)
             ax.annotate(
@@ -101,7 +102,7 @@ def rows(
     return fig
 
 
-def exact_pmi(exact, model: dict, agreement: dict) -> Figure:
+def exact_pmi(exact: np.ndarray, model: dict, agreement: dict) -> Figure:
     """The base model's Δpmi of each pair against the exact one, a panel for each way to score the first token.
 
     exact  (n,) nats per token        model  {first_token: (n,)}        agreement  {first_token: {"r", "slope", ...}}
@@ -131,7 +132,8 @@ def gap_density(
     """
     fig, ax = subplots(size=WIDE)
     values = np.concatenate([np.asarray(v, float) for v in gaps.values()])
-    edges = np.linspace(*np.quantile(values, [0.005, 0.995]), bins + 1)
+    low, high = np.quantile(values, [0.005, 0.995])
+    edges = np.linspace(low, high, bins + 1)
     for k, (label, v) in enumerate(gaps.items()):
         ax.hist(
             np.clip(v, edges[0], edges[-1]),
@@ -185,7 +187,7 @@ def gamma_density(panels: dict, tuned: dict, *, bins: int = 45) -> Figure:
     return fig
 
 
-def _names_above(ax, marks: dict) -> None:
+def _names_above(ax: Axes, marks: dict) -> None:
     """A dotted line at each value, its name above the axes, moved apart where values are close."""
     ax.figure.canvas.draw()
     points = (
@@ -211,7 +213,12 @@ def _names_above(ax, marks: dict) -> None:
         )
 
 
-def weights(gap, weight, constant, ratios: dict) -> Figure:
+def weights(
+    gap: np.ndarray,
+    weight: np.ndarray,
+    constant: tuple[np.ndarray, np.ndarray],
+    ratios: dict,
+) -> Figure:
     """Left: each pair's weight against its gap, with γ(Δpmi) and with a constant γ. Right: the ratio of mean weights.
 
     gap, weight  (n,)        constant  (grid of gaps, weight at each)        ratios  {group: one per seed}
@@ -267,7 +274,7 @@ def unrest(curves: dict, *, cut: float) -> Figure:
     return fig
 
 
-def wrong_labels(shares, lines: dict, *, base: float) -> Figure:
+def wrong_labels(shares: np.ndarray, lines: dict, *, base: float) -> Figure:
     """Adherence against the share of labels that were turned round; seeds as points, means joined.
 
     lines  {label: (shares, seeds)}        base  adherence before training

@@ -1,6 +1,9 @@
 """Figures of chapter 16: anything that is measured at several model sizes, against the number of parameters."""
 
+from collections.abc import Sequence
+
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -95,7 +98,9 @@ def by_size(panels: dict, *, lines: dict | None = None, height: float = 3.3) -> 
     return fig
 
 
-def _line(ax, points, colour, marker, shift):
+def _line(
+    ax: Axes, points: Sequence[tuple], colour: str, marker: str, shift: float
+) -> None:
     """One series: a thin line through the means, points on it; x is log10 of the parameters, moved by `shift`."""
     x = [np.log10(n) + shift for n, _, _ in points]
     ax.plot(
@@ -111,7 +116,7 @@ def _line(ax, points, colour, marker, shift):
             )
 
 
-def _ticks(ax, parameters):
+def _ticks(ax: Axes, parameters: Sequence[float]) -> None:
     """One tick per size, one for sizes within a fifth of each other; names that lie close together stand at an angle."""
     named = [
         n for i, n in enumerate(parameters) if i == 0 or n > 1.2 * parameters[i - 1]

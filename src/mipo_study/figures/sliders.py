@@ -1,5 +1,6 @@
 """The figure of chapter 3 with sliders: inline SVG drawn here, redrawn by a script in the page; it loads nothing."""
 
+from collections.abc import Iterable
 from html import escape
 
 import numpy as np
@@ -38,7 +39,7 @@ CURVES = (
 SAMPLES = (-1, 0, 1, 2)
 
 
-def svg_path(panel: str, values) -> str:
+def svg_path(panel: str, values: Iterable[float]) -> str:
     """A curve as the d of an SVG path: values (POINTS+1,) at equal steps over the panel's x range."""
     (_, _), (low, high) = PANELS[panel]
     x = np.linspace(LEFT, RIGHT, POINTS + 1)
@@ -76,7 +77,13 @@ def _two(value: float) -> str:
 
 
 def _frame(
-    panel: str, x_label: str, title: str, x_ticks, y_ticks, alt: str, curves: str
+    panel: str,
+    x_label: str,
+    title: str,
+    x_ticks: Iterable[float],
+    y_ticks: Iterable[float],
+    alt: str,
+    curves: str,
 ) -> str:
     (x0, x1), (y0, y1) = PANELS[panel]
     across = [(t, LEFT + (t - x0) / (x1 - x0) * (RIGHT - LEFT)) for t in x_ticks]
@@ -106,12 +113,12 @@ def _frame(
 def page(
     name: str,
     *,
-    beta=2.0,
-    gamma_min=0.3,
-    gamma_max=1.6,
-    scale=1.0,
-    prior_gap=0.0,
-    ratio=0.5,
+    beta: float = 2.0,
+    gamma_min: float = 0.3,
+    gamma_max: float = 1.6,
+    scale: float = 1.0,
+    prior_gap: float = 0.0,
+    ratio: float = 0.5,
 ) -> str:
     """HTML of the margin and its weight with five sliders; a picture of these settings where no script runs.
 

@@ -1,13 +1,15 @@
 """One look for every figure: sizes, colour-blind safe colours, seeds as points, lines that carry their own labels."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from mipo.evaluate import t_interval
 
@@ -115,7 +117,7 @@ def use_style() -> None:
 
 def subplots(
     rows: int = 1, cols: int = 1, size: tuple[float, float] = NORMAL, **kwargs
-) -> tuple[Figure, Axes | np.ndarray]:
+) -> tuple[Figure, Any]:
     """`plt.subplots` in the study's style; size in inches. One axes comes back bare, several as an array."""
     use_style()
     return plt.subplots(rows, cols, figsize=size, **kwargs)
@@ -144,7 +146,7 @@ def ink(colour: str) -> tuple[float, float, float]:
 def strip_points(
     ax: Axes,
     x: float,
-    values,
+    values: ArrayLike,
     *,
     colour: str = BLUE,
     label: str | None = None,
@@ -165,7 +167,7 @@ def strip_points(
         else np.zeros(1)
     )
 
-    def place(position, value):
+    def place(position: float, value: float) -> tuple[float, float]:
         return (value, position) if horizontal else (position, value)
 
     if len(values) > 1:
@@ -237,7 +239,7 @@ def reference_line(
         )
 
 
-def spread(positions: Sequence[float], gap: float) -> np.ndarray:
+def spread(positions: ArrayLike, gap: float) -> np.ndarray:
     """Nearest positions in the same order that lie at least `gap` apart: labels that do not overlap."""
     positions = np.asarray(positions, float)
     order, placed = np.argsort(positions, kind="stable"), positions.copy()

@@ -1,6 +1,11 @@
 """Figures of the theory chapters: tables, bounds, critics, optima. Each function takes arrays and returns a Figure."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from mipo_study.figures.style import (
     BLACK,
@@ -20,7 +25,9 @@ from mipo_study.figures.style import (
 )
 
 
-def _numbers(ax, table, fmt, limit, least=0.0):
+def _numbers(
+    ax: Axes, table: np.ndarray, fmt: str, limit: float, least: float = 0.0
+) -> None:
     """The value in every cell of at least `least`, white where the cell is dark."""
     for (i, j), value in np.ndenumerate(table):
         if abs(value) >= least:
@@ -35,7 +42,9 @@ def _numbers(ax, table, fmt, limit, least=0.0):
             )
 
 
-def two_tables(p, pmi, people, replies):
+def two_tables(
+    p: np.ndarray, pmi: np.ndarray, people: Sequence[str], replies: Sequence[str]
+) -> Figure:
     """Left p(y|x), right PMI, one row per person; (X, Y) each."""
     fig, axes = subplots(1, 2, size=(6.5, 3.5), sharey=True)
     top = np.abs(pmi).max()
@@ -51,7 +60,7 @@ def two_tables(p, pmi, people, replies):
     return fig
 
 
-def ceiling(ns, best, random, mi):
+def ceiling(ns: ArrayLike, best: np.ndarray, random: np.ndarray, mi: float) -> Figure:
     """InfoNCE against N: best (S,) at the optimal critic, random (R, S) from arbitrary ones, nats."""
     fig, ax = subplots(size=NORMAL)
     ax.set_xscale("log", base=2)
@@ -100,7 +109,7 @@ def ceiling(ns, best, random, mi):
     return fig
 
 
-def critics(pmi, learned):
+def critics(pmi: np.ndarray, learned: Mapping[str, np.ndarray]) -> Figure:
     """Critics trained with N candidates against PMI, all centred per person; learned {N: (X, Y)}, nats."""
     fig, ax = subplots(size=NORMAL)
     ends = np.array([pmi.min(), pmi.max()])
@@ -130,7 +139,9 @@ def critics(pmi, learned):
     return fig
 
 
-def scaled_critics(scales, bounds, jsd, mi):
+def scaled_critics(
+    scales: np.ndarray, bounds: Mapping[str, np.ndarray], jsd: np.ndarray, mi: float
+) -> Figure:
     """Left: value of each bound at the critic scale·PMI, {name: (S,)}; right: the JSD objective (S,). Nats."""
     fig, axes = subplots(1, 2, size=(6.5, 3.2), width_ratios=(1.5, 1))
     entries = []
@@ -159,7 +170,7 @@ def scaled_critics(scales, bounds, jsd, mi):
     return fig
 
 
-def estimates(sizes, values, mi):
+def estimates(sizes: np.ndarray, values: Mapping[str, np.ndarray], mi: float) -> Figure:
     """One panel per estimator: every seed a point, the mean a line; values {name: (S, seeds)}, sizes (S,) pairs."""
     fig, axes = subplots(1, len(values), size=WIDE, sharey=True)
     for (name, v), ax, colour in zip(
@@ -186,7 +197,9 @@ def estimates(sizes, values, mi):
     return fig
 
 
-def fitted_critic(sizes, values, predicted):
+def fitted_critic(
+    sizes: np.ndarray, values: np.ndarray, predicted: np.ndarray
+) -> Figure:
     """DV maximised on the sample itself where the truth is 0: (S, seeds) points, predicted (S,) line. Nats."""
     fig, ax = subplots(size=WIDE)
     for i in range(len(sizes)):
@@ -210,7 +223,9 @@ def fitted_critic(sizes, values, predicted):
     return fig
 
 
-def loss_of_gap(h, dpo, infonce, beta):
+def loss_of_gap(
+    h: np.ndarray, dpo: np.ndarray, infonce: np.ndarray, beta: float
+) -> Figure:
     """DPO's loss against the gap h (S,) with log 2 minus InfoNCE on top, start and slope marked. Nats."""
     fig, ax = subplots(size=WIDE)
     ax.plot(h, dpo, color=BLUE, label="DPO")
@@ -238,7 +253,14 @@ def loss_of_gap(h, dpo, infonce, beta):
     return fig
 
 
-def optimum_and_way(replies, ref, best, trained, paths, tolerance):
+def optimum_and_way(
+    replies: Sequence[str],
+    ref: np.ndarray,
+    best: np.ndarray,
+    trained: np.ndarray,
+    paths: Mapping[float, np.ndarray],
+    tolerance: float,
+) -> Figure:
     """Left: reference, closed form, trained table for one context (Y,); right: KL over steps, {β: (steps+1,)}."""
     fig, axes = subplots(1, 2, size=(6.5, 3.2), width_ratios=(1.2, 1))
     at = np.arange(len(replies))
@@ -265,7 +287,13 @@ def optimum_and_way(replies, ref, best, trained, paths, tolerance):
     return fig
 
 
-def information_over_beta(betas, chain, top, others, start):
+def information_over_beta(
+    betas: np.ndarray,
+    chain: np.ndarray,
+    top: float,
+    others: Mapping[str, np.ndarray],
+    start: float,
+) -> Figure:
     """Left: I(π*), E[PMI], I(π_ref) (S, 3) against β; right: I of the optimum for other rejected laws {name: (S,)}."""
     fig, axes = subplots(1, 2, size=(6.5, 3.4), sharey=True)
     for values, name, colour in zip(
@@ -303,7 +331,11 @@ def information_over_beta(betas, chain, top, others, start):
     return fig
 
 
-def negative_laws(pvalues, counts, forced):
+def negative_laws(
+    pvalues: Mapping[str, np.ndarray],
+    counts: np.ndarray,
+    forced: Mapping[str, np.ndarray],
+) -> Figure:
     """Left: chi-square p-values {law: (seeds,)}; right: KL of the optima if c' ≠ c is forced, {follow: (K,)}."""
     fig, axes = subplots(1, 2, size=(6.5, 3.2), width_ratios=(1, 1.2))
     for i, (values, colour) in enumerate(
@@ -343,7 +375,9 @@ def negative_laws(pvalues, counts, forced):
     return fig
 
 
-def token_against_sequence(alphas, gaps, normaliser):
+def token_against_sequence(
+    alphas: np.ndarray, gaps: Mapping[str, np.ndarray], normaliser: np.ndarray
+) -> Figure:
     """Left: KL(token by token ‖ whole reply) against α, {world: (S,)}; right: log normaliser of step 2."""
     fig, axes = subplots(1, 2, size=(6.5, 3.2), width_ratios=(1.3, 1))
     at = np.arange(len(next(iter(normaliser.values()))))
@@ -366,7 +400,15 @@ def token_against_sequence(alphas, gaps, normaliser):
     return fig
 
 
-def target_shifts(temperatures, sampler, optimum, tokens, summed, mean, ref):
+def target_shifts(
+    temperatures: np.ndarray,
+    sampler: np.ndarray,
+    optimum: np.ndarray,
+    tokens: np.ndarray,
+    summed: np.ndarray,
+    mean: np.ndarray,
+    ref: np.ndarray,
+) -> Figure:
     """Left: adherence of sampler and optimum (S,) over T; right: per context (C,) against its reply's tokens."""
     fig, axes = subplots(1, 2, size=(6.5, 3.2), sharey=True)
     axes[0].plot(temperatures, optimum, color=BLUE, label="optimum, β = 1")
@@ -391,7 +433,9 @@ def target_shifts(temperatures, sampler, optimum, tokens, summed, mean, ref):
     return fig
 
 
-def early_stopping(steps, distance, start):
+def early_stopping(
+    steps: np.ndarray, distance: Mapping[str, np.ndarray], start: float
+) -> Figure:
     """KL to the true optimum along gradient descent, {number of pairs or 'all': (steps+1, seeds)}. Nats."""
     fig, ax = subplots(size=NORMAL)
     entries = []

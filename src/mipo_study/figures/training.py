@@ -1,7 +1,11 @@
 """Figures of notebook 06: what training does to adherence, validity and the distance from the exact optimum."""
 
+from typing import Any
+
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from mipo_study.figures.style import (
     ARM_MARKERS,
@@ -23,13 +27,13 @@ from mipo_study.figures.style import (
 ADHERENCE = "adherence (share of slots that follow the person)"
 
 
-def _seeds(values) -> np.ndarray:
+def _seeds(values: ArrayLike) -> np.ndarray:
     """(points, seeds) from (points,) or (points, seeds)."""
     values = np.asarray(values, float)
     return values[:, None] if values.ndim == 1 else values
 
 
-def _log_ticks(ax, values) -> None:
+def _log_ticks(ax: Axes, values: np.ndarray) -> None:
     """A logarithmic x axis whose ticks are exactly the values that were run."""
     ax.set_xscale("log")
     ax.set_xticks(
@@ -86,7 +90,7 @@ def adherence_by_arm(
 
 
 def beta_sweep(
-    beta,
+    beta: ArrayLike,
     measured: dict,
     *,
     optimum: tuple,
@@ -188,7 +192,7 @@ def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
 
 
 def lr_grid(
-    rates,
+    rates: np.ndarray,
     adherence: dict,
     invalid: dict,
     *,
@@ -288,7 +292,7 @@ def tradeoff(
     return fig
 
 
-def _beside(ax, entries, *, gap: float = 11.5) -> None:
+def _beside(ax: Axes, entries: Any, *, gap: float = 11.5) -> None:
     """Names right of their points; where two points share a place, the names are stacked instead of overprinted."""
     ax.figure.canvas.draw()
     pixels = (

@@ -1,5 +1,7 @@
 """Figures of chapter 11: what each setting of a grid reaches, what searching brings, what not searching costs."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -25,7 +27,12 @@ def rate(lr: float) -> str:
 
 
 def rate_lines(
-    rates, adherence: dict, broken: dict, *, base: float, chosen: dict | None = None
+    rates: np.ndarray,
+    adherence: dict,
+    broken: dict,
+    *,
+    base: float,
+    chosen: dict | None = None,
 ) -> Figure:
     """Adherence and share of broken replies against the learning rate, all else as published; seeds as points.
 
@@ -78,12 +85,12 @@ def rate_lines(
 
 
 def heat_map(
-    rows,
-    rates,
-    table,
+    rows: Sequence[str],
+    rates: np.ndarray,
+    table: np.ndarray,
     *,
     base: float,
-    broken=None,
+    broken: np.ndarray | None = None,
     limit: float = 0.1,
     marks: dict | None = None,
 ) -> Figure:

@@ -1,6 +1,9 @@
 """Figures of notebooks 04, 05 and 07: the small world, its pairs, and how well replies fit their people."""
 
+from collections.abc import Sequence
+
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mipo_study.figures.style import (
@@ -88,7 +91,12 @@ def task_information(information: dict, *, ceiling: tuple | None = None) -> Figu
 
 
 def base_vs_exact(
-    exact, model, *, groups=None, unit: str = "log p(reply) (nats)", most: int = 1500
+    exact: np.ndarray,
+    model: np.ndarray,
+    *,
+    groups: Sequence[str] | None = None,
+    unit: str = "log p(reply) (nats)",
+    most: int = 1500,
 ) -> Figure:
     """The model's log-probabilities (or slot probabilities) against the exact ones; on the diagonal they agree.
 
@@ -252,14 +260,14 @@ def gain_vs_information(
     return fig
 
 
-def _fit_line(ax, x, y, name, colour) -> tuple:
+def _fit_line(ax: Axes, x: np.ndarray, y: np.ndarray, name: str, colour: str) -> tuple:
     slope, intercept = np.polyfit(x, y, 1)
     ends = np.array([x.min(), x.max() + 0.04 * np.ptp(x)])
     ax.plot(ends, intercept + slope * ends, color=colour, lw=1, alpha=0.7, zorder=1)
     return ends[1], intercept + slope * ends[1], name, colour
 
 
-def _task_names(ax, information) -> None:
+def _task_names(ax: Axes, information: np.ndarray) -> None:
     """Task names above the axes, moved apart where tasks carry nearly the same information."""
     names, x = list(information), np.array(list(information.values()), float)
     ax.figure.canvas.draw()
