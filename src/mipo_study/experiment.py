@@ -572,19 +572,19 @@ def trial(
     ----------
     setting : dict or None
         Keywords of `train`, as `methods.setting` gives them; None: the base as it is.
+    lr, epochs, batch_size
+        See `train`; a setting may have its own.
     """
     policy, metrics = base, {}
     if setting is not None:
+        common = {"lr": lr, "epochs": epochs, "batch_size": batch_size}
         policy = train(
             run_dir,
             base=base,
             pairs=pairs,
-            lr=lr,
-            epochs=epochs,
-            batch_size=batch_size,
             seed=seed,
             progress=progress,
-            **setting,
+            **(common | dict(setting)),
         )
         metrics = dict(policy.metrics)
         if "failed" in metrics:
@@ -607,6 +607,40 @@ def trial(
 
 
 # ---- many runs ----
+
+
+def compare(
+    settings: Mapping[Hashable, Mapping[str, Any] | None],
+    inputs: Mapping[int, Mapping[str, Any]],
+    *,
+    index: str | Sequence[str] = "method",
+    **shared: Any,
+) -> pd.DataFrame:
+    """Trials of every setting on every seed; see `trial` and `run_many`.
+
+    Parameters
+    ----------
+    settings : dict
+        {name: setting of `trial`}; names are tuples where `index` has several parts.
+    inputs : dict
+        {seed: keywords of `trial`}: base, pairs and, where pairs are scored, unseen.
+    index : str or sequence of str
+        What the names are.
+    shared : keywords
+        run_dir, workers and progress of `run_many`, and the rest of `trial`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row per name and seed: the trial's metrics, and the `Trial` itself as `run`.
+    """
+    calls = {}
+    for name, setting in settings.items():
+        key = name if isinstance(name, tuple) else (name,)
+        for seed, keywords in inputs.items():
+            calls[*key, seed] = {"setting": setting, "seed": seed, **keywords}
+    names = [index] if isinstance(index, str) else list(index)
+    return run_many(trial, calls, index=[*names, "seed"], **shared)
 
 
 def grid(**columns: Iterable) -> list[tuple]:
@@ -815,3 +849,31 @@ def measures(
         column = [t.metrics.get(key) for t in trials]
         values[key.replace("_", "-")] = (column, unit)
     return {key: entry for key, entry in values.items() if None not in entry[0]}
+
+
+def report(nb, name: str, trials: pd.Series, starts: pd.Series) -> None:
+    """Keep the `measures` of a method as numbers `<measure>-<name>`; say what diverged.
+
+    Parameters
+    ----------
+    nb : mipo.record.Notebook
+        What keeps the numbers.
+    name : str
+        Of the method.
+    trials, starts : pandas.Series
+        Trials of the method and of the base model, by seed.
+    """
+    both = trials.to_list(), starts[trials.index].to_list()
+    for key, (values, unit) in measures(*both).items():
+        nb.number(f"{key}-{name}", values, unit)
+    for seed, trial in trials.items():
+        if trial.failed:
+            nb.say(
+                f"**Diverged**: {name}, seed {seed}: {trial.failed}. "
+                "It counts as adherence 0."
+            )
+
+
+def pooled_gaps(trials: Iterable[Trial], name: str) -> np.ndarray:
+    """One column of the trials' gaps, all seeds in one array; see `Trial.gaps`."""
+    return np.array([gap for trial in trials for gap in trial.gaps.get(name, [])])

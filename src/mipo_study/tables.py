@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from numbers import Number
+from numbers import Real
 
 import pandas as pd
 
+from mipo.numbers import Number
 from mipo.quote import quote
 
 MISSING = "–"
@@ -81,7 +82,7 @@ def cell(value: object, form: str = "g", *, limit: int | None = None) -> str:
         return f"[{', '.join(cell(end, form) for end in value)}]"
     if value is None or value is pd.NA or value != value:
         return MISSING
-    if isinstance(value, Number) and not isinstance(value, bool):
+    if isinstance(value, Real) and not isinstance(value, bool):
         return format(value, form)
     return quote(str(value), limit)
 
@@ -102,3 +103,40 @@ def listed(values: Mapping | pd.Series, form: str = "g") -> str:
     """
     words = [(str(name).replace("_", " "), value) for name, value in values.items()]
     return ", ".join(f"{name} {cell(value, form)}" for name, value in words)
+
+
+def measures(
+    nb, rows: Mapping[str, str], columns: Mapping[str, str], *, by: str = "method"
+) -> pd.DataFrame:
+    """Means of a notebook's numbers, of this run or else of the published one.
+
+    Parameters
+    ----------
+    nb : mipo.record.Notebook
+        Its number `<measure>-<name>` fills a cell; None where nobody has it.
+    rows : mapping
+        {label: name}.
+    columns : mapping
+        {heading: measure}.
+    by : str
+        What the rows are: the name of the index.
+
+    Returns
+    -------
+    pandas.DataFrame
+    """
+    means = {
+        heading: [_mean(nb, f"{measure}-{name}") for name in rows.values()]
+        for heading, measure in columns.items()
+    }
+    return pd.DataFrame(means, index=pd.Index(rows, name=by), dtype=float)
+
+
+def known(nb, name: str) -> Number | None:
+    """A number of this run or, where it has none, of the published one."""
+    return nb.numbers.get(name) or nb.published(name)
+
+
+def _mean(nb, name):
+    number = known(nb, name)
+    return number.mean if number else None

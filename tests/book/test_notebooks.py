@@ -15,15 +15,6 @@ SMALL_06 = {
     "threads": 1,
 }
 SMALL_07 = {"arms": ["mipo-random"], "seeds": [0], "threads": 1}
-SMALL_09 = {
-    "losses": ["dpo", "kto", "rmipo"],
-    "seeds": [0],
-    "max_new_tokens": 8,
-    "batch_size": 6,
-    "held_out": 0.2,
-    "learning_rate": 0.001,
-    "threads": 1,
-}
 
 
 def run(name, folder, **parameters):
@@ -69,54 +60,3 @@ def test_cost_of_the_readers_own_model(tiny_qwen2, tmp_path):
     )
     assert found["own"] and found["claims"]["c23-cheaper"]["status"] is None
     assert found["numbers"]["flops-apart"]["mean"] < 1e-3
-
-
-@pytest.mark.parametrize(
-    "kind, talk",
-    [("tiny_qwen2", True), ("tiny_llama", False)],
-    ids=["conversational", "standard"],
-)
-def test_the_readers_own_preferences(kind, talk, request, records_list, tmp_path):
-    """Chapter 9 on a JSONL in either of TRL's formats; a fault in the file is named before anything is trained."""
-
-    def write(name, rows):
-        (tmp_path / name).write_text(
-            "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
-        )
-        return str(tmp_path / name)
-
-    sides = [(f"Yes, {r['query'].lower()}", "No.") for r in records_list]
-    rows = [
-        {"prompt": f"{r['context']} {r['query']}", "chosen": good, "rejected": bad}
-        for r, (good, bad) in zip(records_list, sides, strict=True)
-    ]
-    if talk:
-        rows = [
-            {
-                "prompt": [{"role": "user", "content": r["prompt"]}],
-                **{
-                    k: [{"role": "assistant", "content": r[k]}]
-                    for k in ("chosen", "rejected")
-                },
-            }
-            for r in rows
-        ]
-    own = {"model": str(request.getfixturevalue(kind)), **SMALL_09}
-    found = run(
-        "09-rmipo-training", tmp_path, preferences=write("own.jsonl", rows), **own
-    )
-    assert (
-        found["own"]
-        and not found["claims"]
-        and {"own-gaps", "own-gamma"} <= set(found["figures"])
-    )
-    for name in ("base", *SMALL_09["losses"]):
-        assert {f"accuracy-{name}", f"tokens-{name}", f"chosen-drift-{name}"} <= set(
-            found["numbers"]
-        )
-    assert found["numbers"]["chosen-drift-base"]["mean"] == pytest.approx(0, abs=1e-4)
-    bad = write("bad.jsonl", [*rows[:2], rows[2] | {"rejected": rows[2]["chosen"]}])
-    with pytest.raises(
-        Exception, match='bad.jsonl, line 3.*"chosen" equals "rejected"'
-    ):
-        run("09-rmipo-training", tmp_path, preferences=bad, **own)

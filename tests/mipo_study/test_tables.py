@@ -1,10 +1,13 @@
 """The table writer: a cell shows what was put in, and nothing of it is markup."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
 
+from mipo.numbers import interval_of
 from mipo_study import tables
 
 
@@ -43,3 +46,16 @@ def test_a_reply_stays_in_its_cell():
 def test_a_misspelt_column_is_refused():
     with pytest.raises(ValueError, match="no column 'shares'; the table has share"):
         tables.markdown(pd.DataFrame({"share": [1.0]}), {"shares": ".0%"})
+
+
+def test_measures_are_of_this_run_else_of_the_published_one():
+    here = {"adherence-dpo": interval_of([0.5, 0.7]), "broken-dpo": interval_of(0.0)}
+    there = {"adherence-dpo": interval_of(0.9), "adherence-ipo": interval_of(0.4)}
+    nb = SimpleNamespace(numbers=here, published=there.get)
+    columns = {"adherence": "adherence", "outside": "broken"}
+    table = tables.measures(nb, {"DPO": "dpo", "IPO": "ipo"}, columns)
+    assert table.loc["DPO"].to_list() == pytest.approx([0.6, 0.0])
+    assert table.loc["IPO", "adherence"] == 0.4
+    assert np.isnan(table.loc["IPO", "outside"])
+    shown = tables.markdown(table, {"adherence": ".2f"}, index=True)
+    assert shown.splitlines()[2:] == ["| DPO | 0.60 | 0 |", "| IPO | 0.40 | – |"]

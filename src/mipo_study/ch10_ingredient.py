@@ -1,0 +1,185 @@
+"""Chapter 10: exact Δpmi of labelled pairs, what RMiPO's margin does to their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from mipo.evaluate import token_lengths
+from mipo.theory.margin import Margin
+from mipo.world import World
+from mipo.worlds.grammar import TASKS
+from mipo.worlds.scoring import as_person
+
+SIDES = ("chosen", "rejected")
+
+
+def exact_delta_pmi(
+    rows: Sequence[Mapping], examples: Sequence[Mapping], tokenizer
+) -> np.ndarray:
+    r"""Exact PMI of the chosen reply less that of the rejected one, per token.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Labelled pairs: chosen, rejected, and record, the place of theirs in `examples`.
+    examples : sequence of dict
+        The prompts that the pairs answer.
+    tokenizer
+        Counts the tokens of a reply.
+
+    Returns
+    -------
+    (n,)
+        Nats per token; nan where a reply is no sentence of the grammar.
+
+    Notes
+    -----
+    PMI(y) = (log p(y|x,c) - log p(y)) / L with p(y) = p(y|task) / (tasks · topics), what
+    a reader of replies without prompts learns, since a sentence gives its task and topic
+    away. L: tokens of the reply, its end included. eq-pmi-per-token in chapter 10.
+    """
+    pmis = {side: _exact_pmi(rows, side, examples, tokenizer) for side in SIDES}
+    return pmis["chosen"] - pmis["rejected"]
+
+
+def _exact_pmi(rows, side, examples, tokenizer):
+    world = World()
+    tokens = token_lengths([row[side] for row in rows], tokenizer) + 1
+    pmis = []
+    for row, length in zip(rows, tokens, strict=True):
+        example, reply = examples[row["record"]], row[side]
+        task, topic = example["task"], example["topic"]
+        with_prompt = world.log_prob(reply, task, as_person(example), topic=topic)
+        if not np.isfinite(with_prompt):
+            pmis.append(np.nan)
+            continue
+        prompts = len(TASKS) * len(TASKS[task].topics)
+        alone = world.log_prob(reply, task, topic=topic) - np.log(prompts)
+        pmis.append((with_prompt - alone) / length)
+    return np.array(pmis)
+
+
+def agreement(exact: Sequence[float], model: Sequence[float]) -> dict[str, float]:
+    """How well a model's Δpmi follows the exact one, over pairs where both are known.
+
+    Parameters
+    ----------
+    exact, model : (n,)
+        Nats per token; nan where a value is not known.
+
+    Returns
+    -------
+    dict
+        r (Pearson's correlation), slope (least squares, of the model's on the exact),
+        pairs (how many).
+
+    Raises
+    ------
+    ValueError
+        Where fewer than two pairs are known, or all are alike.
+    """
+    exact, model = np.asarray(exact, float), np.asarray(model, float)
+    known = np.isfinite(exact) & np.isfinite(model)
+    x, y = exact[known], model[known]
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        raise ValueError(
+            f"{len(x)} pair(s) whose two values are known and vary; "
+            "a correlation needs at least 2"
+        )
+    return {
+        "r": float(np.corrcoef(x, y)[0, 1]),
+        "slope": float(np.polyfit(x, y, 1)[0]),
+        "pairs": len(x),
+    }
+
+
+def reweighting(
+    gap: Sequence[float], delta_pmi: Sequence[float], margin: Margin = Margin()
+) -> dict[str, float | None]:
+    r"""Mean weight under γ(Δpmi), divided by that under a constant target of the same mean.
+
+    Parameters
+    ----------
+    gap, delta_pmi : (n,)
+        Of each pair, nats per token.
+    margin : Margin
+        RMiPO's.
+
+    Returns
+    -------
+    dict
+        learned: over pairs that the policy ranks as labelled (gap Δ > 0); hard: over the
+        others; all. 1: the decay changes nothing; None where there is no such pair.
+
+    Notes
+    -----
+    w = 1 - σ(β·(Δ - target)); eq-weight in chapter 3.
+    """
+    gap = torch.tensor(np.asarray(gap, float))
+    target = margin.target(np.asarray(delta_pmi, float))
+    decaying = torch.sigmoid(margin.beta * (target - gap))
+    constant = torch.sigmoid(margin.beta * (target.mean() - gap))
+    groups = {
+        "learned": gap > 0,
+        "hard": gap <= 0,
+        "all": torch.ones_like(gap, dtype=bool),
+    }
+    return {
+        name: float(decaying[rows].mean() / constant[rows].mean())
+        if rows.any()
+        else None
+        for name, rows in groups.items()
+    }
+
+
+def curve(log: Sequence[Mapping]) -> dict[str, list[float]]:
+    """γ and Δpmi at each step of a run, and their spread among its pairs (`_std`)."""
+    names = ("gamma", "gamma_std", "delta_pmi", "delta_pmi_std")
+    return {name: logged(log, name) for name in names}
+
+
+def logged(log: Sequence[Mapping], name: str) -> list[float]:
+    """What a run logged as margin/<name>, a value per step."""
+    return [row[f"margin/{name}"] for row in log]
+
+
+def mean_of(log: Sequence[Mapping], name: str) -> float:
+    """Mean of what a run logged; of a diverged run, whose log is empty, γ_max or 0."""
+    if not log:
+        return Margin().gamma_max if name == "gamma" else 0.0
+    return float(np.mean(logged(log, name)))
+
+
+def unrest(
+    log: Sequence[Mapping], name: str, share: float = 0.2
+) -> tuple[float, float]:
+    """Variance of a signal among a step's pairs, early and late.
+
+    Parameters
+    ----------
+    log : sequence of dict
+        A row per step with the standard deviation over its pairs as margin/<name>_std.
+    name : str
+        "gamma" or "delta_pmi".
+    share : float
+        Of the steps that count as early.
+
+    Returns
+    -------
+    (early, late)
+        Medians over steps, since one broken reply among a step's pairs outweighs the
+        variance of all others; nats² per token².
+
+    Raises
+    ------
+    ValueError
+        Where one of the two parts would have no step.
+    """
+    cut = max(1, round(share * len(log)))
+    if len(log) < 2 or cut >= len(log):
+        raise ValueError(f"{len(log)} step(s) cannot be split at share {share!r}")
+    variance = np.array(logged(log, f"{name}_std")) ** 2
+    return float(np.median(variance[:cut])), float(np.median(variance[cut:]))
