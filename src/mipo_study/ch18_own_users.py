@@ -21,7 +21,7 @@ from mipo import data, evaluate, files, preference_data
 from mipo.cache import Run
 from mipo.losses import gamma_decay
 from mipo.worlds import population
-from mipo_study import methods
+from mipo_study import methods, tables
 from mipo_study.hub import benchmarks, download, runs, scores
 from mipo_study.hub.download import Place
 
@@ -34,6 +34,16 @@ LEAST_PAIRS = 10  # fewer held-out pairs say nothing
 # The small world's model has a million parameters and takes large steps; for others, TRL's
 # rate for DPO, and ten times it for adapters.
 SMALL_RATE, HUB_RATE, ADAPTER_RATE = 4.5e-4, 1e-6, 1e-5
+
+# {measure: (title in tables, unit)}; the untrained model judges unless said otherwise.
+MEASURES = {
+    "pmi": ("conditional PMI (nats)", "nats per reply"),
+    "match": ("match (share)", "of replies"),
+    "own_pmi": ("PMI, by the policy itself", "nats per reply"),
+    "own_match": ("match, by the policy itself", "of replies"),
+    "right": ("chosen is likelier (share)", "of pairs"),
+    "gap": ("chosen less rejected (nats)", "nats per token"),
+}
 
 
 # ---- who and what ----
@@ -436,11 +446,19 @@ def side_by_side(rows: pd.DataFrame, n: int = 4) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def keep_numbers(nb, table: pd.DataFrame, units: Mapping[str, str]) -> None:
+def gain_table(table: pd.DataFrame) -> str:
+    """The table of `gains` in Markdown, measures by their titles."""
+    titles = {measure: title for measure, (title, _) in MEASURES.items()}
+    shown = table.replace({"measure": titles})
+    formats = {"mean": ".3f", "gain": "+.3f", "low": "+.3f", "high": "+.3f"}
+    return tables.markdown(shown, formats)
+
+
+def keep_numbers(nb, table: pd.DataFrame) -> None:
     """Keep means and gains as numbers of the notebook: pmi-base, pmi-gain-rmipo, …"""
     slugs = {methods.label(name): name for name in methods.METHODS}
     for row in table.itertuples():
-        unit = units[row.measure]
+        _, unit = MEASURES[row.measure]
         measure = row.measure.replace("_", "-")
         nb.number(f"{measure}-{slugs[row.method]}", float(row.mean), unit)
         if not math.isnan(row.gain):
