@@ -1,11 +1,16 @@
-"""Sampling from large models: transformers' continuous batching where that is faster, else `mipo.lm.sampling`.
+"""Sampling from large models: transformers' continuous batching, or `mipo.lm.sampling`.
 
-Continuous batching starts a new prompt as soon as a reply ends, instead of waiting for the longest of a batch. It does not
-keep one stream of random numbers per prompt, so replies to the same seed are alike in law, not in letters.
+Continuous batching starts a new prompt as soon as a reply ends, instead of waiting for the
+longest of a batch. It does not keep one stream of random numbers per prompt, so replies to
+the same seed are alike in law, not in letters.
 """
+
+from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -15,7 +20,8 @@ LOG = logging.getLogger(__name__)
 ENGINES = ("batched", "continuous")
 
 
-def known(engine):
+def known(engine: str) -> str:
+    """The engine, if there is one of that name; ValueError otherwise."""
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r}: choose one of auto, {', '.join(ENGINES)}")
     return engine
@@ -24,25 +30,36 @@ def known(engine):
 def generate(
     model,
     tokenizer,
-    prompts,
+    prompts: Sequence[str],
     *,
-    engine="batched",
-    max_new_tokens=64,
-    temperature=1.0,
-    top_p=1.0,
-    seed=0,
-    batch_size=64,
-    names=None,
-    progress=False,
-):
+    engine: str = "batched",
+    max_new_tokens: int = 64,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 64,
+    names: Sequence[str] | None = None,
+    progress: bool = False,
+) -> list[str]:
     """One reply per rendered prompt; see `sampling.generate` for the keywords.
 
-    engine   "batched": `sampling.generate`; "continuous": transformers' generate_batch; `choose` says which is faster
-    errors   ValueError for an unknown engine, or "continuous" where the model has none
+    Parameters
+    ----------
+    engine : str
+        "batched": `sampling.generate`; "continuous": transformers' generate_batch. `choose`
+        says which is faster.
+
+    Raises
+    ------
+    ValueError
+        For an unknown engine, or "continuous" where the model has none.
     """
-    settings = dict(
-        max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
-    )
+    settings = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+    }
     if known(engine) == "batched":
         return sampling.generate(
             model,
@@ -63,63 +80,64 @@ def generate(
 def choose(
     model,
     tokenizer,
-    prompts,
+    prompts: Sequence[str],
     *,
-    batch_size=64,
-    names=None,
-    max_new_tokens=64,
-    **settings,
-):
-    """The faster engine on the first two batches, each after a few tokens of warming up; "batched" where there is no GPU.
+    batch_size: int = 64,
+    names: Sequence[str] | None = None,
+    max_new_tokens: int = 64,
+    **settings: Any,
+) -> str:
+    """The faster engine on the first two batches; "batched" where there is no GPU.
 
-    "batched" is what the other is measured against, so its errors are errors of the run; an error of "continuous" says
-    only that this model or version cannot do it.
+    Each runs a few tokens first, to warm up. "batched" is what the other is measured
+    against, so its errors are errors of the run; an error of "continuous" says only that
+    this model or version cannot do it.
     """
     count = 2 * batch_size
-    if not (
-        next(model.parameters()).is_cuda
-        and hasattr(model, "generate_batch")
-        and len(prompts) > count
-    ):
+    on_gpu = next(model.parameters()).is_cuda
+    if not (on_gpu and hasattr(model, "generate_batch") and len(prompts) > count):
         return "batched"
-    part, settings = (
-        list(prompts[:count]),
-        {"batch_size": batch_size, "names": names and list(names[:count]), **settings},
-    )
-    times = {}
+    part = list(prompts[:count])
+    settings |= {"batch_size": batch_size, "names": names and list(names[:count])}
+    seconds = {}
     for engine in ENGINES:
+
+        def sample(longest, engine=engine):
+            how = {"engine": engine, "max_new_tokens": longest, **settings}
+            generate(model, tokenizer, part, **how)
+
         try:
-            generate(
-                model,
-                tokenizer,
-                part,
-                engine=engine,
-                max_new_tokens=min(8, max_new_tokens),
-                **settings,
-            )
+            sample(min(8, max_new_tokens))
             start = time.perf_counter()
-            generate(
-                model,
-                tokenizer,
-                part,
-                engine=engine,
-                max_new_tokens=max_new_tokens,
-                **settings,
-            )
-            times[engine] = time.perf_counter() - start
+            sample(max_new_tokens)
+            seconds[engine] = time.perf_counter() - start
         except Exception as error:
             if engine == "batched":
                 raise
             LOG.warning("continuous batching does not work here: %s", error)
-    return min(times, key=times.get)
+    return min(seconds, key=seconds.get)
 
 
-def continuous(model, tokenizer, prompts, *, max_new_tokens, temperature, top_p, seed):
-    """One reply per rendered prompt by transformers' continuous batching, as text without special tokens."""
+def continuous(
+    model,
+    tokenizer,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+) -> list[str]:
+    """One reply per rendered prompt by transformers' continuous batching.
+
+    Raises
+    ------
+    RuntimeError
+        Where a prompt has no reply.
+    """
     from transformers import GenerationConfig
     from transformers.generation import ContinuousBatchingConfig
 
-    ids = [tokenizer(p)["input_ids"] for p in prompts]
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=temperature > 0,
@@ -132,18 +150,17 @@ def continuous(model, tokenizer, prompts, *, max_new_tokens, temperature, top_p,
     torch.manual_seed(seed)
     was_training = model.training
     model.eval()
-    found = model.generate_batch(
-        inputs=ids,
+    outputs = model.generate_batch(
+        inputs=[tokenizer(prompt)["input_ids"] for prompt in prompts],
         generation_config=config,
         continuous_batching_config=ContinuousBatchingConfig(seed=seed),
         progress_bar=False,
     )
     model.train(was_training)
-    if len(found) != len(prompts):
+    if len(outputs) != len(prompts):
         raise RuntimeError(
-            f"continuous batching gave {len(found)} replies to {len(prompts)} prompts"
+            f"continuous batching gave {len(outputs)} replies to {len(prompts)} prompts"
         )
-    by_place = [
-        out.generated_tokens for out in found.values()
-    ]  # generate_batch keeps the order of its inputs
-    return [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in by_place]
+    # generate_batch keeps the order of its inputs.
+    ids = [output.generated_tokens for output in outputs.values()]
+    return [tokenizer.decode(row, skip_special_tokens=True) for row in ids]
