@@ -1,13 +1,21 @@
-"""A thin layer over lm-evaluation-harness (the extra `gpu`): its tasks, our items, its score of each item.
+"""A thin layer over lm-evaluation-harness (the extra `gpu`): its tasks, our items.
 
-Its tasks read the very items that we test on, from a file: so they come from the pinned commit, or the reader's folder, and
-nothing is fetched besides. Its own comparison of two models treats paired items as independent; `real_scores` pairs them.
+Its tasks read the very items that we test on, from a file: they come from the pinned
+commit, or the reader's folder, and nothing is fetched besides. Its own comparison of two
+models treats paired items as independent; `hub.scores` pairs them.
 """
+
+from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
 import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from mipo import files
 from mipo_study.hub import answers
@@ -24,176 +32,192 @@ FILES = {
     "arc-challenge": "arc/arc_challenge.yaml",
     "mmlu": "mmlu/default/mmlu_{}.yaml",
 }
+# Parts that are not for the test.
+OTHER_PARTS = ("training_split", "validation_split")
+EXAMPLE_PARTS = ("fewshot_split", "fewshot_config")
 
 
-def available():
-    """Whether lm-evaluation-harness is installed; if not, accuracy is measured by `hub.answers` alone."""
+def available() -> bool:
+    """Whether lm-evaluation-harness is installed; else `hub.answers` alone measures."""
     return importlib.util.find_spec("lm_eval") is not None
 
 
-def require():
+def require() -> None:
+    """ValueError with the command that installs it, where it is not installed."""
     if not available():
         raise ValueError(
-            'lm-evaluation-harness is not installed; get it with: pip install -c constraints.txt -e ".[gpu]"'
+            "lm-evaluation-harness is not installed; get it with: pip install -c "
+            'constraints.txt -e ".[gpu]"'
         )
 
 
-def known_by(dataset):
-    """What besides its items names a data set's task in a record's key: the harness's version, or our own file's content."""
+def known_by(dataset: str) -> dict[str, Any]:
+    """What besides its items names a task in a key: a version, or our file's content."""
     require()
-    version = {"lm_eval": importlib.metadata.version("lm_eval")}
-    return version | ({"task": configuration(dataset)} if dataset == "svamp" else {})
+    known = {"lm_eval": importlib.metadata.version("lm_eval")}
+    if dataset == "svamp":
+        known["task"] = configuration(dataset)
+    return known
 
 
-def rows_of(dataset, items, shots=8):
-    """Items in the columns that the tasks read, each with its id; `shots` examples for SVAMP, whose prompts are ours."""
-    make = {
-        "svamp": lambda item: {
-            "prompt": answers.prompt(item, shots),
-            "gold": item["gold"],
-        },
-        "gsm8k": lambda item: {
-            "question": item["query"],
-            "answer": f"#### {item['gold']}",
-        },
-        "arc-challenge": lambda item: {
-            "question": item["query"],
-            "answerKey": item["gold"],
-            "choices": {
-                "text": item["options"],
-                "label": list(answers.LETTERS[: len(item["options"])]),
-            },
-        },
-        "mmlu": lambda item: {
-            "question": item["query"],
-            "choices": item["options"],
-            "subject": item["subject"],
-            "answer": answers.LETTERS.index(item["gold"]),
-        },
-    }[dataset]
-    return [{"id": item["id"], **make(item)} for item in items]
+def rows_of(dataset: str, items: Sequence[Mapping], shots: int = 8) -> list[dict]:
+    """Items in the columns that the tasks read, each with its id.
 
+    Parameters
+    ----------
+    shots : int
+        Worked examples for SVAMP, whose prompts are ours.
+    """
 
-def tasks(dataset, rows, folder):
-    """Configurations of the harness's tasks on `rows` (see `rows_of`), written to `folder`; MMLU is one for each subject."""
-    groups = {}
-    for row in rows:
-        groups.setdefault(row.get("subject", ""), []).append(row)
-    found = []
-    for subject, part in groups.items():
-        file = files.write_whole(
-            Path(folder) / f"items{subject and '-' + subject}.jsonl", files.lines(part)
-        )
-        found.append(
-            configuration(dataset, subject)
-            | {
-                "dataset_path": "json",
-                "dataset_name": None,
-                "test_split": "test",
-                "dataset_kwargs": {"data_files": {"test": str(file)}},
+    def columns(item):
+        query, gold, options = item["query"], item["gold"], item["options"]
+        if dataset == "svamp":
+            return {"prompt": answers.prompt(item, shots), "gold": gold}
+        if dataset == "gsm8k":
+            return {"question": query, "answer": f"#### {gold}"}
+        if dataset == "arc-challenge":
+            labels = list(answers.LETTERS[: len(options)])
+            choices = {"text": options, "label": labels}
+            return {"question": query, "answerKey": gold, "choices": choices}
+        if dataset == "mmlu":
+            return {
+                "question": query,
+                "choices": options,
+                "subject": item["subject"],
+                "answer": answers.LETTERS.index(gold),
             }
-        )
-    return found
+        raise ValueError(f"{dataset!r} has no task; those with one: {', '.join(TASKS)}")
+
+    return [{"id": item["id"], **columns(item)} for item in items]
 
 
-def configuration(dataset, subject=""):
-    """A task of the harness as it stands in its file, without the parts that are not for the test."""
+def tasks(dataset: str, rows: Sequence[Mapping], folder: str | Path) -> list[dict]:
+    """Configurations of the harness's tasks on rows, which are written to `folder`.
+
+    MMLU is one task for each subject.
+    """
+    by_subject = defaultdict(list)
+    for row in rows:
+        by_subject[row.get("subject", "")].append(row)
+    made = []
+    for subject, part in by_subject.items():
+        name = f"items-{subject}.jsonl" if subject else "items.jsonl"
+        file = files.write_whole(Path(folder) / name, files.lines(part))
+        source = {
+            "dataset_path": "json",
+            "dataset_name": None,
+            "test_split": "test",
+            "dataset_kwargs": {"data_files": {"test": str(file)}},
+        }
+        made.append(configuration(dataset, subject) | source)
+    return made
+
+
+def configuration(dataset: str, subject: str = "") -> dict[str, Any]:
+    """A task as it stands in the harness's file, without the parts not for the test.
+
+    MMLU is asked without examples, as is its default.
+    """
     if dataset == "svamp":
         return _read(LOCAL / "svamp_cot.yaml")
     require()
     import lm_eval
 
-    found = _read(
-        Path(lm_eval.__file__).parent / "tasks" / FILES[dataset].format(subject)
-    )
-    return {
-        k: v
-        for k, v in found.items()
-        if k not in ("training_split", "validation_split")
-        and not (k in ("fewshot_split", "fewshot_config") and dataset == "mmlu")
-    }  # without examples, as is its default
+    place = Path(lm_eval.__file__).parent / "tasks"
+    task = _read(place / FILES[dataset].format(subject))
+    dropped = OTHER_PARTS + (EXAMPLE_PARTS if dataset == "mmlu" else ())
+    return {name: value for name, value in task.items() if name not in dropped}
 
 
 def _read(file):
     """A task's YAML, with what it includes."""
-    import yaml
-
     config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    return (
-        (_read(file.parent / config.pop("include")) | config)
-        if "include" in config
-        else config
-    )
+    if "include" not in config:
+        return config
+    return _read(file.parent / config.pop("include")) | config
 
 
-def run(model, tokenizer, tasks, *, batch_size=8):
-    """{task: its log} of a model that is in memory, a row per item and filter; tasks are configurations (dicts)."""
+def run(
+    model, tokenizer, tasks: Iterable[Mapping], *, batch_size: int = 8
+) -> dict[str, list[dict]]:
+    """{task: its log} of a model that is in memory, a row per item and filter.
+
+    Parameters
+    ----------
+    tasks : iterable of dict
+        Configurations, see `tasks`.
+    """
     require()
     from lm_eval.models.huggingface import HFLM
 
-    return evaluated(
-        HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
-        tasks,
-        chat=True,
-    )
+    wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+    return evaluated(wrapped, tasks, chat=True)
 
 
-def evaluated(lm, tasks, *, chat=False):
-    """As `run`, of a model as the harness has it; chat: prompts are wrapped in the model's chat template."""
+def evaluated(
+    lm, tasks: Iterable[Mapping], *, chat: bool = False
+) -> dict[str, list[dict]]:
+    """As `run`, of a model as the harness has it.
+
+    Parameters
+    ----------
+    chat : bool
+        Whether prompts are wrapped in the model's chat template.
+    """
     from lm_eval import evaluator
     from lm_eval.tasks import TaskManager
 
-    found = evaluator.simple_evaluate(
+    results = evaluator.simple_evaluate(
         lm,
         tasks=list(tasks),
         log_samples=True,
         apply_chat_template=chat,
         bootstrap_iters=0,
-        task_manager=TaskManager(include_defaults=False),
-    )  # ours are whole: none to list
-    return found["samples"]
-
-
-def as_lines(samples):
-    """The log as JSONL: per item and filter the prompts that were asked, what the model said to each, and the scores."""
-    return "".join(
-        json.dumps(
-            {
-                "task": task,
-                "id": row["doc"]["id"],
-                **{k: v for k, v in row.items() if k != "doc"},
-            },
-            default=str,
-        )
-        + "\n"
-        for task, rows in samples.items()
-        for row in rows
+        task_manager=TaskManager(
+            include_defaults=False
+        ),  # ours are whole: none to list
     )
+    return results["samples"]
 
 
-def per_item(rows):
-    """{item's id: {"metric,filter": score}} of the harness's per-sample log of one task."""
-    found = {}
+def as_lines(samples: Mapping[str, Sequence[Mapping]]) -> str:
+    """The log as JSONL: per item and filter the prompts, the replies and the scores."""
+    lines = []
+    for task, rows in samples.items():
+        for row in rows:
+            logged = {name: value for name, value in row.items() if name != "doc"}
+            line = {"task": task, "id": row["doc"]["id"], **logged}
+            lines.append(json.dumps(line, default=str) + "\n")
+    return "".join(lines)
+
+
+def per_item(rows: Iterable[Mapping]) -> dict[str, dict[str, float]]:
+    """{item's id: {"metric,filter": score}} of the log of one task."""
+    scored: dict[str, dict[str, float]] = {}
     for row in rows:
-        scores = {
-            f"{m},{row.get('filter', 'none')}": float(row[m]) for m in row["metrics"]
-        }
-        found.setdefault(row["doc"]["id"], {}).update(scores)
-    return found
+        kind = row.get("filter", "none")
+        values = {f"{name},{kind}": float(row[name]) for name in row["metrics"]}
+        scored.setdefault(row["doc"]["id"], {}).update(values)
+    return scored
 
 
-def scores(samples, name):
-    """{item: score} of one data set's metric; MMLU's subjects are one data set together."""
+def scores(samples: Mapping[str, Sequence[Mapping]], name: str) -> dict[str, float]:
+    """{item's id: score} of one data set's metric; MMLU's subjects count as one.
+
+    Raises
+    ------
+    ValueError
+        Where the log has no such score.
+    """
     task, metric = TASKS[name]
-    mine = {
-        i: row[metric]
-        for t, rows in samples.items()
-        if t == task or t.startswith(f"{task}_")
-        for i, row in per_item(rows).items()
-        if metric in row
-    }
-    if not mine:
+    own = {}
+    for logged, rows in samples.items():
+        if logged == task or logged.startswith(f"{task}_"):
+            for item, row in per_item(rows).items():
+                if metric in row:
+                    own[item] = row[metric]
+    if not own:
         raise ValueError(
             f"no score {metric!r} of task {task!r} among {', '.join(samples) or 'nothing'}"
         )
-    return mine
+    return own
