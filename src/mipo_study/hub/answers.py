@@ -1,14 +1,23 @@
-"""Maths and multiple choice: items whose gold answers parse, prompts with worked examples, and the errors of replies.
+"""Maths and multiple choice: items with their gold answers, prompts, errors of replies.
 
-An item is a dict: id, task, query, gold (text), options (list, empty for numbers), and for multiple choice gold is a letter.
-released_gold is the gold answer as its file has it, which is what the released scripts compare with.
+An item is a dict: id, task, query, gold (text), options (list, empty for numbers), and for
+multiple choice gold is a letter. released_gold is the gold answer as its file has it, which
+is what the released scripts compare with.
 """
+
+from __future__ import annotations
 
 import csv
 import json
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from typing import Any
+
+from mipo import jsonl
+
+Item = Mapping[str, Any]
 
 # SVAMP chal-680: ((4 - 2) + 3) is 5, its file says 1. Kept as it is, since published numbers count it, and reported by
 # `hub.comparison.Comparison.known_wrong`.
@@ -20,17 +29,15 @@ NUMBER = re.compile(
 ERRORS = ("right", "format", "off topic", "arithmetic", "reasoning", "wrong option")
 
 
-def canonical(text):
-    """A number as plain text, "1,234.50" -> "1234.5", or None if it is none. Signs, $, % and thousands are understood."""
-    text = (
-        text.strip()
-        .strip("$%")
-        .replace("\u2212", "-")
-        .replace("-$", "-")
-        .replace(",", "")
-    )
+def canonical(text: str) -> str | None:
+    """A number as plain text, "1,234.50" -> "1234.5", or None if it is none.
+
+    Signs, $, % and thousands are understood.
+    """
+    plain = text.strip().strip("$%").replace("\u2212", "-")
+    plain = plain.replace("-$", "-").replace(",", "")
     try:
-        value = Decimal(text)
+        value = Decimal(plain)
     except InvalidOperation:
         return None
     if not value.is_finite():
@@ -38,30 +45,37 @@ def canonical(text):
     return format(value.normalize(), "f") if value else "0"
 
 
-def numbers(text):
-    """Every number of a text, canonical, in order; a minus counts where no digit or word stands before it."""
-    return [canonical(m) for m in NUMBER.findall(text)]
+def numbers(text: str) -> list[str | None]:
+    """Every number of a text, canonical, in order.
+
+    A minus counts where no digit or word stands before it.
+    """
+    return [canonical(match) for match in NUMBER.findall(text)]
 
 
 # ---- items ----
 
 
-def items(name, rows, split):
-    """Items of a data set's rows; ValueError names the row whose gold answer does not parse."""
-    make = {"gsm8k": _gsm8k, "svamp": _svamp, "arc-challenge": _arc, "mmlu": _mmlu}[
-        name
-    ]
-    found = []
+def items(name: str, rows: Iterable[Mapping], split: str) -> list[dict]:
+    """Items of a data set's rows.
+
+    Raises
+    ------
+    ValueError
+        Naming the row whose gold answer does not parse.
+    """
+    readers = {"gsm8k": _gsm8k, "svamp": _svamp, "arc-challenge": _arc, "mmlu": _mmlu}
+    read, made = readers[name], []
     for i, row in enumerate(rows):
         try:
-            item = make(row)
+            item = read(row)
         except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{name}, {split}, row {i}: no gold answer can be read "
                 f"({type(error).__name__}: {error})"
             ) from None
-        found.append({"id": f"{name}-{split}-{i}", "task": name, "options": [], **item})
-    return found
+        made.append({"id": f"{name}-{split}-{i}", "task": name, "options": [], **item})
+    return made
 
 
 def _gsm8k(row):
@@ -114,23 +128,20 @@ def _known(gold, text):
 RAW = {"gsm8k": "gsm8k/test.jsonl", "svamp": "svamp/SVAMP.json", "mmlu": "mmlu/test"}
 
 
-def is_raw(name, folder):
+def is_raw(name: str, folder: str | Path) -> bool:
+    """Whether a folder has the data set as it was published, not in the hub's layout."""
     return name in RAW and (Path(folder) / RAW[name]).exists()
 
 
-def read_raw(name, folder):
-    """{part: rows} in the hub's schema. SVAMP's file has no split: here its first 700 are train, the other 300 test."""
+def read_raw(name: str, folder: str | Path) -> dict[str, list[dict]]:
+    """{part: rows} in the hub's schema.
+
+    SVAMP's file has no split: here its first 700 are train, the other 300 test.
+    """
     folder = Path(folder) / name
     if name == "gsm8k":
-        return {
-            part: [
-                json.loads(line)
-                for line in (folder / f"{part}.jsonl")
-                .read_text(encoding="utf-8")
-                .splitlines()
-            ]
-            for part in ("train", "test")
-        }
+        parts = ("train", "test")
+        return {part: jsonl.rows(folder / f"{part}.jsonl") for part in parts}
     if name == "svamp":
         rows = json.loads((folder / "SVAMP.json").read_text(encoding="utf-8"))
         return {"train": rows[:700], "test": rows[700:]}
@@ -196,8 +207,11 @@ SHOTS = [
 ]
 
 
-def prompt(item, shots=8):
-    """The question as one user turn: up to 8 worked examples and the answer after ####, or options by letter."""
+def prompt(item: Item, shots: int = 8) -> str:
+    """The question as one user turn.
+
+    Up to 8 worked examples and the answer after ####, or options by letter.
+    """
     if item["options"]:
         lines = "\n".join(
             f"{letter}: {text}"
@@ -220,9 +234,10 @@ def prompt(item, shots=8):
 # ---- what a reply says ----
 
 
-def strict_answer(reply, item):
-    """The answer in the form that was asked for, or None: the number after ####, the letter after "the answer is".
+def strict_answer(reply: str, item: Item) -> str | None:
+    """The answer in the form that was asked for, or None.
 
+    The number after ####, or the letter after "the answer is".
     A small letter counts in brackets only: "the answer is a mammal" names no option.
     """
     if item["options"]:
@@ -233,16 +248,13 @@ def strict_answer(reply, item):
         return (
             letter if letter and LETTERS.index(letter) < len(item["options"]) else None
         )
-    tail = reply.rsplit("####", 1)
-    found = (
-        numbers(tail[1].strip().splitlines()[0])
-        if len(tail) == 2 and tail[1].strip()
-        else []
-    )
-    return found[0] if found else None
+    _, mark, tail = reply.rpartition("####")
+    lines = tail.strip().splitlines() if mark else []
+    stated = numbers(lines[0]) if lines else []
+    return stated[0] if stated else None
 
 
-def loose_answer(reply, item):
+def loose_answer(reply: str, item: Item) -> str | None:
     """The answer in any form: as asked, else the last number or the last lone letter."""
     strict = strict_answer(reply, item)
     if strict is not None:
@@ -254,11 +266,12 @@ def loose_answer(reply, item):
     return found[-1] if found else None
 
 
-def released_right(reply, item):
-    r"""Right as the released scripts see it: \d+\.?\d* of the reply and of the gold answer as written, ARC's own key.
+def released_right(reply: str, item: Item) -> bool:
+    r"""Whether the released scripts see it as right.
 
-    So "1,234" is 1 wherever it has its comma. Where #### is missing they ask the model again for the number; here the
-    reply's first number is taken.
+    They compare ``\d+\.?\d*`` of the reply and of the gold answer as written, for ARC its
+    own key. So "1,234" is 1 wherever it has its comma. Where #### is missing they ask the
+    model again for the number; here the reply's first number is taken.
     """
     if item["options"]:
         found = re.findall(r"the answer is:?\s*([A-D])", reply, re.I)
@@ -278,8 +291,13 @@ STEP = re.compile(
 )
 
 
-def steps(reply):
-    """[(operands, stated result, true result or None)] of the calculations that a reply writes down, as "3 * 4 = 12"."""
+def steps(reply: str) -> list[tuple[list[str], str, Decimal | None]]:
+    """The calculations that a reply writes down, such as "3 * 4 = 12".
+
+    Returns
+    -------
+    list of (operands, stated result, true result or None)
+    """
     found = []
     for left, right in STEP.findall(reply):
         parts = re.split(
@@ -309,10 +327,14 @@ def _calculate(values, signs):
     return sum(terms)
 
 
-def error(reply, item):
-    """One of ERRORS. "format": no answer where it was asked for. For numbers: "arithmetic" if a written calculation is
-    wrong by more than 1 %; "off topic" if more than half of the operands occur neither in the question nor as an
-    earlier result; "reasoning" for the rest. For options: "wrong option"."""
+def error(reply: str, item: Item) -> str:
+    """One of `ERRORS`.
+
+    "format": no answer where it was asked for. For numbers: "off topic" if more than half
+    of the operands occur neither in the question nor as an earlier result; "arithmetic" if
+    a written calculation is wrong by more than 1 %; "reasoning" for the rest. For options:
+    "wrong option".
+    """
     answer = strict_answer(reply, item)
     if answer is None:
         return "format"
@@ -332,8 +354,15 @@ def error(reply, item):
     return "arithmetic" if wrong else "reasoning"
 
 
-def grades(replies, items):
-    """{"error": kinds, "right", "any form", "released": 0 or 1 each} of replies to items; "any form" reads any answer."""
+def grades(replies: Sequence[str], items: Sequence[Item]) -> dict[str, list]:
+    """How replies to items count.
+
+    Returns
+    -------
+    dict
+        error: one of `ERRORS` each; right, any form (whatever form the answer has) and
+        released: 0 or 1 each.
+    """
     pairs = list(zip(replies, items, strict=True))
     errors = [error(y, item) for y, item in pairs]
     return {
@@ -347,8 +376,15 @@ def grades(replies, items):
 # ---- do training prompts contain test items? ----
 
 
-def overlap(train, test, n=8):
-    """Shares of test texts that also are training texts ("same"), and that share n words in a row with one ("phrases")."""
+def overlap(train: Sequence[str], test: Sequence[str], n: int = 8) -> dict[str, float]:
+    """Whether training texts contain test texts.
+
+    Returns
+    -------
+    dict
+        same: share of test texts that also are training texts; phrases: share of those
+        that have n words in a row in common with one.
+    """
 
     def words(text):
         return re.findall(r"\w+", text.lower())
