@@ -563,6 +563,7 @@ def trial(
     lr: float | None = None,
     epochs: float = 1.0,
     batch_size: int = 24,
+    beta: float = 1.0,
     unseen: Policy | None = None,
     progress: bool = True,
 ) -> Trial:
@@ -574,6 +575,8 @@ def trial(
         Keywords of `train`, as `methods.setting` gives them; None: the base as it is.
     lr, epochs, batch_size
         See `train`; a setting may have its own.
+    beta : float
+        1/nats; the optimum that `kl` is measured against.
     """
     policy, metrics = base, {}
     if setting is not None:
@@ -595,6 +598,7 @@ def trial(
         split=split,
         n_people=n_people,
         seed=seed,
+        beta=beta,
         progress=progress,
     )
     metrics |= replies.metrics
