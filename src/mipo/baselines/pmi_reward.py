@@ -27,7 +27,7 @@ from mipo import logprobs
 from mipo.baselines.reinforce import Example, check_settings, reinforce, shuffled
 from mipo.lm import tokens
 from mipo.lm.prompts import render
-from mipo.lm.row_scores import Row
+from mipo.lm.tokens import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -22,8 +22,8 @@ from tqdm import tqdm
 from mipo import logprobs, recipes
 from mipo.lm import tokens
 from mipo.lm.prompts import render
-from mipo.lm.row_scores import Row
 from mipo.lm.sampling import generate
+from mipo.lm.tokens import Row
 from mipo.losses.declaration import is_number
 
 if TYPE_CHECKING:

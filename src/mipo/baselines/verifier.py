@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mipo import logprobs
 from mipo.baselines.reinforce import Example, check_settings, reinforce, shuffled
-from mipo.lm.row_scores import Row
+from mipo.lm.tokens import Row
 from mipo.worlds import word_problems
 from mipo.worlds.word_problems import Problem
 

@@ -1,5 +1,7 @@
 """The bar of a training run."""
 
+from typing import Any
+
 from tqdm import tqdm
 from transformers import TrainerCallback
 
@@ -7,25 +9,29 @@ from transformers import TrainerCallback
 class ProgressBar(TrainerCallback):
     """One plain line of progress, the same in a terminal and in a notebook."""
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            self.bar = tqdm(
-                total=state.max_steps, desc=f"training ({args.loss})", unit="step"
-            )
+    bar: Any = None
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, **kwargs: Any
+    ) -> None:
+        """Open the bar."""
         if state.is_world_process_zero:
+            name = f"training ({args.loss})"
+            self.bar = tqdm(total=state.max_steps, desc=name, unit="step")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move it."""
+        if self.bar is not None:
             self.bar.update(state.global_step - self.bar.n)
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if (
-            state.is_world_process_zero
-            and logs
-            and "loss" in logs
-            and hasattr(self, "bar")
-        ):
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any
+    ) -> None:
+        """Show the loss."""
+        if self.bar is not None and logs and "loss" in logs:
             self.bar.set_postfix(loss=f"{float(logs['loss']):.4f}", refresh=False)
 
-    def on_train_end(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Close it."""
+        if self.bar is not None:
             self.bar.close()

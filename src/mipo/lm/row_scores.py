@@ -12,14 +12,12 @@ from tqdm import tqdm
 
 from mipo.lm.reply_logps import Batch, sequence_logps
 from mipo.lm.shared_prompt import collate_shared, why_not
-from mipo.lm.tokens import collate
+from mipo.lm.tokens import Row, collate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MOST_REPLIES = 16  # to one prompt, computed together
-
-Row = tuple[list[int], list[int]]  # ids of the prompt, and of the reply with its end
 
 
 @dataclass(frozen=True)
