@@ -230,7 +230,8 @@ def require(
     for name in names:
         if name not in known:
             raise ValueError(
-                f"{parameter}: there is no {name!r}; choose from {', '.join(known)}"
+                f"{parameter}: there is no {name!r}; "
+                f"choose from {', '.join(map(str, known))}"
             )
 
 

@@ -12,9 +12,8 @@ from matplotlib.figure import Figure
 
 from mipo import models
 from mipo.losses.declaration import check
-from mipo.worlds import population
 from mipo.worlds.language_model import build_tokenizer
-from mipo_study import ch11_tuning, labelled, rivals, runs
+from mipo_study import ch11_tuning, experiment, methods
 from mipo_study.figures import tuning as draw
 
 RATES = [1e-4, 3e-4]
@@ -179,9 +178,8 @@ def test_grids_have_one_size_and_hold_the_published_settings():
 
 def test_published_settings_are_those_of_chapter_9():
     for method, point in ch11_tuning.published(3e-4).items():
-        assert (
-            point.setting == rivals.RIVALS[method].setting()
-        )  # so that its records are found again
+        # So that its runs are found again.
+        assert point.setting == methods.setting(method)
     pairs = {
         "dpo": 0.1,
         "simpo": 2.0,
@@ -256,39 +254,24 @@ def test_a_run_that_diverges_counts_as_broken_and_the_others_are_kept(tmp_path):
         tokenizer,
     ):
         part.save_pretrained(tmp_path / "base")
-    asked = population.records(2, split="mipo", tasks=["lookup", "email"], seed=0)
-    pairs = (
-        labelled.preferences(tmp_path, tmp_path / "base", asked, progress=False).path
-        / "pairs"
-        / "train.jsonl"
+    base = tmp_path / "base"
+    pairs = experiment.label_pairs(
+        tmp_path, base=base, seed=0, n_people=1, progress=False
     )
-
-    def call(p):
-        return dict(
-            run_dir=str(tmp_path),
-            base=str(tmp_path / "base"),
-            pairs=str(pairs),
-            seed=0,
-            split="select",
-            n_people=2,
-            setting=p.setting,
-            lr=p.lr,
-            epochs=1,
-            batch_size=2,
-        )
-
     points = list(ch11_tuning.published(1e-3).values()) + [ch11_tuning.dpo(1e38, 0.1)]
-    runs.side_by_side(rivals.compete, [call(p) for p in points], workers=2)
+    settings = {p.name: p.setting | {"lr": p.lr} for p in points}
+    shared = {"run_dir": tmp_path, "split": "select", "n_people": 2, "batch_size": 2}
+    inputs = {0: {"base": base, "pairs": pairs}}
+    table = experiment.compare(settings, inputs, workers=2, progress=False, **shared)
     made = set((tmp_path / "records").glob("train-*"))
     assert len(made) == 4  # the three that worked and the one that did not
-    found = [rivals.compete(**call(p), progress=False) for p in points]
-    assert set((tmp_path / "records").glob("train-*")) == made and [
-        bool(o.failed) for o in found
-    ] == [False] * 3 + [True]
-    assert (found[-1].metrics["adherence"], found[-1].metrics["valid"]) == (0.0, 0.0)
-    assert np.isfinite(
-        ch11_tuning.expected_best([o.metrics["adherence"] for o in found])
-    ).all()
+    again = experiment.compare(settings, inputs, progress=False, **shared)
+    assert set((tmp_path / "records").glob("train-*")) == made
+    assert [bool(trial.failed) for trial in table.run] == [False] * 3 + [True]
+    assert again.adherence.to_list() == table.adherence.to_list()
+    last = table.run[points[-1].name, 0]
+    assert (last.metrics["adherence"], last.metrics["valid"]) == (0.0, 0.0)
+    assert np.isfinite(ch11_tuning.expected_best(table.adherence)).all()
 
 
 # ---- figures ----
