@@ -70,16 +70,16 @@ CLAIM = (
 
 INDEX = """# Index
 
-{{ claims-summary }} Beta is {{ number 01-first beta }}, {{ number 01-first beta percent }}; {{ number 09-none x }}.
+{{ claims_summary() }} Beta is {{ number("01-first/beta") }}, {{ number("01-first/beta", "percent") }}; {{ number("09-none/x") }}.
 See [the second](../notebooks/02-second.ipynb) and [a third](../notebooks/03-third.ipynb).
 
-{{ claims }}
+{{ claims() }}
 
-{{ figure 01-first line }}
+{{ figure("01-first/line") }}
 
-{{ times }}
+{{ times() }}
 
-{{ versions }}
+{{ versions() }}
 
 ```{bibliography}
 :cited:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from numbers import Real
 
 import pandas as pd
@@ -19,6 +19,7 @@ def markdown(
     *,
     index: bool = False,
     limit: int | None = None,
+    markup: Collection[str] = (),
 ) -> str:
     """A table for a page of the book.
 
@@ -33,6 +34,8 @@ def markdown(
         Whether the index is the first column.
     limit : int, optional
         Longer texts are cut after so many characters.
+    markup : collection of str
+        Columns of our own Markdown (links, bold), which stands as it is.
 
     Returns
     -------
@@ -55,7 +58,9 @@ def markdown(
         for name in shown.columns
     ]
     columns = [
-        [cell(value, formats.get(name, "g"), limit=limit) for value in shown[name]]
+        [str(value).replace("|", r"\|") for value in shown[name]]
+        if name in markup
+        else [cell(value, formats.get(name, "g"), limit=limit) for value in shown[name]]
         for name in shown.columns
     ]
     rows = [map(str, shown.columns), rules, *zip(*columns, strict=True)]

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from building import ROOT
 
-from mipo_study.book import fill
+from mipo_study.book import tables
 
 CLAIMS = yaml.safe_load((ROOT / "book" / "claims.yml").read_text(encoding="utf-8"))
 WRITTEN = [claim for claim in CLAIMS if "notebook" in claim]
@@ -231,7 +231,7 @@ def test_a_figure_that_this_scale_does_not_draw_is_not_linked():
     claim = {"slug": "c13-lora", "notebook": "06-mipo-training"}
 
     def link(staged):
-        return fill.where(claim, measured, "book/claims.md", staged)
+        return tables.where(claim, measured, staged)
 
     drawn = link({"06-mipo-training": {"lora"}})
     assert "<fig-06-lora>" in drawn and "<claim-c13-lora>" in drawn

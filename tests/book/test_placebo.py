@@ -3,7 +3,7 @@
 import pytest
 from test_notebooks import run
 
-from mipo_study.book.fill import load_claims
+from mipo_study.book.results import load_claims
 
 SMALL_10 = {
     "search": True,

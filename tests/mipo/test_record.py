@@ -20,7 +20,6 @@ from building import ROOT
 from mipo import cache, files, provenance, record
 from mipo import cache as sources
 from mipo.numbers import Number, fmt, interval_of, status, together
-from mipo_study.book import fill
 
 
 def make_one(folder):
@@ -447,109 +446,6 @@ def test_skip_shows_the_published_run_and_claims_nothing(tmp_path, monkeypatch, 
     )
 
 
-def test_real_models_have_their_published_results_in_gpu(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("MIPO_ROOT", str(tmp_path))
-    (tmp_path / "book").mkdir()
-    row = {"claim": "MIPO personalises.", "who": "MIPO", "kind": "finding"}
-    rows = [
-        {"slug": "c06-personalises", "also": ["15-gpu-models"], **row},
-        {"slug": "c07-other", **row},
-    ]
-    (tmp_path / "book" / "claims.yml").write_text(json.dumps(rows))
-    table = fill.real_models_table({}, "", {})
-    assert (
-        "c06 MIPO personalises. | MIPO | open: not run yet | –" in table
-        and "c07" not in table
-    )
-    assert (
-        fill.real_models_said({}, "", {}) == "Nothing has been run on real weights yet."
-    )
-    gpu = record.Notebook(
-        "15-gpu-models", run_dir="runs/gpu", scale="gpu", published="gpu"
-    )
-    gpu.claim(
-        "c06-personalises", values=[0.19, 0.2, 0.21], region=(0, None), unit="share"
-    )
-    gpu.number("gain", 0.2, "share")
-    gpu.close()
-    shutil.copytree(tmp_path / "runs" / "gpu" / "results", tmp_path / "results" / "gpu")
-    assert "| holds | 0.2 [" in fill.real_models_table({}, "", {})
-    kept = json.loads((tmp_path / "results" / "gpu" / "15-gpu-models.json").read_text())
-    kept |= {
-        "seconds_cold": 7230.0,
-        "gpu": "NVIDIA H200",
-        "machine": "a CPU, 16 cores",
-        "commit": "abc123",
-        "dirty": False,
-        "date": "2026-01-02 03:04 UTC",
-        "versions": kept["versions"] | {"torch": "2.8.0", "transformers": "5.1"},
-    }
-    (tmp_path / "results" / "gpu" / "15-gpu-models.json").write_text(json.dumps(kept))
-    assert fill.real_models_said({}, "", {}) == (
-        "A run of 2026-01-02 03:04 UTC is committed: 120 minutes on NVIDIA H200 (a CPU, 16 cores), commit abc123, torch "
-        "2.8.0, transformers 5.1."
-    )
-    assert notebook("runs/laptop").published("gain") is None
-    nb = record.Notebook(
-        "15-gpu-models", run_dir="runs/laptop", scale="laptop", published="gpu"
-    )
-    assert (
-        nb.published("gain").mean == 0.2
-        and fill.best_results("laptop")["15-gpu-models"]["scale"] == "gpu"
-    )
-
-
-def test_a_chapter_that_was_skipped_hides_no_run(tmp_path, monkeypatch):
-    """The full run skips 13, which ran on a GPU; 14 ran at both scales, and its full run stands; 12 was skipped by all."""
-    monkeypatch.setenv("MIPO_ROOT", str(tmp_path))
-    claim = {
-        "c12-scale": {
-            "status": "holds",
-            "number": {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 1, "values": [1.0]},
-        }
-    }
-    there = {
-        "runs/laptop/results": {
-            "13-real-people": "no votes",
-            "15-gpu-models": "no model",
-            "16-scaling": "",
-        },
-        "results/gpu": {"15-gpu-models": "", "16-scaling": ""},
-        "results/full": {
-            "13-real-people": "no votes",
-            "15-gpu-models": "no model",
-            "16-scaling": "",
-        },
-    }
-    for place, kept in there.items():
-        (tmp_path / place).mkdir(parents=True)
-        for name, skipped in kept.items():
-            result = {
-                "scale": place.split("/")[1],
-                "skipped": skipped,
-                "claims": claim if name == "16-scaling" else {},
-            }
-            (tmp_path / place / f"{name}.json").write_text(json.dumps(result))
-    found = fill.best_results("laptop")
-    assert {name: kept["scale"] for name, kept in found.items()} == {
-        "13-real-people": "laptop",
-        "15-gpu-models": "gpu",
-        "16-scaling": "full",
-    }
-    (tmp_path / "book").mkdir()
-    row = {
-        "slug": "c12-scale",
-        "claim": "Gains shrink.",
-        "who": "reviewers",
-        "kind": "finding",
-        "notebook": "16-scaling",
-    }
-    (tmp_path / "book" / "claims.yml").write_text(json.dumps([row]))
-    assert fill.claims_table(found, "", {}).endswith(
-        "| 16-scaling, scale full |"
-    )  # which of its two runs that was
-
-
 def test_provenance_names_the_gpu(monkeypatch):
     import torch
 
@@ -601,46 +497,6 @@ def test_what_is_made_while_the_notebook_runs_is_not_the_notebooks_own_time(
     assert result["seconds_cold"] - result["seconds_outside"] == pytest.approx(
         0.3, abs=0.11
     )
-
-
-def test_where_the_time_goes_by_hand():
-    done = {
-        "06-x": {
-            "work": {"train": 90.0, "polis": 30.0, "examine": 6.0},
-            "seconds_outside": 60.0,
-            "seconds_cold": 150.0,
-        },
-        "07-y": {},
-    }
-    assert (
-        fill.work_table(done, "", {}).splitlines()[-1]
-        == "| 06-x | – | – | 2.0 | 0.1 | – | 1.0 | 2.5 |"
-    )
-    assert fill.work_table({"07-y": {}}, "", {}) == fill.MISSING
-
-
-def test_where_the_time_goes_is_asked_of_this_build(tmp_path, monkeypatch):
-    monkeypatch.setenv("MIPO_ROOT", str(tmp_path))
-    (tmp_path / "runs" / "smoke" / "results").mkdir(parents=True)
-    mine = {"work": {"train": 60.0}, "seconds_outside": 30.0, "seconds_cold": 90.0}
-    (tmp_path / "runs" / "smoke" / "results" / "06-x.json").write_text(json.dumps(mine))
-    published = {"06-x": {**mine, "work": {"train": 6000.0}}}
-    text = fill.fill(
-        "{{ work }}", published, page="book/status.md", scale="smoke", staged={}
-    )
-    assert text.splitlines()[-1] == "| 06-x | – | – | 1.0 | – | – | 0.5 | 1.5 |"
-
-
-def test_every_kind_of_record_has_its_column():
-    """A new kind of record would be missing from the table of times."""
-    sources = [*(ROOT / "src").rglob("*.py"), *(ROOT / "notebooks").glob("*.ipynb")]
-    call = r'run_or_load\(\w+, f?\\?"(\w+)'
-    named = {
-        kind
-        for file in sources
-        for kind in re.findall(call, file.read_text(encoding="utf-8"))
-    }
-    assert named == {kind for kinds in fill.WORK.values() for kind in kinds}
 
 
 @pytest.mark.parametrize(

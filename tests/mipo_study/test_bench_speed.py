@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from mipo_study.bench import sampling as speed_sampling
 from mipo_study.bench import speed
 from mipo_study.bench.speed import Case
-from mipo_study.book import fill
+from mipo_study.book import tables
 
 CPU = torch.device("cpu")
 TINY = {"tiny": (16, 32, 2, 2, 1, 60)}
@@ -168,7 +168,7 @@ def test_wrong_settings_stop_at_once():
 
 def test_the_table_shows_every_device(found, tmp_path, monkeypatch):
     monkeypatch.setenv("MIPO_ROOT", str(tmp_path))
-    assert fill.bench_table({}, "book/speed.md", {}) == fill.MISSING
+    assert tables.bench() == tables.NOTHING
     sampling = {
         "float32": {"prompts": 512, "seconds": {"16": 2.0}, "differ": {"16": 3}}
     }
@@ -176,7 +176,7 @@ def test_the_table_shows_every_device(found, tmp_path, monkeypatch):
     (tmp_path / "results" / "bench" / "some-device.json").write_text(
         json.dumps(found | {"sampling": sampling})
     )
-    text = fill.bench_table({}, "book/speed.md", {})
+    text = tables.bench()
     pairs, sets, _ = found["cases"]
     assert "| float32 | 16 | 256 | 3 of 512 |" in text  # 512 prompts in two seconds
     speed_of = PAIR.batch / statistics.median(pairs["seconds"]["simpo"])

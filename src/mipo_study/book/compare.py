@@ -6,8 +6,8 @@ import argparse
 
 from mipo.files import project_root
 from mipo.numbers import Number, fmt
-from mipo_study.book.fill import outdated, results_in
 from mipo_study.book.plan import SCALES, suggestion
+from mipo_study.book.results import outdated, results_in
 
 EXACT = 1e-3  # relative: an exact number agrees when three digits do
 

@@ -1,24 +1,40 @@
-"""Stages the executed notebooks and the prose, then builds the book from them with warnings as errors."""
+"""Stages the executed notebooks and the prose, then builds the book from them.
+
+Warnings are errors. Text that a notebook prints may be anybody's: in it no HTML, no
+directive and no role is obeyed (see `harmless`, `DOCUTILS` and _config.yml).
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mipo.files import dumps, project_root, read_json, write_whole
 from mipo_study.book import fill
-from mipo_study.book.plan import Step
+from mipo_study.book.plan import Step, file_digest, read_or_empty
+from mipo_study.book.results import best_results
 
-
-BOOK = Path(__file__).parent
 LIVE_CODE = re.compile(
-    r"\s*<script[^>]*(?:>const THEBE_JS_URL[^<]*| src=\"[^\"]*sphinx-thebe[^\"]*\">)</script>"
+    r"\s*<script[^>]*"
+    r"(?:>const THEBE_JS_URL[^<]*| src=\"[^\"]*sphinx-thebe[^\"]*\">)</script>"
 )
+DOCUTILS = "[general]\nraw_enabled: false\nfile_insertion_enabled: false\n"
+DIRECTIVE = re.compile(r"([`~:]{3,})[ \t]*\{[^}\n]*\}")
+ROLE = re.compile(r"\{([A-Za-z][\w:.+-]*)\}(?=`)")
+MOVED = {
+    "notebooks/10-tuning-free": "notebooks/11-tuning-free",
+    "notebooks/11-cost": "notebooks/12-cost",
+    "notebooks/12-real-people": "notebooks/13-real-people",
+    "notebooks/13-real-models": "notebooks/15-gpu-models",
+    "notebooks/14-scaling": "notebooks/16-scaling",
+}  # addresses of the first edition
 
 
 def index_page(scale: str) -> Path:
@@ -26,7 +42,10 @@ def index_page(scale: str) -> Path:
 
 
 def unlink_absent(text: str, absent: set[str]) -> str:
-    """A link to a page of the book that this scale does not have becomes plain words; other dead links stay errors."""
+    """A link to a page that this scale does not have becomes plain words.
+
+    Other dead links stay errors.
+    """
 
     def replace(match: re.Match) -> str:
         return match.group(1) if Path(match.group(2)).stem in absent else match.group(0)
@@ -38,11 +57,12 @@ def unlink_absent(text: str, absent: set[str]) -> str:
 
 
 def provenance_line(result: dict) -> str:
-    """Scale, commit, date, minutes and kind of machine, under the title of every notebook page."""
+    """Scale, commit, date, minutes and machine, under the title of a notebook."""
     changed = " with uncommitted changes" if result["dirty"] else ""
     return (
-        f"[This run: scale {result['scale']}, commit {result['commit']}{changed}, {result['date']}, "
-        f"{result['seconds_cold'] / 60:.1f} minutes on {result['machine']}.]{{.provenance}}"
+        f"[This run: scale {result['scale']}, commit {result['commit']}{changed}, "
+        f"{result['date']}, {result['seconds_cold'] / 60:.1f} minutes on "
+        f"{result['machine']}.]{{.provenance}}"
     )
 
 
@@ -53,127 +73,127 @@ def footer(results: list[dict]) -> str:
     last = max(results, key=lambda result: result["date"])
     minutes = sum(result["seconds_cold"] for result in results) / 60
     return (
-        f'<div class="provenance">Built from a run at scale {last["scale"]}: commit {last["commit"]}, '
-        f"{last['date']}, {minutes:.0f} minutes in all on {last['machine']}.</div>"
+        f'<div class="provenance">Built from a run at scale {last["scale"]}: '
+        f"commit {last['commit']}, {last['date']}, {minutes:.0f} minutes in all on "
+        f"{last['machine']}.</div>"
     )
 
 
 def titled(source: str, line: str) -> str:
     """Put a line under the first heading."""
-    return re.sub(
-        r"\A(\s*#\s[^\n]*\n?)",
-        lambda m: f"{m.group(1).rstrip()}\n\n{line}\n\n",
-        source,
-        count=1,
-    )
+    heading = re.match(r"\s*#\s[^\n]*", source)
+    if not heading:
+        return source
+    return f"{heading.group().rstrip()}\n\n{line}\n\n{source[heading.end() :].lstrip()}"
 
 
-def split_outputs(cell: Any, figures: Path, name: str) -> list[Any]:
-    """A code cell followed by its figures as images with alt text, and by what was printed after them.
+def harmless(text: str) -> str:
+    """Markdown that a notebook printed, without directives and roles."""
+    text = DIRECTIVE.sub(r"\1text", text)
+    return ROLE.sub(r"&#123;\1}", text)
 
-    Figures become Markdown images because an output cannot carry an alt text of its own.
-    """
+
+def figure_cell(output: Any, figures: Path) -> Any:
+    """A figure as an image with an alt text, which an output cannot carry."""
+    from nbformat.v4 import new_markdown_cell
+
+    about = output.metadata["mipo"]
+    write_whole(figures / about["file"], "".join(output.data["image/svg+xml"]))
+    label = f"(fig-{Path(about['file']).stem})="
+    image = fill.image(f"../figures/{about['file']}", about["alt"])
+    return new_markdown_cell(f"{label}\n{image}")
+
+
+def split_outputs(cell: Any, figures: Path) -> list[Any]:
+    """A code cell, its figures as images, and what was printed after each of them."""
     from nbformat.v4 import new_code_cell, new_markdown_cell
 
-    cells, current = [cell], cell
-    hidden = {"hide-cell", "remove-cell", "hide-output", "remove-output"} & set(
-        cell.metadata.get("tags", [])
-    )
-    outputs, cell.outputs = cell.outputs, []
+    hiding = {"hide-cell", "remove-cell", "hide-output", "remove-output"}
+    hidden = hiding & set(cell.metadata.get("tags", []))
+    cells, outputs, cell.outputs = [cell], cell.outputs, []
     for output in outputs:
+        data, last = output.get("data", {}), cells[-1]
         if output.output_type == "stream" and output.name == "stderr":
             continue
-        about = output.get("metadata", {}).pop("mipo", None)
-        data = output.get("data", {})
-        if (
-            about and hidden
-        ):  # stays folded with its cell: one alt text for the cell's images
-            cell.metadata["mystnb"] = {"image": {"alt": about["alt"]}}
+        if "text/markdown" in data:
+            data["text/markdown"] = harmless("".join(data["text/markdown"]))
+        about = output.get("metadata", {}).get("mipo")
         if about and not hidden:
-            text = data["image/svg+xml"]
-            write_whole(
-                figures / about["file"],
-                text if isinstance(text, str) else "".join(text),
-            )
-            label = f"fig-{Path(about['file']).stem}"
-            cells.append(
-                new_markdown_cell(
-                    f"({label})=\n{fill.image('../figures/' + about['file'], about['alt'])}"
-                )
-            )
-            current = None
-        elif current is None and "text/markdown" in data:
-            cells.append(new_markdown_cell("".join(data["text/markdown"])))
-        else:
-            if current is None:
-                current = new_code_cell("", metadata={"tags": ["remove-input"]})
-                cells.append(current)
-            current.outputs.append(output)
+            cells.append(figure_cell(output, figures))
+            continue
+        if about:  # folded with its cell: one alt text for the cell's images
+            output.metadata.pop("mipo")
+            cell.metadata["mystnb"] = {"image": {"alt": about["alt"]}}
+        if last.cell_type == "markdown" and "text/markdown" in data:
+            cells.append(new_markdown_cell(data["text/markdown"]))
+            continue
+        if last.cell_type == "markdown":
+            cells.append(new_code_cell("", metadata={"tags": ["remove-input"]}))
+        cells[-1].outputs.append(output)
     return cells
 
 
+def cleaned(cell: Any) -> Any:
+    """A cell without what the runner wrote into it."""
+    import nbformat
+
+    tags = [t for t in cell.metadata.get("tags", []) if t != "papermill-error-cell-tag"]
+    if "injected-parameters" in tags:
+        tags.append("hide-input")
+    kept = {key: cell.metadata[key] for key in ("mystnb",) if key in cell.metadata}
+    if tags:
+        kept["tags"] = tags
+    cell.metadata = nbformat.from_dict(kept)
+    return cell
+
+
 def stage_notebook(step: Step, target: Path, absent: set[str]) -> None:
-    """Copy an executed notebook without what the runner wrote into it."""
+    """Copy an executed notebook as a page: anchors, figures, provenance."""
     import nbformat
     from nbformat.v4 import new_markdown_cell
 
     book = nbformat.read(step.output, as_version=4)
-    result = read_json(step.result)
     cells = []
-    for cell in book.cells:
-        tags = [
-            tag
-            for tag in cell.metadata.get("tags", [])
-            if tag != "papermill-error-cell-tag"
-        ]
-        if "injected-parameters" in tags:
-            tags.append("hide-input")
-        keep = {
-            key: value
-            for key, value in cell.metadata.items()
-            if key in ("mystnb", "slideshow")
-        }
-        if cell.cell_type == "markdown":
-            cell.source = unlink_absent(cell.source, absent)
-        cell.metadata = nbformat.from_dict({**keep, **({"tags": tags} if tags else {})})
-        for tag in tags:
+    for cell in map(cleaned, book.cells):
+        for tag in cell.metadata.get("tags", []):
             if tag.startswith("claim-"):
                 cells.append(new_markdown_cell(f"({tag})="))
-        cells += (
-            split_outputs(cell, target / "figures", step.name)
-            if cell.cell_type == "code"
-            else [cell]
-        )
+        if cell.cell_type == "code":
+            cells += split_outputs(cell, target / "figures")
+        else:
+            cell.source = unlink_absent(cell.source, absent)
+            cells.append(cell)
     if cells and cells[0].cell_type == "markdown":
-        cells[0].source = titled(cells[0].source, provenance_line(result))
+        line = provenance_line(read_json(step.result))
+        cells[0].source = titled(cells[0].source, line)
     book.cells = cells
-    book.metadata = nbformat.from_dict(
-        {
-            key: book.metadata[key]
-            for key in ("kernelspec", "language_info")
-            if key in book.metadata
-        }
-    )
+    kept = {k: v for k, v in book.metadata.items() if k != "papermill"}
+    book.metadata = nbformat.from_dict(kept)
     write_whole(target / "notebooks" / f"{step.name}.ipynb", nbformat.writes(book))
 
 
 # ---- the tree ----
 
 
-def read_toc() -> dict:
+def read_yaml(name: str) -> dict:
     import yaml
 
-    return yaml.safe_load((project_root() / "_toc.yml").read_text(encoding="utf-8"))
+    return yaml.safe_load((project_root() / name).read_text(encoding="utf-8"))
+
+
+def write_yaml(file: Path, content: dict) -> None:
+    import yaml
+
+    write_whole(file, yaml.safe_dump(content, sort_keys=False))
 
 
 def toc_of(target: Path) -> dict:
     """_toc.yml without the pages that this scale does not have."""
-    toc = read_toc()
+    toc = read_yaml("_toc.yml")
 
     def there(chapter: dict) -> bool:
-        return any(
-            (target / f"{chapter['file']}{end}").exists() for end in (".md", ".ipynb")
-        )
+        ends = (".md", ".ipynb", ".rst")
+        return any((target / f"{chapter['file']}{end}").exists() for end in ends)
 
     for part in toc["parts"]:
         part["chapters"] = [chapter for chapter in part["chapters"] if there(chapter)]
@@ -181,114 +201,131 @@ def toc_of(target: Path) -> dict:
     return toc
 
 
-def stage(scale: str, plan: dict[str, Step]) -> Path:
-    """Lay out runs/<scale>/book like the repository: prose filled with numbers, executed notebooks, figures."""
-    import yaml
+def chapters_of(toc: dict) -> set[str]:
+    """Names of the notebooks in a table of contents."""
+    files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    return {Path(file).stem for file in files if file.startswith("notebooks/")}
 
+
+def stage(scale: str, plan: Mapping[str, Step]) -> Path:
+    """Lay out runs/<scale>/book like the repository, filled and ready to be built."""
     root, target = project_root(), project_root() / "runs" / scale / "book"
+    own = {name: read_json(root / step.result) for name, step in plan.items()}
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(root / "book", target / "book")
-    config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+    config = read_yaml("_config.yml")
     options = config["sphinx"]["config"]["html_theme_options"]
-    options["extra_footer"] = footer(
-        [read_json(root / step.result) for step in plan.values()]
-    )
-    write_whole(target / "_config.yml", yaml.safe_dump(config, sort_keys=False))
-    if (root / "results" / "full" / "figures").exists():
-        shutil.copytree(root / "results" / "full" / "figures", target / "published")
+    options["extra_footer"] = footer(list(own.values()))
+    write_yaml(target / "_config.yml", config)
+    write_whole(target / "docutils.conf", DOCUTILS)
+    published = root / "results" / "full" / "figures"
+    if published.exists():
+        shutil.copytree(published, target / "published")
     for figure in (root / "runs" / scale / "results" / "figures").glob("*.svg"):
         write_whole(target / "figures" / figure.name, figure.read_bytes())
-    absent = {
-        Path(chapter["file"]).stem
-        for part in read_toc()["parts"]
-        for chapter in part["chapters"]
-        if chapter["file"].startswith("notebooks/")
-    } - set(plan)
+    absent = chapters_of(read_yaml("_toc.yml")) - set(plan)
     for step in plan.values():
         stage_notebook(step, target, absent)
-    results = fill.best_results(scale)
-    staged = {
-        step.name: set(read_json(root / step.result)["figures"])
-        for step in plan.values()
-    }
-    for page in sorted((target / "book").rglob("*.md")):
-        name = str(page.relative_to(target))
-        text = fill.fill(
-            page.read_text(encoding="utf-8"),
-            results,
-            page=name,
-            scale=scale,
-            staged=staged,
-        )
-        page.write_text(unlink_absent(text, absent), encoding="utf-8")
-    write_whole(target / "_toc.yml", yaml.safe_dump(toc_of(target), sort_keys=False))
+    staged = {name: set(result["figures"]) for name, result in own.items()}
+    results = best_results(scale)
+    for file in sorted((target / "book").rglob("*.md")):
+        name = file.relative_to(target).as_posix()
+        page = fill.Page(name, results, scale, staged)
+        text = fill.fill(file.read_text(encoding="utf-8"), page)
+        file.write_text(unlink_absent(text, absent), encoding="utf-8")
+    write_yaml(target / "_toc.yml", toc_of(target))
     return target
 
 
-def content(scale: str, plan: dict[str, Step]) -> str:
-    """A hash of everything the book is made of."""
-    root = project_root()
-    files = [
-        root / "_config.yml",
-        root / "_toc.yml",
-        BOOK / "stage.py",
-        BOOK / "fill.py",
-        *(root / "book").rglob("*"),
-        *(root / "results" / "full").rglob("*"),
-        *(root / step.output for step in plan.values()),
-        *(root / step.result for step in plan.values()),
-    ]
+# ---- the build ----
+
+
+def digest_of(files: Iterable[Path]) -> str:
+    """A hash of the files' names and contents."""
     digest = hashlib.sha256()
-    for file in sorted(f for f in files if f.is_file()):
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    for file in sorted(file for file in files if file.is_file()):
+        digest.update(f"{file.name} {file_digest(file)}\n".encode())
     return digest.hexdigest()
 
 
-def up_to_date(scale: str, plan: dict[str, Step]) -> bool:
-    marker = project_root() / "runs" / scale / "book.json"
-    return (
-        marker.exists()
-        and (project_root() / index_page(scale)).exists()
-        and read_json(marker)["content"] == content(scale, plan)
+def content(scale: str, plan: Mapping[str, Step]) -> str:
+    """A hash of everything the book is made of; the API pages are made of src."""
+    root = project_root()
+    code = Path(__file__).parents[2]
+    outputs = [Path(f) for step in plan.values() for f in (step.output, step.result)]
+    return digest_of(
+        [
+            *(root / name for name in ("_config.yml", "_toc.yml")),
+            *(root / file for file in outputs),
+            *(root / "book").rglob("*"),
+            *(root / "results").rglob("*"),
+            *code.rglob("*.py"),
+        ]
     )
 
 
-def build(scale: str, plan: dict[str, Step]) -> Path:
-    """Run Jupyter Book over the staged tree; its warnings end the build and are shown."""
+def pages_digest(scale: str) -> str:
+    """A hash of the pages that were built."""
+    return digest_of((project_root() / index_page(scale)).parent.rglob("*.html"))
+
+
+def up_to_date(scale: str, plan: Mapping[str, Step]) -> bool:
+    """Whether the book is there, untouched, and made of today's content."""
+    marker = read_or_empty(project_root() / "runs" / scale / "book.json")
+    if not (project_root() / index_page(scale)).exists():
+        return False
+    now = {"content": content(scale, plan), "pages": pages_digest(scale)}
+    return marker == now
+
+
+def build(scale: str, plan: Mapping[str, Step]) -> Path:
+    """Run Jupyter Book over the staged tree; its warnings end the build, shown."""
     root = project_root()
     before = content(scale, plan)
     target = stage(scale, plan)
-    command = [
-        sys.executable,
-        "-c",
-        "from jupyter_book.cli.main import main; main()",
-        "build",
-        f"runs/{scale}/book",
-        "-W",
-        "--keep-going",
-        "-n",
-    ]
+    command = "from jupyter_book.cli.main import main; main()"
+    options = ["build", f"runs/{scale}/book", "-W", "--keep-going", "-n"]
     done = subprocess.run(
-        command, cwd=root, capture_output=True, text=True, check=False
+        [sys.executable, "-c", command, *options],
+        cwd=root,
+        env={**os.environ, "DOCUTILSCONFIG": str(target / "docutils.conf")},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     log = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
     write_whole(root / "runs" / scale / "book.log", log)
     index = root / index_page(scale)
     if done.returncode or not index.exists():
-        wrong = [
-            line.replace(f"{target}/", "")
-            for line in log.splitlines()
-            if re.search("WARNING|ERROR|Error", line)
+        lines = [
+            line for line in log.splitlines() if re.search("WARNING|[Ee]rror", line)
         ]
-        raise ValueError(
-            f"the book was not built (all of it in runs/{scale}/book.log):\n"
-            + "\n".join(wrong[:30])
-        )
-    for page in index.parent.rglob(
-        "*.html"
-    ):  # live code would be fetched from another host; it is off
-        page.write_text(
-            LIVE_CODE.sub("", page.read_text(encoding="utf-8")), encoding="utf-8"
-        )
-    write_whole(root / "runs" / scale / "book.json", dumps({"content": before}))
+        wrong = "\n".join(lines[:30]).replace(f"{target}/", "")
+        where = f"runs/{scale}/book.log"
+        raise ValueError(f"the book was not built (all of it in {where}):\n{wrong}")
+    finish(index.parent)
+    marker = {"content": before, "pages": pages_digest(scale)}
+    write_whole(root / "runs" / scale / "book.json", dumps(marker))
     return index
+
+
+def finish(html: Path) -> None:
+    """Take out what would load code from another host; forward the old addresses."""
+    for page in html.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(LIVE_CODE.sub("", text), encoding="utf-8")
+    for old, new in MOVED.items():
+        if (html / f"{new}.html").exists():
+            name = f"{Path(new).name}.html"
+            write_whole(html / f"{old}.html", forward(name))
+
+
+def forward(address: str) -> str:
+    """A page that leads to another one in its folder, by itself and by a link."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="refresh" content="0; url={address}">\n'
+        f'<link rel="canonical" href="{address}">\n<title>This page has moved</title>\n'
+        f'</head>\n<body><p>This page has moved to <a href="{address}">{address}</a>.'
+        "</p></body>\n</html>\n"
+    )

@@ -1,0 +1,75 @@
+"""Result files as the pages read them: this scale's own run and the published ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mipo.cache import code_hashes
+from mipo.files import project_root, read_json
+from mipo.numbers import Number
+
+GPU = "15-gpu-models"
+
+
+def load_claims() -> list[dict]:
+    """book/claims.yml, in order."""
+    import yaml
+
+    file = project_root() / "book" / "claims.yml"
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
+def results_in(folder: Path) -> dict[str, dict]:
+    """{notebook: its results} of a folder."""
+    return {file.stem: read_json(file) for file in sorted(folder.glob("[0-9]*.json"))}
+
+
+def best_results(scale: str) -> dict[str, dict]:
+    """The published results of each chapter, else this scale's own.
+
+    Results of scale full stand before those of scale gpu; a run that was skipped
+    stands for nothing (chapter 15 at scale full).
+    """
+    root = project_root()
+    best = results_in(root / "runs" / scale / "results")
+    for place in ("gpu", "full"):
+        for name, result in results_in(root / "results" / place).items():
+            if not result.get("skipped"):
+                best[name] = result
+    return best
+
+
+def outdated(result: dict) -> list[str]:
+    """The modules that changed since a result was made."""
+    changed = []
+    for name, then in result.get("code", {}).items():
+        try:
+            now = code_hashes([name])[name]
+        except (ValueError, KeyError):
+            now = "gone"
+        if now != then:
+            changed.append(name)
+    return sorted(changed)
+
+
+def claim_status(claim: dict, results: dict[str, dict]) -> tuple[str, dict | None]:
+    """(status, what was measured or None) of a claim of book/claims.yml.
+
+    The status is one of holds, in part, undecided, fails, not judged, open.
+    """
+    chapter = results.get(claim.get("notebook", ""), {})
+    measurement = chapter.get("claims", {}).get(claim["slug"])
+    if measurement is None:
+        return "open", None
+    return measurement["status"] or "not judged", measurement
+
+
+def measured(measurement: dict) -> str:
+    """The measured value, with each part's status where a claim has parts."""
+    if "parts" not in measurement:
+        return str(Number(**measurement["number"]))
+    parts = []
+    for name, part in measurement["parts"].items():
+        status = part["status"] or "not judged"
+        parts.append(f"{name}: {Number(**part['number'])} ({status})")
+    return "; ".join(parts)

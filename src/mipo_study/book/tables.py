@@ -1,0 +1,231 @@
+"""The tables of the prose pages: claims, times, versions, speed, real models."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+
+import pandas as pd
+
+from mipo.files import project_root, read_json
+from mipo_study.book.results import (
+    GPU,
+    claim_status,
+    load_claims,
+    measured,
+    outdated,
+)
+from mipo_study.results import committed
+from mipo_study.tables import markdown
+
+NOTHING = "*(no number yet)*"
+WORDS = ("holds", "in part", "undecided", "fails", "not judged", "open")
+
+Results = Mapping[str, dict]
+Staged = Mapping[str, Collection[str]]  # {notebook: its figures} of the pages built
+
+
+def table(rows: Iterable[Mapping], markup: Collection[str] = ()) -> str:
+    """Rows as Markdown; a sentence where there are none."""
+    frame = pd.DataFrame(list(rows))
+    return NOTHING if frame.empty else markdown(frame, markup=markup)
+
+
+# ---- claims ----
+
+
+def claims(results: Results, staged: Staged) -> str:
+    """Every claim with its status, its number and where it is measured."""
+    rows = [claim_row(claim, results, staged) for claim in load_claims()]
+    return table(rows, markup=("claim", "status", "where"))
+
+
+def claim_row(claim: dict, results: Results, staged: Staged) -> dict[str, str]:
+    status, measurement = claim_status(claim, results)
+    place = where(claim, measurement, staged)
+    if measurement:
+        place += f", scale {results[claim['notebook']]['scale']}"
+    return {
+        "claim": f"**{claim['slug'].split('-')[0]}** {claim['claim']}",
+        "who says so": claim["who"],
+        "status": f"**{status}**",
+        "measured": measured(measurement) if measurement else None,
+        "where": place,
+    }
+
+
+def where(claim: dict, measurement: dict | None, staged: Staged) -> str:
+    """Links to a claim's cell and figure; the chapter to come where there is none."""
+    if measurement is None and "open" in claim:
+        return f"open: {claim['open']}"
+    name = claim["notebook"]
+    if measurement is None:
+        return f"{name}, not run at this scale"
+    if name not in staged:
+        return name
+    link = f"{{ref}}`{name} <claim-{claim['slug']}>`"
+    figure = measurement.get("figure")
+    if figure not in staged[name]:  # a scale may not draw what the published run did
+        return link
+    return f"{link}, {{ref}}`figure <fig-{name.split('-')[0]}-{figure}>`"
+
+
+def claims_summary(results: Results) -> str:
+    """Counts in words, failures as plain as successes."""
+    count = Counter(claim_status(claim, results)[0] for claim in load_claims())
+    parts = [f"{word} {count[word]}" for word in WORDS if count[word]]
+    return f"{count.total()} claims: {', '.join(parts)}."
+
+
+# ---- times and versions ----
+
+
+def times(results: Results) -> str:
+    """Minutes and machine of each chapter, and what has changed since."""
+    return table(
+        {
+            "notebook": name,
+            "minutes": f"{result['seconds_cold'] / 60:.1f}",
+            "machine": result["machine"],
+            "made": f"scale {result['scale']}, {result['date'][:10]}, "
+            f"{result['commit']}",
+            "changed since": ", ".join(outdated(result)) or "nothing",
+        }
+        for name, result in results.items()
+    )
+
+
+WORK = {
+    "base models": ("base",),
+    "making pairs": ("pairs", "preferences", "data"),
+    "training": ("train", "polis"),
+    "replies and scores": ("examine", "weigh", "answers", "own", "judge", "harness"),
+    "timing": ("cost", "engine"),
+}  # the first words of the names of runs
+
+
+def work(results: Results) -> str:
+    """Where the time goes: minutes of each kind of run, and of the notebook itself."""
+    return table(
+        work_row(name, result) for name, result in results.items() if "work" in result
+    )
+
+
+def work_row(name: str, result: dict) -> dict[str, str | None]:
+    row = {"notebook": name}
+    for column, kinds in WORK.items():
+        seconds = sum(result["work"].get(kind, 0) for kind in kinds)
+        row[column] = f"{seconds / 60:.1f}" if seconds else None
+    row["the notebook itself"] = f"{result['seconds_outside'] / 60:.1f}"
+    row["minutes in all"] = f"{result['seconds_cold'] / 60:.1f}"
+    return row
+
+
+def versions(results: Results) -> str:
+    """The versions of packages that the results were made with."""
+    seen: dict[str, set[str]] = {}
+    for result in results.values():
+        for package, version in result["versions"].items():
+            seen.setdefault(package, set()).add(version)
+    return table(
+        {"package": package, "version": ", ".join(sorted(seen[package]))}
+        for package in sorted(seen)
+    )
+
+
+# ---- speed ----
+
+
+def bench() -> str:
+    """Tables per device of results/bench: times, peak memory and sampling."""
+    files = sorted((project_root() / "results" / "bench").glob("*.json"))
+    return "\n".join(bench_device(read_json(file)) for file in files) or NOTHING
+
+
+def bench_device(run: dict) -> str:
+    blocks = [
+        f"### {run['device']}\n{run['machine']}, {run['threads']} threads, "
+        f"{run['repetitions']} repetitions, {run['date'][:10]}, commit {run['commit']}."
+    ]
+    names = dict.fromkeys(name for case in run["cases"] for name in case["ratios"])
+    for name in names:
+        second = run["of"][name][1]
+        cases = [case for case in run["cases"] if name in case["ratios"]]
+        rows = [bench_row(case, name, second) for case in cases]
+        blocks.append(f"**{name}**\n\n{table(rows)}")
+    failed = [case for case in run["cases"] if case["failed"]]
+    if failed:
+        lines = [f"{case['name']}: {', '.join(case['failed'])}" for case in failed]
+        blocks.append(f"Needed more memory than there is: {'; '.join(lines)}.")
+    blocks.append(f"**Sampling**\n\n{table(sampling_rows(run['sampling']))}")
+    return "\n\n".join(blocks) + "\n"
+
+
+def bench_row(case: dict, name: str, second: str) -> dict[str, str]:
+    median, low, high = case["ratios"][name]
+    time = f"{median:.2f} ({low:.2f} to {high:.2f})"
+    if case.get("token_ratio"):
+        share = median / case["token_ratio"]
+        time += f"; {share:.0%} of the token ratio {case['token_ratio']:.2f}"
+    pairs = case["batch"] / statistics.median(case["seconds"][second])
+    used = f"{pairs:.1f}, {case['peak'][second] / 1e6:.0f}"
+    if case["mfu"] and second == "dpo":
+        used += f"; {case['mfu']:.0%} of the device's operations"
+    return {
+        "case": case["name"],
+        "time, median (lowest to highest)": time,
+        "peak memory": f"{case['memory_ratios'][name]:.2f}",
+        "second: pairs/s, MB": used,
+    }
+
+
+def sampling_rows(sampling: dict) -> list[dict[str, str]]:
+    """Prompts per second by batch size, and replies that the batch's shape changed."""
+    return [
+        {
+            "precision": precision,
+            "prompts at a time": size,
+            "prompts per second": f"{run['prompts'] / seconds:.0f}",
+            "replies unlike one at a time": f"{run['differ'][size]} of {run['prompts']}",
+        }
+        for precision, run in sampling.items()
+        for size, seconds in run["seconds"].items()
+    ]
+
+
+# ---- real models ----
+
+
+def real_models() -> str:
+    """The claims that are also to be held against real models.
+
+    They are open until a run on a GPU is committed in results/gpu.
+    """
+    results = {GPU: committed(GPU, "gpu") or {}}
+    rows = []
+    for claim in load_claims():
+        if GPU in claim.get("also", []):
+            status, measurement = claim_status({**claim, "notebook": GPU}, results)
+            row = {
+                "claim": f"{claim['slug'].split('-')[0]} {claim['claim']}",
+                "who says so": claim["who"],
+                "on real models": status if measurement else "open: not run yet",
+                "measured": measured(measurement) if measurement else None,
+            }
+            rows.append(row)
+    return table(rows, markup=("claim",))
+
+
+def real_models_sentence() -> str:
+    """Which run of real models is committed and how it was made, or that none is."""
+    run = committed(GPU, "gpu")
+    if run is None:
+        return "Nothing has been run on real weights yet."
+    changed = " with uncommitted changes" if run["dirty"] else ""
+    return (
+        f"A run of {run['date']} is committed: {run['seconds_cold'] / 60:.0f} minutes "
+        f"on {run['gpu'] or 'no GPU'} ({run['machine']}), commit "
+        f"{run['commit']}{changed}, torch {run['versions']['torch']}, transformers "
+        f"{run['versions']['transformers']}."
+    )
