@@ -70,7 +70,7 @@ CLAIM = (
 
 INDEX = """# Index
 
-{{ claims_summary() }} Beta is {{ number("01-first/beta") }}, {{ number("01-first/beta", "percent") }}; {{ number("09-none/x") }}.
+{{ claims_summary() }} Beta is {{ number("01-first/beta") }}, {{ number("01-first/beta", "percent") }}; {{ number("02-second/none") }}.
 See [the second](../notebooks/02-second.ipynb) and [a third](../notebooks/03-third.ipynb).
 
 {{ claims() }}

@@ -52,7 +52,9 @@ def pairs(conversational):
         return rows
     return [
         {
-            name: [{"role": "user" if name == "prompt" else "assistant", "content": text}]
+            name: [
+                {"role": "user" if name == "prompt" else "assistant", "content": text}
+            ]
             for name, text in row.items()
         }
         for row in rows
@@ -133,7 +135,10 @@ def test_without_chapter_4_it_says_how_to_make_it(tmp_path):
     "rows, message",
     [
         ([{"question": "Hi"}], 'line 1: field "query" is missing.*rename "question"'),
-        ([{"query": "Hi", "context": "a", "person": 3}], '"person" must be text, got 3'),
+        (
+            [{"query": "Hi", "context": "a", "person": 3}],
+            '"person" must be text, got 3',
+        ),
         (
             [{"query": "Hi", "context": c} for c in "aabb"],
             "4 examples of 2 person.*at least three people",

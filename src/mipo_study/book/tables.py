@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -17,7 +18,7 @@ from mipo_study.book.results import (
     outdated,
 )
 from mipo_study.results import committed
-from mipo_study.tables import markdown
+from mipo_study.tables import MISSING, markdown
 
 NOTHING = "*(no number yet)*"
 WORDS = ("holds", "in part", "undecided", "fails", "not judged", "open")
@@ -26,10 +27,17 @@ Results = Mapping[str, dict]
 Staged = Mapping[str, Collection[str]]  # {notebook: its figures} of the pages built
 
 
-def table(rows: Iterable[Mapping], markup: Collection[str] = ()) -> str:
-    """Rows as Markdown; a sentence where there are none."""
+def table(rows: Iterable[Mapping]) -> str:
+    """Rows as Markdown, minutes with a decimal; a sentence where there are none.
+
+    All columns are our own Markdown: nothing in them is written by others.
+    """
     frame = pd.DataFrame(list(rows))
-    return NOTHING if frame.empty else markdown(frame, markup=markup)
+    if frame.empty:
+        return NOTHING
+    formats = {name: ".1f" for name in frame.select_dtypes("number")}
+    ours = set(frame.columns) - set(formats)
+    return markdown(frame, formats, markup=ours)
 
 
 # ---- claims ----
@@ -38,7 +46,7 @@ def table(rows: Iterable[Mapping], markup: Collection[str] = ()) -> str:
 def claims(results: Results, staged: Staged) -> str:
     """Every claim with its status, its number and where it is measured."""
     rows = [claim_row(claim, results, staged) for claim in load_claims()]
-    return table(rows, markup=("claim", "status", "where"))
+    return table(rows)
 
 
 def claim_row(claim: dict, results: Results, staged: Staged) -> dict[str, str]:
@@ -50,7 +58,7 @@ def claim_row(claim: dict, results: Results, staged: Staged) -> dict[str, str]:
         "claim": f"**{claim['slug'].split('-')[0]}** {claim['claim']}",
         "who says so": claim["who"],
         "status": f"**{status}**",
-        "measured": measured(measurement) if measurement else None,
+        "measured": measured(measurement) if measurement else MISSING,
         "where": place,
     }
 
@@ -86,7 +94,7 @@ def times(results: Results) -> str:
     return table(
         {
             "notebook": name,
-            "minutes": f"{result['seconds_cold'] / 60:.1f}",
+            "minutes": result["seconds_cold"] / 60,
             "machine": result["machine"],
             "made": f"scale {result['scale']}, {result['date'][:10]}, "
             f"{result['commit']}",
@@ -100,7 +108,10 @@ WORK = {
     "base models": ("base",),
     "making pairs": ("pairs", "preferences", "data"),
     "training": ("train", "polis"),
-    "replies and scores": ("examine", "weigh", "answers", "own", "judge", "harness"),
+    "replies and scores": (
+        *("examine", "weigh", "answers", "own", "judge", "harness"),
+        *("replies", "rank", "measure", "margins"),
+    ),
     "timing": ("cost", "engine"),
 }  # the first words of the names of runs
 
@@ -112,13 +123,13 @@ def work(results: Results) -> str:
     )
 
 
-def work_row(name: str, result: dict) -> dict[str, str | None]:
+def work_row(name: str, result: dict) -> dict[str, str | float]:
     row = {"notebook": name}
     for column, kinds in WORK.items():
         seconds = sum(result["work"].get(kind, 0) for kind in kinds)
-        row[column] = f"{seconds / 60:.1f}" if seconds else None
-    row["the notebook itself"] = f"{result['seconds_outside'] / 60:.1f}"
-    row["minutes in all"] = f"{result['seconds_cold'] / 60:.1f}"
+        row[column] = seconds / 60 if seconds else math.nan
+    row["the notebook itself"] = result["seconds_outside"] / 60
+    row["minutes in all"] = result["seconds_cold"] / 60
     return row
 
 
@@ -211,10 +222,10 @@ def real_models() -> str:
                 "claim": f"{claim['slug'].split('-')[0]} {claim['claim']}",
                 "who says so": claim["who"],
                 "on real models": status if measurement else "open: not run yet",
-                "measured": measured(measurement) if measurement else None,
+                "measured": measured(measurement) if measurement else MISSING,
             }
             rows.append(row)
-    return table(rows, markup=("claim",))
+    return table(rows)
 
 
 def real_models_sentence() -> str:
