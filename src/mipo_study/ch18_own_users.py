@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from transformers.utils import logging
 
-from mipo import data, evaluate, files, preference_data
+from mipo import evaluate, files, preference_data
 from mipo.cache import Run
 from mipo.losses import gamma_decay
 from mipo.worlds import population
@@ -103,9 +103,9 @@ def read_users(path: str | Path, base: Place) -> list[dict]:
     ValueError
         Names file and line, or the words that the model does not know.
     """
-    rows = data.load(path)
+    rows = benchmarks.own_users(path)
     for row in rows:
-        person = row.get("person") or row["context"] or "nobody"
+        person = row["person"] or "nobody"
         if not isinstance(person, str):
             raise ValueError(
                 f'{row["read_from"]}: "person" must be text, got {person!r}; put it in '

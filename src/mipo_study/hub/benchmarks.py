@@ -1,9 +1,11 @@
-"""Public data sets as examples: people with preferences, maths and multiple choice, labelled pairs of replies.
+"""Public data sets: people with preferences, maths and multiple choice, labelled pairs.
 
-Nothing is fetched unless a data set is asked for by name. Each is read at a pinned commit (`download.PINNED`), or from a local
-folder in the hub's own layout. Which of their fields the papers wrote into their prompts is not published: what we take
-is said at each function.
+Nothing is fetched unless a data set is asked for by name. Each is read at a pinned commit
+(`download.PINNED`), or from a local folder in the hub's own layout. Which of their fields
+the papers wrote into their prompts is not published: what we take is said at each function.
 """
+
+from __future__ import annotations
 
 import functools
 import random
@@ -22,8 +24,14 @@ from mipo_study.hub import answers, download
 class Source:
     """Where a data set lies.
 
-    parts      {name: (configuration, split)}          megabytes   of what is downloaded, about
-    columns    those that are read, where there are many more; none: all
+    Attributes
+    ----------
+    parts : dict
+        {name: (configuration, split)}.
+    megabytes : float
+        Of what is downloaded, about.
+    columns : tuple of str
+        Those that are read, where there are many more; none: all.
     """
 
     repo: str
@@ -105,20 +113,21 @@ SOURCES = {
 }
 
 
-def kind_of(name):
+def kind_of(name: str) -> str:
     """people, reasoning or preferences; ValueError for an unknown name."""
     if Path(name).suffix == ".jsonl":
         return "people"
     if name not in SOURCES:
         raise ValueError(
-            f"data set {name!r}: expected one of {', '.join(SOURCES)}, or the path of a .jsonl file"
+            f"data set {name!r}: expected one of {', '.join(SOURCES)}, or the path of a "
+            ".jsonl file"
         )
     return SOURCES[name].kind
 
 
 @dataclass
 class Data:
-    """Examples to train on and to test on, with where they come from (`source`, JSON)."""
+    """Rows to train on and to test on, with where they come from (`source`, JSON)."""
 
     kind: str
     train: list
@@ -126,79 +135,94 @@ class Data:
     source: dict = field(default_factory=dict)
 
 
-def load(name, *, folder="", n_train=0, n_test=200, seed=0):
-    """A data set by name, or a reader's own .jsonl, as Data; n_train 0: all there are.
+def load(
+    name: str, *, folder: str = "", n_train: int = 0, n_test: int = 200, seed: int = 0
+) -> Data:
+    """A data set by name, or a reader's own .jsonl.
 
-    kind "people"       examples with query, context, gold (the reply that the person chose, or None), person, wishes
-    kind "reasoning"    items of `hub.answers`
-    kind "preferences"  rows with prompt (messages), chosen, rejected
-    folder              read the files there instead of the hub's (see `files_of`)
-    People are split, not their examples: nobody is in both parts. Other data sets keep their own split, and training items
-    that are also test items are dropped and counted.
-    errors  ValueError for an unknown name or a missing column; download.Unavailable where the files cannot be had
+    People are split, not their examples: nobody is in both parts. Other data sets keep
+    their own split, and training items that are also test items are dropped and counted.
+
+    Parameters
+    ----------
+    folder : str
+        Read the files there instead of the hub's (see `files_of`).
+    n_train, n_test : int
+        The most to take; 0 takes all there are.
+
+    Returns
+    -------
+    Data
+        kind "people": examples with query, context, gold (the reply that the person chose,
+        or None), person, wishes; "reasoning": items of `hub.answers`; "preferences": rows
+        with prompt (messages), chosen, rejected.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name or a missing column.
+    download.Unavailable
+        Where the files cannot be had.
     """
-    kind_of(name)
+    sizes = {"n_train": n_train, "n_test": n_test, "seed": seed}
+    kind = kind_of(name)
     if Path(name).suffix == ".jsonl":
-        examples = [
-            {**e, "person": e.get("person") or e["context"], "wishes": [e["context"]]}
-            for e in data.read_jsonl(name)
-        ]
         about = {"file": Path(name).name, "licence": "yours"}
-        return split_people(
-            examples, n_train=n_train, n_test=n_test, seed=seed, source=about
-        )
+        return split_people(own_users(name), source=about, **sizes)
     source = SOURCES[name]
     rows, sha = fetch(name, folder)
     about = {"repo": source.repo, "commit": sha, "licence": source.licence}
-    if source.kind == "people":
-        examples = PEOPLE[name](**rows)
-        return split_people(
-            examples, n_train=n_train, n_test=n_test, seed=seed, source=about
-        )
-    if source.kind == "preferences":
-        parts = {part: preferences(rows[part]) for part in ("train", "test")}
+    if kind == "people":
+        return split_people(PEOPLE[name](**rows), source=about, **sizes)
+    if kind == "preferences":
+        train, test = (preferences(rows[part]) for part in ("train", "test"))
     else:
-        parts = {
-            part: answers.items(name, rows[part], part) for part in ("train", "test")
-        }
-    known = {_same(r) for r in parts["test"]}
-    train = [r for r in parts["train"] if _same(r) not in known]
-    about |= {"dropped": len(parts["train"]) - len(train)}
-    rng = random.Random(f"{name} {seed}")
-    picked = {
-        part: rng.sample(side, min(n, len(side)) if n else len(side))
-        for part, side, n in (
-            ("train", train, n_train),
-            ("test", parts["test"], n_test),
+        train, test = (
+            answers.items(name, rows[part], part) for part in ("train", "test")
         )
-    }
-    return Data(source.kind, picked["train"], picked["test"], about)
+    in_test = {_same(row) for row in test}
+    unseen = [row for row in train if _same(row) not in in_test]
+    about["dropped"] = len(train) - len(unseen)
+    rng = random.Random(f"{name} {seed}")
+    train = rng.sample(unseen, min(n_train or len(unseen), len(unseen)))
+    test = rng.sample(test, min(n_test or len(test), len(test)))
+    return Data(kind, train, test, about)
 
 
-def files_of(name, folder):
-    """Where a data set lies in a folder: in a subfolder of its name (as in MIPO_DATA, or in the hub's layout), or itself."""
+def own_users(path: str | Path) -> list[dict]:
+    """A reader's users: whoever has the same context is one person, unless it is named."""
+    return [
+        {
+            **example,
+            "person": example.get("person") or example["context"],
+            "wishes": [example["context"]],
+        }
+        for example in data.read_jsonl(path)
+    ]
+
+
+def files_of(name: str, folder: str | Path) -> Path:
+    """Where a data set lies in a folder: in a subfolder of its name, or itself."""
     if not Path(folder).is_dir():
         raise ValueError(f"data folder {folder}: there is no such folder")
     own = Path(folder) / name
     return own if own.is_dir() else Path(folder)
 
 
-def fetch(name, folder=""):
-    """({part: rows}, commit) of a data set, the columns that are read: the pinned commit, "" for a local folder."""
+def fetch(name: str, folder: str | Path = "") -> tuple[dict[str, list[dict]], str]:
+    """({part: rows}, commit) of a data set: the pinned commit, "" for a local folder."""
     if folder and answers.is_raw(name, folder):
         return answers.read_raw(name, folder), ""
     if not folder:
         sha = download.PINNED[SOURCES[name].repo]
         return _at(name, sha), sha
-    with (
-        tempfile.TemporaryDirectory() as fresh
-    ):  # datasets caches a folder by its name, and would miss that it changed
+    # datasets caches a folder by its name, and would miss that it changed.
+    with tempfile.TemporaryDirectory() as fresh:
         return _read(name, path=str(files_of(name, folder)), cache_dir=fresh), ""
 
 
-@functools.lru_cache(
-    maxsize=1
-)  # the next seed draws from the same rows; more data sets at once would fill the memory
+# The next seed draws from the same rows; more data sets at once would fill the memory.
+@functools.lru_cache(maxsize=1)
 def _at(name, sha):
     return _read(name, path=SOURCES[name].repo, revision=sha)
 
@@ -206,17 +230,16 @@ def _at(name, sha):
 def _read(name, **where):
     from datasets import load_dataset
 
-    found = {}
+    wanted = list(SOURCES[name].columns)
+    parts = {}
     for part, (config, split) in SOURCES[name].parts.items():
         with download.explained(where["path"], kind="dataset"):
             rows = load_dataset(name=config, split=split, **where)
-            wanted = list(SOURCES[name].columns)
-            if wanted and set(wanted) <= set(
-                rows.column_names
-            ):  # else `need` says which is missing, and which there are
+            # Else `need` says which column is missing, and which there are.
+            if wanted and set(wanted) <= set(rows.column_names):
                 rows = rows.select_columns(wanted)
-            found[part] = [dict(row) for row in rows]
-    return found
+            parts[part] = [dict(row) for row in rows]
+    return parts
 
 
 def split_people(
@@ -274,29 +297,25 @@ def split_people(
     return Data("people", train[: n_train or None], test[:n_test], about)
 
 
-def wording(row):
+def wording(row: Mapping) -> str:
     """What a person or an item asks, without the words that a prompt puts around it."""
     return row.get("message") or row.get("query") or row["prompt"][-1]["content"]
 
 
-def unit(row):
-    """What is drawn whole when an interval is computed: a person, or an item where nobody asks."""
+def unit(row: Mapping) -> str:
+    """What is drawn whole for an interval: a person, or an item where nobody asks."""
     return str(row.get("person") or row.get("id") or wording(row))
 
 
 def _same(row):
     """What makes two rows the same question: its words, in lower case."""
-    return " ".join(
-        [
-            *wording(row).lower().split(),
-            *(str(o).lower() for o in row.get("options", ())),
-        ]
-    )
+    options = [str(option).lower() for option in row.get("options", ())]
+    return " ".join([*wording(row).lower().split(), *options])
 
 
-def need(row, names, where):
-    """ValueError naming the columns that a row of a data set should have and has not."""
-    gone = [n for n in names if n not in row]
+def need(row: Mapping, names: Sequence[str], where: str) -> None:
+    """ValueError naming the columns that a row should have and has not."""
+    gone = [name for name in names if name not in row]
     if gone:
         raise ValueError(
             f"{where}: column {', '.join(gone)} is missing; it has {', '.join(row)}"
@@ -317,121 +336,115 @@ TRAITS = {
 }
 
 
-def wishes_as_context(wishes):
-    return (
-        "What this person has asked for:\n" + "\n".join(f"- {w}" for w in wishes)
-        if wishes
-        else ""
-    )
+def wishes_as_context(wishes: Sequence[str]) -> str:
+    """Wishes as a list under one heading; "" for none."""
+    if not wishes:
+        return ""
+    return "\n".join(["What this person has asked for:", *(f"- {w}" for w in wishes)])
 
 
-def prism(survey, conversations, top=3):
-    """PRISM: the opening message of each conversation; gold is the reply that the person rated highest.
+def prism(
+    survey: Sequence[Mapping], conversations: Sequence[Mapping], top: int = 3
+) -> list[dict]:
+    """PRISM: the opening message of each conversation.
 
-    The wishes are what the person wrote that a model should do (`system_string`), and the `top` of the eight traits that
-    they rated most important.
+    Gold is the reply that the person rated highest. The wishes are what the person wrote
+    that a model should do (`system_string`), and the `top` of the eight traits that they
+    rated most important.
     """
     wishes = {}
     for row in survey:
         need(row, ("user_id", "system_string", "stated_prefs"), "prism, survey")
+        stated = (row["system_string"] or "").strip()
         rated = {
-            k: v
-            for k, v in (row["stated_prefs"] or {}).items()
-            if k in TRAITS and isinstance(v, (int, float))
+            trait: value
+            for trait, value in (row["stated_prefs"] or {}).items()
+            if trait in TRAITS and isinstance(value, (int, float))
         }
-        best = sorted(rated, key=lambda k: (-rated[k], k))[:top]
-        own = (row["system_string"] or "").strip()
-        wishes[row["user_id"]] = ([own] if own else []) + [
-            f"It matters to me that a reply {TRAITS[k]}." for k in best
-        ]
+        best = sorted(rated, key=lambda trait: (-rated[trait], trait))[:top]
+        matters = [f"It matters to me that a reply {TRAITS[trait]}." for trait in best]
+        wishes[row["user_id"]] = [stated, *matters] if stated else matters
     examples = []
     for row in conversations:
         need(row, ("user_id", "conversation_history"), "prism, conversations")
         first = [t for t in row["conversation_history"] if t.get("turn", 0) == 0]
-        asked = next((t["content"] for t in first if t["role"] == "user"), "")
-        gold = next(
-            (
-                t["content"]
-                for t in first
-                if t["role"] == "model" and t.get("if_chosen")
-            ),
-            None,
-        )
-        mine = wishes.get(row["user_id"])
-        if asked and asked.strip() and mine:
+        messages = [t["content"] for t in first if t["role"] == "user"]
+        chosen = [
+            t["content"] for t in first if t["role"] == "model" and t.get("if_chosen")
+        ]
+        message = (messages[0] or "").strip() if messages else ""
+        own = wishes.get(row["user_id"])
+        if message and own:
+            task = "Reply to this message in two or three sentences."
             examples.append(
                 {
-                    "query": f"Reply to this message in two or three sentences.\n\n{asked.strip()}",
-                    "message": asked.strip(),
-                    "context": wishes_as_context(mine),
-                    "gold": gold,
+                    "query": f"{task}\n\n{message}",
+                    "message": message,
+                    "context": wishes_as_context(own),
+                    "gold": chosen[0] if chosen else None,
                     "person": row["user_id"],
-                    "wishes": mine,
+                    "wishes": own,
                 }
             )
     return examples
 
 
-def community_alignment(conversations, top=3, language="en"):
+def community_alignment(
+    conversations: Sequence[Mapping], top: int = 3, language: str = "en"
+) -> list[dict]:
     """Community Alignment: first turns; gold is the reply that the person preferred.
 
-    The wishes are what the same person wrote after their *other* choices (`first_turn_feedback`), `top` of them.
+    The wishes are what the same person wrote after their *other* choices
+    (`first_turn_feedback`), `top` of them.
     """
-    rows = []
+    turns = []
     for row in conversations:
         need(row, COMMUNITY, "community-alignment")
-        choice = row["first_turn_preferred_response"] or ""
-        if (
-            row["assigned_lang"] == language
-            and row["first_turn_prompt"]
-            and choice[-1:] in tuple("abcd")
-        ):
-            rows.append((row, row.get(f"first_turn_response_{choice[-1]}")))
-    said = defaultdict(list)
-    for i, (row, _) in enumerate(rows):
-        if (row["first_turn_feedback"] or "").strip():
-            said[row["annotator_id"]].append((i, row["first_turn_feedback"].strip()))
+        letter = (row["first_turn_preferred_response"] or "")[-1:]
+        ours = row["assigned_lang"] == language and row["first_turn_prompt"]
+        if ours and letter in tuple("abcd"):
+            turns.append((row, row.get(f"first_turn_response_{letter}")))
+    reasons = defaultdict(list)
+    for i, (row, _) in enumerate(turns):
+        reason = (row["first_turn_feedback"] or "").strip()
+        if reason:
+            reasons[row["annotator_id"]].append((i, reason))
     examples = []
-    for i, (row, gold) in enumerate(rows):
-        wishes = [text for j, text in said[row["annotator_id"]] if j != i][:top]
+    for i, (row, gold) in enumerate(turns):
+        person = row["annotator_id"]
+        wishes = [reason for j, reason in reasons[person] if j != i][:top]
         if wishes:
-            context = "\n".join(
-                [
-                    "Why this person chose a reply at other times:",
-                    *(f"- {w}" for w in wishes),
-                ]
-            )
+            heading = "Why this person chose a reply at other times:"
             examples.append(
                 {
                     "query": row["first_turn_prompt"].strip(),
                     "gold": gold and gold.replace("<|end_of_text|>", ""),
-                    "context": context,
-                    "person": row["annotator_id"],
+                    "context": "\n".join([heading, *(f"- {w}" for w in wishes)]),
+                    "person": person,
                     "wishes": wishes,
                 }
             )
     return examples
 
 
-def multifaceted_bench(rows):
-    """Multifaceted-Bench: the system message is the context, the set of preferences behind it the wishes."""
+def multifaceted_bench(rows: Sequence[Mapping]) -> list[dict]:
+    """Multifaceted-Bench: the system message is the context.
+
+    The wishes are the set of preferences behind it.
+    """
+    columns = ("system", "prompt", "reference_answer", "preference_set")
     examples = []
     for i, row in enumerate(rows):
-        need(
-            row,
-            ("system", "prompt", "reference_answer", "preference_set"),
-            "multifaceted-bench",
-        )
-        wishes = [
-            p["preference"] for p in row["preference_set"] or () if p.get("preference")
-        ]
+        need(row, columns, "multifaceted-bench")
+        context = row["system"].strip()
+        stated = [p.get("preference") for p in row["preference_set"] or ()]
         examples.append(
             {
                 "query": row["prompt"].strip(),
-                "context": row["system"].strip(),
+                "context": context,
                 "gold": row["reference_answer"],
                 "person": f"{i}",
-                "wishes": wishes or [row["system"].strip()],
+                "wishes": [wish for wish in stated if wish] or [context],
             }
         )
     return examples
@@ -447,26 +460,22 @@ PEOPLE = {
 # ---- labelled preferences ----
 
 
-def preferences(rows):
-    """UltraFeedback, binarised: rows in TRL's conversational format; equal or empty replies are left out."""
-    found = []
+def preferences(rows: Sequence[Mapping]) -> list[dict]:
+    """UltraFeedback, binarised: rows in TRL's conversational format.
+
+    Equal or empty replies are left out.
+    """
+    kept = []
     for i, row in enumerate(rows):
         need(row, ("chosen", "rejected"), "ultrafeedback")
-        prompt, chosen, rejected = (
-            row["chosen"][:-1],
-            row["chosen"][-1:],
-            row["rejected"][-1:],
-        )
-        texts = [
+        prompt, chosen = row["chosen"][:-1], row["chosen"][-1:]
+        rejected = row["rejected"][-1:]
+        replies = [
             side[0]["content"].strip() if side else "" for side in (chosen, rejected)
         ]
-        if (
-            prompt
-            and all(texts)
-            and texts[0] != texts[1]
-            and prompt[-1]["role"] == "user"
-        ):
-            found.append(
+        asked = prompt and prompt[-1]["role"] == "user"
+        if asked and all(replies) and replies[0] != replies[1]:
+            kept.append(
                 {
                     "prompt": prompt,
                     "chosen": chosen,
@@ -474,4 +483,4 @@ def preferences(rows):
                     "read_from": f"ultrafeedback, row {i}",
                 }
             )
-    return found
+    return kept
