@@ -74,6 +74,7 @@ def test_users_preferences_and_model(
         tmp_path,
         model=str(request.getfixturevalue(kind)),
         users=write(tmp_path / "users.jsonl", users),
+        seed=8,  # the hostile user is among those who are set apart
         preferences=write(tmp_path / "pairs.jsonl", pairs(conversational)),
     )
     numbers = {name: number["mean"] for name, number in results["numbers"].items()}
