@@ -184,7 +184,8 @@ def pretrain(
     paid for once. AdamW with a linear warm-up over 5 % of the steps, then cosine decay
     to zero.
     """
-    model.to(device).train()
+    torch.nn.Module.to(model, device)
+    model.train()
     optimiser, rates = _adam(model, lr, embedding_rate)
     rng = np.random.default_rng((seed, 4))
     check_every = 1 if torch.device(device).type == "cpu" else _GPU_CHECK

@@ -11,28 +11,48 @@ from mipo.files import plain, refuse_nan
 
 
 def status(
-    interval: tuple[float, float] | None, region: tuple[float | None, float | None]
+    interval: tuple[float | None, float | None] | None,
+    region: tuple[float | None, float | None],
 ) -> str:
-    """holds: interval inside the region · fails: wholly outside · undecided: it straddles, or there is no interval.
+    """Compare an interval with the claimed region.
 
-    region = (low, high), ends included; None is no limit. An interval that is one point on an end is undecided: two arms
-    that are alike in every seed are neither more nor less. Source: the study's rule for findings.
+    Parameters
+    ----------
+    interval : (low, high), optional
+        None, or an end of None: there is no interval.
+    region : (low, high)
+        Ends included; None is no limit.
+
+    Returns
+    -------
+    str
+        "holds": interval inside the region. "fails": wholly outside. "undecided": it
+        straddles, or there is no interval. One that is a single point on an end is
+        undecided: two arms that are alike in every seed are neither more nor less.
+
+    Raises
+    ------
+    ValueError
+        For an interval or a region whose low end is above its high end.
+
+    Notes
+    -----
+    Source: the study's rule for findings.
     """
-    low, high = (
-        (-math.inf if region[0] is None else region[0]),
-        (math.inf if region[1] is None else region[1]),
-    )
-    if not low <= high:
+    lowest = -math.inf if region[0] is None else region[0]
+    highest = math.inf if region[1] is None else region[1]
+    if not lowest <= highest:
         raise ValueError(f"region {region}: its low end is above its high end")
-    if interval is None or None in interval:
+    low, high = interval or (None, None)
+    if low is None or high is None:
         return "undecided"
-    if not interval[0] <= interval[1]:
+    if not low <= high:
         raise ValueError(f"interval {interval}: its low end is above its high end")
-    if interval[0] == interval[1] in (low, high) and low < high:
+    if low == high in (lowest, highest) and lowest < highest:
         return "undecided"
-    if low <= interval[0] and interval[1] <= high:
+    if lowest <= low and high <= highest:
         return "holds"
-    return "fails" if interval[1] < low or interval[0] > high else "undecided"
+    return "fails" if high < lowest or low > highest else "undecided"
 
 
 def together(parts: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from datasets import Dataset
@@ -94,13 +94,15 @@ def synthesise_pairs(
     if len(chosen) != len(examples):
         raise ValueError(f"{len(chosen)} chosen replies for {len(examples)} examples")
 
+    partners: list[list[Any]] = []
     if rejected_prompts is not None:
         k, negatives = 1, ""
         contexts = [[""] for _ in examples]
         answered = [[prompt] for prompt in rejected_prompts]
         described = [f"{name}, rejected prompt" for name in names]
     else:
-        partners = draw_partners(len(examples), negatives, k=k, seed=seed)
+        drawn = draw_partners(len(examples), negatives, k=k, seed=seed)
+        partners = cast(list[list[Any]], drawn)
         contexts = [
             ["" if j is None else examples[j].get("context") or "" for j in row]
             for row in partners
@@ -217,5 +219,6 @@ def flip_by_coin(pairs: Dataset, seed: int = 0) -> Dataset:
         "rejected": np.where(heads, chosen, rejected).tolist(),
     }
     for column, values in swapped.items():
-        pairs = pairs.remove_columns(column).add_column(column, values)
+        others: Any = pairs.remove_columns(column)
+        pairs = others.add_column(column, values)
     return pairs

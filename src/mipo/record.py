@@ -299,7 +299,7 @@ class Notebook:
         return {
             "number": asdict(number),
             "region": limits,
-            "status": status(number.interval, tuple(limits)),
+            "status": status(number.interval, (limits[0], limits[1])),
         }
 
     def _box(self, slug: str, rows: dict, judged: str | None, statement: str) -> str:
@@ -391,7 +391,9 @@ class Notebook:
             name for name in imported(text) if not name.startswith("mipo_study.figures")
         ]
         spans = {name: USED[name] for name in USED.keys() - self.before}
-        work = {}  # seconds of its records by kind, the first word of their names
+        work: dict[
+            str, float
+        ] = {}  # seconds of its records by kind, the first word of their names
         for name, (begun, ended) in spans.items():
             kind = name.split("-")[0]
             work[kind] = round(work.get(kind, 0) + ended - begun, 1)

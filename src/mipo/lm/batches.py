@@ -11,6 +11,7 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -58,9 +59,10 @@ class TokenSets(torch.utils.data.Dataset):
             for rows in self.sets
         ]
 
-    def __getitem__(self, i: int) -> dict:
-        item = {"rows": self.sets[i], "ref": None if self.ref is None else self.ref[i]}
-        return item | {name: side[i] for name, side in self.sides.items()}
+    def __getitem__(self, index: int) -> dict:
+        ref = None if self.ref is None else self.ref[index]
+        sides = {name: side[index] for name, side in self.sides.items()}
+        return {"rows": self.sets[index], "ref": ref, **sides}
 
 
 class TokenBatches:
@@ -118,10 +120,10 @@ def collate_sets(items: list[dict], pad_id: int, share: bool = False) -> dict:
     """
     n = len(items[0]["rows"])
     if share:
-        batch = collate_shared(groups_of([item["rows"] for item in items]))
+        rows = collate_shared(groups_of([item["rows"] for item in items]))
     else:
-        batch = collate([item["rows"][j] for j in range(n) for item in items], pad_id)
-    batch["members"] = n
+        rows = collate([item["rows"][j] for j in range(n) for item in items], pad_id)
+    batch: dict[str, Any] = {**rows, "members": n}
     if items[0]["ref"] is not None:
         batch["ref"] = torch.stack([item["ref"] for item in items], dim=1)
     for name in items[0].keys() - {"rows", "ref"}:
@@ -342,7 +344,8 @@ class Reference:
 
     def __init__(self, model, pad_id: int, args):
         self.model, self.pad_id, self.args = model, pad_id, args
-        self.weights, self.closed = None, False
+        self.weights: str | None = None
+        self.closed = False
         self.folder = Path(args.ref_cache_dir or Path(args.output_dir) / "ref-logps")
 
     def __call__(self, rows: list[tuple[list[int], list[int]]]) -> Tensor:

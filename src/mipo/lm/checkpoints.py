@@ -6,6 +6,7 @@ the repository runs, no pickle is read, and no file outside the folder is opened
 
 import json
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import torch
@@ -148,7 +149,7 @@ def load_tokenizer(name: str):
         Naming the model and the part that is missing.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # of any kind: the files are a stranger's
         raise ValueError(
             f"{name} has no tokenizer that can be loaded (tokenizer.json is missing?)"

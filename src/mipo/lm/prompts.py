@@ -78,7 +78,7 @@ def render_messages(
         raise ValueError(
             f"{place}the model's chat template refuses this prompt ({error})"
         ) from None
-    return _with_one_start(tokenizer, text)
+    return _with_one_start(tokenizer, str(text))
 
 
 def _with_one_start(tokenizer: PreTrainedTokenizerBase, text: str) -> str:

@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -142,9 +143,8 @@ def shared_attention(
         out = F.pad(out, (0, 0, 0, 0, prompt, 0))
     elif prompt:
         past = [x[:, :, :prompt] for x in (query, key, value)]
-        heads, _ = sdpa_attention_forward(
-            module, *past, None, **{**kwargs, "is_causal": True}
-        )
+        causal: dict[str, Any] = {**kwargs, "is_causal": True}
+        heads, _ = sdpa_attention_forward(module, *past, None, **causal)
         out = torch.cat([heads, out], dim=1)
     return out.flatten(0, 1).index_select(0, gather)[None], None
 
@@ -219,7 +219,7 @@ def _base(model):
 
 
 @contextmanager
-def sharing(model, batch: dict[str, Tensor]):
+def sharing(model, batch: dict[str, Any]):
     """Within it the model reads shared rows; with activation checkpointing they are read again after it, too."""
     inner = _base(model)
     config = inner.config.get_text_config()

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -184,7 +185,7 @@ def _fetch(url: str, path: Path, pinned: str, name: str) -> None:
             f"sha256:{pinned}",
             fname=path.name,
             path=path.parent,
-            downloader=pooch.HTTPDownloader(timeout=20),
+            downloader=pooch.HTTPDownloader(timeout=20),  # pyrefly: ignore
         )
     except OSError as error:  # requests' errors are OSErrors
         raise DataUnavailable(
@@ -267,7 +268,9 @@ def read(path: str | Path) -> Conversation:
         name: _numbers(people, column[name], name, ballots)
         for name in ("n-agree", "n-disagree")
     }
-    _check_counts(votes, *counts.values(), [line for line, _ in people], ballots)
+    lines = [line for line, _ in people]
+    agree, disagree = counts["n-agree"], counts["n-disagree"]
+    _check_counts(votes, agree, disagree, lines, ballots)
     return Conversation(
         topic=summary.get("topic", path.name),
         url=summary.get("url", ""),
@@ -337,6 +340,7 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
         raise ValueError(
             f"{path}: the file is missing; a Polis export has {', '.join(FILES)}"
         )
+    reader: Any = None
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)

@@ -239,7 +239,9 @@ def training_examples(
     def draw(rng: np.random.Generator, n: int) -> list[tuple[str, str]]:
         out = []
         for i in rng.integers(len(who), size=n):
-            size = 0 if rng.random() < missing else rng.integers(1, max_context + 1)
+            size = 0
+            if rng.random() >= missing:
+                size = int(rng.integers(1, max_context + 1))
             row, s = rows[who[i]], what[i]
             prompt = render(
                 tokenizer, question(world.names[s]), _context(world, row, size, rng)
@@ -300,7 +302,8 @@ def vote_probs(model, tokenizer, recs: list[dict]) -> np.ndarray:
 def statement_means(model, tokenizer, world: Panel, contexts: list[str]) -> np.ndarray:
     r"""(Q, 2): q(y | x) of every asked statement, the mean of the model's chances of both votes over `contexts`."""
     names = world.names[world.asked]
-    return sum(_under(model, tokenizer, c, names) for c in contexts) / len(contexts)
+    total = sum(_under(model, tokenizer, c, names) for c in contexts)
+    return np.asarray(total / len(contexts))
 
 
 def by_statement(means: np.ndarray, recs: list[dict]) -> np.ndarray:
