@@ -1,9 +1,14 @@
-"""Runs that are kept by the content of their config, data and code: made once, whole or not at all, and found again."""
+"""Runs that are kept by the content of their config, data and code: made once, whole or not at all, and found again.
+
+A run is a folder of files, ``<run_dir>/runs/<name>-<key>``, and one small file of what
+it measured, ``<run_dir>/measured/<name>-<key>.json``, which can be committed
+(``results/<scale>/measured``). Who asks for a run gets what it measured; its files are
+made again, where they are not, when they are asked for.
+"""
 
 from __future__ import annotations
 
 import ast
-import fcntl
 import functools
 import hashlib
 import inspect
@@ -11,39 +16,42 @@ import json
 import math
 import os
 import re
-import shutil
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mipo.files import (
-    SOURCE,
-    content_hash,
-    digest,
-    dumps,
-    refuse_nan,
-    resolve,
-    sync,
-    write_whole,
-)
-from mipo.provenance import provenance
+from filelock import FileLock, Timeout
+
+from mipo import files
+from mipo.files import SOURCE, content_hash, digest, project_root, resolve
+from mipo.provenance import provenance, source_state
 
 PACKAGES = ("mipo", "mipo_study")
-# They keep numbers, fetch files whose commits are in keys, or start processes; they change no number.
+# They keep numbers, check parameters, show text, fetch files whose commits are in keys,
+# or start processes; they change no number.
 KEEPERS = (
     "mipo",
     "mipo.numbers",
     "mipo.record",
     "mipo.cache",
     "mipo.files",
+    "mipo.parameters",
     "mipo.provenance",
+    "mipo.quote",
     "mipo_study",
     "mipo_study.hub.download",
     "mipo_study.hub.launch",
 )
+RUN = "run.json"
+STARTED = "MIPO_STARTED"  # environment: when the chain started this notebook's kernel
+# {folder name: (begun, ended)} of every run loaded or made by this process
+USED: dict[str, tuple[float, float]] = {}
+
+# ---- which code counts ----
 
 
 def module_file(name: str) -> Path | None:
@@ -89,24 +97,62 @@ def closure(names: Iterable[str]) -> dict[str, Path]:
 
 
 def source_hash(file: Path) -> str:
-    """sha256 of what the code does: comments, blank lines and docstrings may change without spoiling a run."""
+    """sha256 of what the code does, the same on every Python from 3.11 on.
+
+    Comments, layout and docstrings may change without spoiling a run.
+    """
     return _hash_of(file.read_text(encoding="utf-8"))
 
 
 @functools.lru_cache(maxsize=200)
 def _hash_of(source: str) -> str:
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(
-            node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-        ):
-            if node.body and ast.get_docstring(node, clean=False) is not None:
-                node.body[0] = ast.Pass()
-    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(canonical(ast.parse(source))).encode()).hexdigest()
+
+
+def canonical(node: Any) -> Any:
+    """A syntax tree as lists and texts that no version of Python writes differently.
+
+    A node is its class name and the fields that say something. Left out are
+    docstrings, what is empty, and what is no meaning: positions, load or store, the
+    comments of types, the u of u"text". The constant parts of an f-string are joined,
+    since versions cut them differently.
+    """
+    if isinstance(node, list):
+        return [canonical(item) for item in node]
+    if isinstance(node, ast.Constant):  # ascii: what prints depends on the version
+        return ["Constant", type(node.value).__name__, ascii(node.value)]
+    if not isinstance(node, ast.AST):
+        return ascii(node)
+    parts = dict(ast.iter_fields(node))
+    for skipped in ("ctx", "type_comment", "type_ignores", "kind"):
+        parts.pop(skipped, None)
+    if isinstance(node, ast.JoinedStr):
+        parts["values"] = _joined(node.values)
+    if _has_docstring(node):
+        parts["body"] = node.body[1:]
+    told = {k: canonical(v) for k, v in parts.items() if v is not None and v != []}
+    return [type(node).__name__, sorted(told.items())]
+
+
+def _joined(values: Sequence[ast.expr]) -> list[ast.expr]:
+    joined: list[ast.expr] = []
+    for value in values:
+        if isinstance(value, ast.Constant):
+            text = value.value
+            if joined and isinstance(joined[-1], ast.Constant):
+                text = joined.pop().value + text
+            value = ast.Constant(text)
+        joined.append(value)
+    return [v for v in joined if not (isinstance(v, ast.Constant) and v.value == "")]
+
+
+def _has_docstring(node: ast.AST) -> bool:
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return isinstance(node, kinds) and ast.get_docstring(node, clean=False) is not None
 
 
 def code_hashes(code: Sequence[ModuleType | str]) -> dict[str, str]:
-    """{module: hash} of the closure, without the modules that only keep records."""
+    """{module: hash} of the named modules and what they import, without `KEEPERS`."""
     names = [item if isinstance(item, str) else item.__name__ for item in code]
     return {
         name: source_hash(file)
@@ -115,45 +161,146 @@ def code_hashes(code: Sequence[ModuleType | str]) -> dict[str, str]:
     }
 
 
+# ---- runs ----
+
+
 @dataclass(frozen=True)
 class Run:
-    """One kept run. ``fresh`` tells whether this call made it; ``seconds`` what making it took."""
+    """One kept run.
+
+    Attributes
+    ----------
+    metrics : dict
+        What it measured.
+    folder : Path
+        Where its files lie, or will lie; `path` is the folder with the files in it.
+    key : str
+        Digest of its name, config, inputs and code.
+    seconds : float
+        What making it took.
+    fresh : bool
+        Whether this call made it.
+    texts : dict
+        {name: text} of the small files that are kept with the metrics.
+    make : callable, optional
+        Makes the files where they are not here.
+    """
 
     metrics: dict
-    path: Path
+    folder: Path
     key: str
     seconds: float
     fresh: bool
+    texts: Mapping[str, str] = field(default_factory=dict, repr=False)
+    make: Callable[[], Run] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def path(self) -> Path:
+        """The folder of its files, which are made if only the measurement is here."""
+        if not self.folder.is_dir():
+            self._make()
+        return self.folder
+
+    def _make(self) -> None:
+        name = self.folder.name
+        if self.make is None:
+            raise FileNotFoundError(
+                f"the files of run {name} are not here, only what it measured; ask the "
+                "function that made it for the run, then for its path"
+            )
+        _say(f"{name}: its files are asked for and not here; making them again.")
+        made = self.make()
+        if made.metrics != self.metrics:
+            _say(f"{name}: made again, its numbers differ from those measured before.")
+
+    def read(self, name: str) -> str:
+        """Text of one of its files; of a kept one without making the others."""
+        if name in self.texts and not self.folder.is_dir():
+            return self.texts[name]
+        return (self.path / name).read_text(encoding="utf-8")
+
+    def __truediv__(self, name: str | Path) -> RunFile:
+        return RunFile(self, Path(name).as_posix())
+
+    def __getstate__(self) -> dict:
+        """Another process gets the maker only if that is a function with a name."""
+        make = self.make if getattr(self.make, "func", None) is _again else None
+        return {**self.__dict__, "make": make}
 
 
-def input_hash(value: Any, field: str) -> str:
-    if isinstance(value, Run):
+@dataclass(frozen=True)
+class RunFile(os.PathLike):
+    """A file or folder of a run, `run / "model"`: a path that is made when it is opened."""
+
+    run: Run
+    name: str
+
+    def __fspath__(self) -> str:
+        return str(self.run.path / self.name)
+
+    __str__ = __fspath__
+
+    @property
+    def key(self) -> str:
+        """Known by the run's key, without the file."""
+        return f"{self.run.key}/{self.name}"
+
+
+def _again(function: Callable, run_dir: Any, settings: dict) -> Run:
+    return function.again(run_dir, **settings)
+
+
+def input_hash(value: Any, name: str) -> str:
+    """What stands for an input in a key.
+
+    A Run, a file of one or a path within one's folder counts by the run's key; another
+    path by its content; a text that is no path is a hub name.
+
+    Raises
+    ------
+    ValueError
+        For a path that does not exist, or lies in a run whose files were changed.
+    """
+    if isinstance(value, (Run, RunFile)):
         return value.key
-    if Path(value).exists():
-        return content_hash(value)
-    if isinstance(value, Path):
-        raise ValueError(f"input {field!r}: {value} does not exist")
-    return f"name:{value}"  # a hub model or data set, known by its name
+    path = Path(value)
+    if not path.exists():
+        if isinstance(value, Path):
+            raise ValueError(f"input {name!r}: {value} does not exist")
+        return f"name:{value}"
+    for folder in (path, *path.parents):
+        if (folder / RUN).is_file():
+            key = read_run(folder)["key"]
+            inside = path.relative_to(folder).as_posix()
+            return key if inside == "." else f"{key}/{inside}"
+    return content_hash(path)
 
 
-def load(folder: Path, key: str) -> Run | None:
-    """The record, or None when it is absent or a file of it is missing or was cut."""
-    try:
-        kept = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-        whole = kept["key"] == key and all(
-            (folder / f).stat().st_size == n for f, n in kept["files"].items()
-        )
-        return (
-            Run(kept["metrics"], folder, key, kept["seconds"], False) if whole else None
-        )
-    except (OSError, ValueError, KeyError):
-        return None
+def read_run(folder: Path, key: str = "") -> dict:
+    """What run.json holds, if it and every file of the run are as they were written.
 
+    Parameters
+    ----------
+    folder : Path
+        Of the run.
+    key : str
+        The key that the run must have; "" is any.
 
-STARTED = "MIPO_STARTED"  # environment: when the chain started this notebook's kernel
-USED: dict[
-    str, tuple[float, float]
-] = {}  # {folder name: (begun, ended)} of every record loaded or made here
+    Raises
+    ------
+    ValueError
+        Naming the file that is missing or was changed.
+    """
+    about = files.unseal(folder / RUN)
+    if about["key"] != (key or about["key"]):
+        raise ValueError(f"{folder.name}/{RUN} belongs to another run")
+    for name, sha in about["files"].items():
+        file = folder / name
+        if not file.is_file():
+            raise ValueError(f"{folder.name}/{name} is missing")
+        if files.file_hash(file) != sha:
+            raise ValueError(f"{folder.name}/{name} was changed after it was written")
+    return about
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:
@@ -173,68 +320,232 @@ def run_or_load(
     *,
     code: Sequence[ModuleType | str],
     inputs: Mapping[str, Any] | None = None,
+    keep: Sequence[str] = (),
+    again: Callable[[], Run] | None = None,
+    files_too: bool = False,
 ) -> Run:
     """Load the run with this name, config, inputs and code, or make it: whole or not at all.
 
-    make(folder) may write files into its folder and returns JSON metrics (finite; None for 'no number').
-    inputs: path (hashed by content), Run (by its key), or a hub name (by its name).
-    code: the modules whose sources count, with every mipo module they import.
+    It is looked for among the runs of `run_dir`, then among what was measured there,
+    then in what is committed, ``results/*/measured``.
+
+    Parameters
+    ----------
+    run_dir : path
+        Where runs are kept; relative to the project's root.
+    name : str
+        Letters, digits and . _ + - only; the folder's name begins with it.
+    config : dict
+        JSON values that decide the result.
+    make : callable
+        make(folder) may write files into the folder and returns JSON metrics (finite;
+        None for "no number").
+    code : sequence of modules or names
+        Their sources count, with every module of the two packages that they import.
+    inputs : dict
+        {name: Run, file of a run, path (known by its content), or hub name}.
+    keep : sequence of str
+        Small text files of the folder that are kept with the metrics; see `Run.read`.
+    again : callable, optional
+        Makes the files for a Run that was found without them; by default this call.
+    files_too : bool
+        Whether a measurement without the files is not enough.
+
+    Raises
+    ------
+    ValueError
+        For a name, a config or metrics that cannot be kept, and unknown modules.
     """
     if not re.fullmatch(r"[\w.+-]+", name):
-        raise ValueError(f"record name {name!r}: use letters, digits and . _ + - only")
-    refuse_nan(config, f"{name}: config")
-    parts = {
-        "name": name,
-        "config": config,
-        "code": code_hashes(code),
-        "inputs": {
-            field: input_hash(value, field) for field, value in (inputs or {}).items()
-        },
-    }
-    key = digest(parts)
-    records = resolve(run_dir) / "records"
-    folder, partial = (
-        records / f"{name}-{key[:16]}",
-        records / f".{name}-{key[:16]}.partial",
+        raise ValueError(f"run name {name!r}: use letters, digits and . _ + - only")
+    files.refuse_nan(config, f"{name}: config")
+    hashes = {key: input_hash(value, key) for key, value in (inputs or {}).items()}
+    about = {"name": name, "config": config, "inputs": hashes}
+    about |= {"code": code_hashes(code)}
+    key = digest(about)
+    label = f"{name}-{key[:16]}"
+    home = resolve(run_dir)
+    remake = functools.partial(run_or_load, run_dir, name, config, make, code=code)
+    remake = functools.partial(remake, inputs=inputs, keep=keep, files_too=True)
+    with _locked(home, label):  # a second process waits, then loads what the first made
+        wanted = home / "wanted" / label
+        found = _load(home, label, key, keep)
+        if found is None and not files_too and not wanted.exists():
+            found = _load_measured(home, label, key)
+        fresh = found is None
+        if found is None:
+            found = _make_run(home, label, {**about, "key": key}, make, keep)
+            wanted.unlink(missing_ok=True)
+    USED[label] = (found["begun"], found["begun"] + found["seconds"])
+    return Run(
+        found["metrics"],
+        home / "runs" / label,
+        key,
+        found["seconds"],
+        fresh,
+        found.get("texts", {}),
+        again or remake,
     )
-    (records / ".locks").mkdir(parents=True, exist_ok=True)
-    with open(records / ".locks" / f"{name}-{key[:16]}", "w") as lock:
-        fcntl.flock(
-            lock, fcntl.LOCK_EX
-        )  # a second process waits for the first, then loads what it made
-        found = load(folder, key)
-        if found is not None:
-            ended = (folder / "record.json").stat().st_mtime
-            USED[folder.name] = (ended - found.seconds, ended)
+
+
+def _locked(home: Path, label: str) -> FileLock:
+    locks = home / "runs" / ".locks"
+    try:
+        locks.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        told = f"run_dir {home} cannot be written: {error.strerror}; name another"
+        raise OSError(error.errno, told) from None
+    return FileLock(locks / label)
+
+
+def _load(home: Path, label: str, key: str, keep: Sequence[str]) -> dict | None:
+    """The run, or None when it is absent or anything of it was changed, which is said."""
+    folder = home / "runs" / label
+    if not os.path.lexists(folder):
+        return None
+    try:
+        found = read_run(folder, key)
+    except (ValueError, OSError) as error:
+        _say(f"{error}; the run is made anew.")
+        return None
+    if not (home / "measured" / f"{label}.json").is_file():
+        _write_measured(home, label, found, keep)
+    return found
+
+
+def _load_measured(home: Path, label: str, key: str) -> dict | None:
+    """What the run measured, here or as committed, or None."""
+    committed = project_root().glob(f"results/*/measured/{label}.json")
+    for file in (home / "measured" / f"{label}.json", *sorted(committed)):
+        try:
+            found = files.unseal(file)
+        except FileNotFoundError:
+            continue
+        except (ValueError, OSError) as error:
+            _say(f"{error}; it is not used.")
+            continue
+        if found["key"] == key:
             return found
-        for old in (folder, partial):  # cut by a crash, or emptied by hand
-            shutil.rmtree(old, ignore_errors=True)
-        partial.mkdir()
-        start = time.perf_counter()
+    return None
+
+
+def _make_run(
+    home: Path, label: str, about: dict, make: Callable, keep: Sequence[str]
+) -> dict:
+    folder, partial = home / "runs" / label, home / "runs" / f".{label}.partial"
+    _sweep(home / "runs", label)
+    files.remove(folder)
+    files.remove(partial)
+    partial.mkdir()
+    state = source_state()  # asked before the work, which may take hours
+    begun, start = time.time(), time.perf_counter()
+    try:
         metrics = make(partial)
-        refuse_nan(metrics, f"{name}: metrics")
         seconds = round(time.perf_counter() - start, 3)
-        files = {
-            str(f.relative_to(partial)): f.stat().st_size
-            for f in sorted(partial.rglob("*"))
-            if f.is_file()
-        }
-        text = dumps(
-            {
-                **parts,
-                "key": key,
-                "metrics": metrics,
-                "seconds": seconds,
-                "files": files,
-                **provenance(),
-            }
-        )
-        write_whole(partial / "record.json", text)
-        sync(*partial.rglob("*"), partial)
+        files.refuse_nan(metrics, f"{about['name']}: metrics")
+        about |= {"metrics": metrics, "begun": round(begun, 3), "seconds": seconds}
+        about |= {"files": _hashes(partial), **provenance(state)}
+        files.write_whole(partial / RUN, files.seal(about))
+        files.sync(*partial.rglob("*"), partial)
         os.rename(partial, folder)
-        sync(records)  # the rename itself reaches the disk
-        USED[folder.name] = (time.time() - seconds, time.time())
-        return Run(json.loads(text)["metrics"], folder, key, seconds, True)
+    except BaseException:
+        files.remove(partial)
+        raise
+    files.sync(folder.parent)  # the rename itself reaches the disk
+    about = files.unseal(folder / RUN)
+    _write_measured(home, label, about, keep)
+    return about
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    inside = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(f.relative_to(folder).as_posix()): files.file_hash(f) for f in inside}
+
+
+def _write_measured(home: Path, label: str, about: dict, keep: Sequence[str]) -> None:
+    folder = home / "runs" / label
+    there = [name for name in keep if (folder / name).is_file()]
+    texts = {name: (folder / name).read_text(encoding="utf-8") for name in there}
+    measured = {key: value for key, value in about.items() if key != "files"}
+    target = home / "measured" / f"{label}.json"
+    files.write_whole(target, files.seal({**measured, "texts": texts}))
+
+
+def _sweep(runs: Path, label: str) -> None:
+    """Remove what killed processes left half-made; what is being made holds its lock."""
+    for partial in runs.glob(".*.partial"):
+        other = partial.name[1 : -len(".partial")]
+        if other == label:
+            continue
+        try:
+            with FileLock(runs / ".locks" / other, timeout=0):
+                files.remove(partial)
+        except (Timeout, OSError):
+            continue
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+# ---- what was measured, for others ----
+
+
+def find(run_dir: str | Path, label: str, advice: str = "") -> Run | None:
+    """A run by its folder's name, as an earlier notebook left it; None if there is none.
+
+    Parameters
+    ----------
+    run_dir : path
+        Where runs are kept.
+    label : str
+        Name of the run's folder.
+    advice : str
+        What to do where only the measurement is here and the files are asked for.
+
+    Raises
+    ------
+    ValueError
+        Naming the file of the run that was changed.
+    """
+    home = resolve(run_dir)
+    folder, key = home / "runs" / label, label.rpartition("-")[2]
+    found = read_run(folder) if folder.is_dir() else None
+    if found is None:
+        committed = project_root().glob(f"results/*/measured/{label}.json")
+        there = [home / "measured" / f"{label}.json", *sorted(committed)]
+        found = next((files.unseal(file) for file in there if file.is_file()), None)
+    if found is None or found["key"][:16] != key:
+        return None
+
+    def missing() -> Run:
+        files.write_whole(home / "wanted" / label, "")  # made when its chapter asks
+        raise FileNotFoundError(advice or f"{folder} is not here")
+
+    seconds, texts = found["seconds"], found.get("texts", {})
+    return Run(found["metrics"], folder, found["key"], seconds, False, texts, missing)
+
+
+def measured(run_dir: str | Path) -> list[Path]:
+    """The files of what was measured by the runs that the results in `run_dir` used.
+
+    Returns
+    -------
+    list of Path
+        Of `run_dir` itself, or already committed for a scale of the same name; those
+        borrowed from another scale's are left where they are.
+    """
+    home = resolve(run_dir)
+    used: set[str] = set()
+    for result in sorted((home / "results").glob("*.json")):
+        used |= set(files.read_json(result).get("runs", []))
+    committed = project_root() / "results" / home.name / "measured"
+    places = [
+        [p / f"{label}.json" for p in (home / "measured", committed)]
+        for label in sorted(used)
+    ]
+    first = [next((f for f in place if f.is_file()), None) for place in places]
+    return [file for file in first if file is not None]
 
 
 def cached(name: str, *, inputs: Sequence[str] = (), keep: Sequence[str] = ()):
@@ -256,8 +567,7 @@ def cached(name: str, *, inputs: Sequence[str] = (), keep: Sequence[str] = ()):
     def decorate(make: Callable[..., dict]) -> Callable[..., Run]:
         signature = inspect.signature(make)
 
-        @functools.wraps(make)
-        def found(run_dir, *, progress=True, **settings):
+        def found(run_dir, *, files_too=False, progress=True, **settings):
             bound = signature.bind(None, progress=progress, **settings)
             bound.apply_defaults()
             every = dict(bound.arguments)
@@ -271,8 +581,16 @@ def cached(name: str, *, inputs: Sequence[str] = (), keep: Sequence[str] = ()):
                 functools.partial(make, progress=progress, **every),
                 code=[make.__module__],
                 inputs=given,
+                keep=keep,
+                again=functools.partial(_again, decorated, run_dir, settings),
+                files_too=files_too,
             )
 
-        return found
+        @functools.wraps(make)
+        def decorated(run_dir, *, progress=True, **settings):
+            return found(run_dir, progress=progress, **settings)
+
+        decorated.again = functools.partial(found, files_too=True, progress=False)
+        return decorated
 
     return decorate

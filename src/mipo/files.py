@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import glob
 import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -65,7 +67,7 @@ def refuse_nan(value: Any, where: str) -> None:
         refuse_nan(value.tolist(), where)
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(
-            f"{where} is {value}: a record keeps finite numbers only; did the run diverge? Use None where "
+            f"{where} is {value}: a run keeps finite numbers only; did the run diverge? Use None where "
             "there is no number."
         )
 
@@ -74,53 +76,125 @@ def write_whole(path: str | Path, text: str | bytes) -> Path:
     """Write beside the target, flush to disk, then rename: a reader sees the old file or the new, never half of one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_left_behind(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with open(partial, "wb") as file:
-        file.write(text.encode() if isinstance(text, str) else text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            file.write(text.encode() if isinstance(text, str) else text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     return path
 
 
+def _remove_left_behind(path: Path) -> None:
+    """Halves of this file whose writer was killed."""
+    import psutil
+
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        writer = partial.name.split(".")[-2]
+        if writer.isdigit() and not psutil.pid_exists(int(writer)):
+            partial.unlink(missing_ok=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link (never what it leads to) or a folder, if it is there."""
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+    elif path.exists():
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def sync(*paths: Path) -> None:
+    """Flush files and folders to disk; Windows opens no folder, and flushes what is writable."""
+    windows = os.name == "nt"
+    for path in paths:
+        if windows and path.is_dir():
+            continue
+        handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def read_json(path: str | Path) -> Any:
-    """One clear error instead of a traceback from json."""
+    """What a JSON file holds.
+
+    Raises
+    ------
+    ValueError
+        One clear error that names the file, instead of a traceback from json.
+    """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is not valid JSON ({error}); delete it and run again"
         ) from None
 
 
-def sync(*paths: Path) -> None:
-    for path in paths:
-        fd = os.open(path, os.O_RDONLY)
-        os.fsync(fd)
-        os.close(fd)
+# ---- digests ----
+
+
+def seal(document: Mapping) -> str:
+    """A JSON object as text, with a digest of all else that it holds."""
+    plain = json.loads(dumps(document))
+    return dumps({**plain, "digest": digest(plain)})
+
+
+def unseal(path: str | Path, *, must: bool = True) -> dict:
+    """What `seal` wrote, without the digest.
+
+    Parameters
+    ----------
+    path : path
+        Of the JSON file.
+    must : bool
+        False: a file that carries no digest is read as it is.
+
+    Raises
+    ------
+    ValueError
+        Naming the file if it is no JSON object or was changed.
+    """
+    document = read_json(path)
+    if not isinstance(document, dict):
+        raise ValueError(f"{path} does not hold a JSON object")
+    known = document.pop("digest", None)
+    if known is None and not must:
+        return document
+    if known != digest(document):
+        raise ValueError(f"{path} was changed after it was written")
+    return document
 
 
 def content_hash(path: str | Path) -> str:
     """sha256 of a file, or of a folder's relative names and contents."""
-    path, found = Path(path), hashlib.sha256()
-    for file in (
-        sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    ):
-        found.update(f"{file.relative_to(path) if path.is_dir() else ''}\0".encode())
-        state = file.stat()
-        found.update(
-            _file_hash(
-                file, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
-            )
-        )
-    return found.hexdigest()
+    path, content = Path(path), hashlib.sha256()
+    folder = path.is_dir()
+    inside = sorted(p for p in path.rglob("*") if p.is_file())
+    for file in inside if folder else [path]:
+        name = file.relative_to(path).as_posix() if folder else ""
+        content.update(f"{name}\0".encode())
+        content.update(bytes.fromhex(file_hash(file)))
+    return content.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file; one that was hashed by this process is read again only if it changed."""
+    state = path.stat()
+    times = (state.st_mtime_ns, state.st_ctime_ns)
+    return _file_hash(path, state.st_ino, state.st_size, *times)
 
 
 @functools.lru_cache(maxsize=10_000)
-def _file_hash(path: Path, *state: int) -> bytes:
-    """sha256 of a file as it is now: what tells that it was changed is part of what is remembered."""
+def _file_hash(path: Path, *state: int) -> str:
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(value: Any) -> str:

@@ -7,16 +7,18 @@ import difflib
 import io
 import math
 import os
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mipo import cache
 from mipo.cache import STARTED, USED, Run, code_hashes, covered, imported, run_or_load
-from mipo.files import dumps, project_root, read_json, resolve, write_whole
+from mipo.files import dumps, project_root, read_json, resolve, seal, write_whole
 from mipo.numbers import Number, fmt, interval_of, status, together
-from mipo.provenance import peak_memory, provenance
+from mipo.provenance import peak_memory, provenance, source_state
 
 __all__ = [
     "Notebook",
@@ -138,6 +140,7 @@ class Notebook:
         self.figures: dict[str, dict] = {}
         self.skipped = ""  # why nothing was run
         self.start, self.before = float(os.environ.get(STARTED, time.time())), set(USED)
+        self.state = source_state()  # the code as it is before the work
 
     # ---- numbers and words ----
 
@@ -351,33 +354,66 @@ class Notebook:
 
     # ---- what later notebooks need ----
 
-    def artifact(self, name: str, path: str | Path) -> Path:
-        """Tell later notebooks where a file or folder of this run lies."""
-        path, index = (
-            Path(path).resolve(),
-            self.run_dir / "artifacts" / f"{self.name}.json",
-        )
-        if not path.exists():
-            raise ValueError(f"artifact {name!r}: {path} does not exist")
-        kept = read_json(index) if index.exists() else {}
-        base = self.run_dir.resolve()
-        kept[name] = str(path.relative_to(base) if path.is_relative_to(base) else path)
-        write_whole(index, dumps(kept))
-        return path
+    def artifact(self, name: str, path: str | Path | cache.RunFile) -> Path:
+        """Tell later notebooks where a file or folder lies.
 
-    def need(self, notebook: str, name: str) -> Path:
-        """The file or folder an earlier notebook left; the error says how to make it."""
+        A file of a run, `run / "model"`, need not be there: it is known by its run.
+        """
+        index = self.run_dir / "artifacts" / f"{self.name}.json"
+        if isinstance(path, cache.RunFile):
+            place = path.run.folder.resolve() / path.name
+        else:
+            place = Path(path).resolve()
+            if not place.exists():
+                raise ValueError(f"artifact {name!r}: {place} does not exist")
+        base = self.run_dir.resolve()
+        inside = place.is_relative_to(base)
+        told = place.relative_to(base).as_posix() if inside else str(place)
+        known = read_json(index) if index.exists() else {}
+        write_whole(index, dumps({**known, name: told}))
+        return place
+
+    def need(self, notebook: str, name: str) -> Path | cache.RunFile:
+        """The file or folder an earlier notebook left; the error says how to make it.
+
+        Returns
+        -------
+        Path or RunFile
+            A RunFile where only the measurement of its run is here: it serves as an
+            input of other runs, and is an error only when it is opened.
+
+        Raises
+        ------
+        FileNotFoundError
+            Where the notebook has not left it, with the command that makes it.
+        ValueError
+            Where a file of its run was changed, with the same command.
+        """
         index = self.run_dir / "artifacts" / f"{notebook}.json"
-        kept = read_json(index) if index.exists() else {}
-        path = self.run_dir / kept.get(name, "missing")
-        if name in kept and path.exists():
-            return path
+        places = read_json(index) if index.exists() else {}
         out = f"{self.given_run_dir}/notebooks/{notebook}.ipynb"
-        raise FileNotFoundError(
+        advice = (
             f"{self.name} needs {name!r} from {notebook}; {self.given_run_dir} does not hold it. Make it with:\n"
-            f"  mkdir -p {self.given_run_dir}/notebooks && papermill notebooks/{notebook}.ipynb {out} "
-            f"-p run_dir {self.given_run_dir}"
+            f"  mkdir -p {shlex.quote(self.given_run_dir)}/notebooks && "
+            f"papermill notebooks/{notebook}.ipynb {shlex.quote(out)} "
+            f"-p run_dir {shlex.quote(self.given_run_dir)}"
         )
+        place = places.get(name)
+        if place is None:
+            raise FileNotFoundError(advice)
+        top, _, rest = place.partition("/")
+        if top == "runs":
+            label, _, inside = rest.partition("/")
+            try:
+                run = cache.find(self.run_dir, label, advice)
+            except ValueError as error:
+                raise ValueError(f"{error}; {advice}") from None
+            if run is not None and not run.folder.is_dir():
+                return run / inside
+        path = self.run_dir / place
+        if not path.exists():
+            raise FileNotFoundError(advice)
+        return path
 
     def close(self) -> Path:
         """Write results/<notebook>.json: numbers, claims, figures, provenance, hashes of the code it used."""
@@ -391,9 +427,8 @@ class Notebook:
             name for name in imported(text) if not name.startswith("mipo_study.figures")
         ]
         spans = {name: USED[name] for name in USED.keys() - self.before}
-        work: dict[
-            str, float
-        ] = {}  # seconds of its records by kind, the first word of their names
+        # seconds of its runs by kind, the first word of their names
+        work: dict[str, float] = {}
         for name, (begun, ended) in spans.items():
             kind = name.split("-")[0]
             work[kind] = round(work.get(kind, 0) + ended - begun, 1)
@@ -410,8 +445,9 @@ class Notebook:
             "seconds_cold": round(cold, 1),
             "work": work,
             "seconds_outside": round(cold - covered(spans.values()), 1),
+            "runs": sorted(spans),
             "memory_gb": peak_memory(),
             "code": code_hashes(sorted(code)),
-            **provenance(),
+            **provenance(self.state),
         }
-        return write_whole(self.run_dir / "results" / f"{self.name}.json", dumps(out))
+        return write_whole(self.run_dir / "results" / f"{self.name}.json", seal(out))
