@@ -139,7 +139,7 @@ def test_the_other_data_sets_with_adapters(tiny_llama, tmp_path):
         assert {f"accuracy-gain-mipo-m-{d}", f"harness-gain-mipo-m-{d}"} <= set(
             found["numbers"]
         )
-    logs = list((tmp_path / "run" / "records").glob("harness-*/samples.jsonl"))
+    logs = list((tmp_path / "run" / "runs").glob("harness-*/samples.jsonl"))
     assert len(logs) == 6 and all(
         f.read_text().count('"resps"') for f in logs
     )  # base and adapters on each set
@@ -147,7 +147,7 @@ def test_the_other_data_sets_with_adapters(tiny_llama, tmp_path):
         found["numbers"]
     ) and not found["claims"]
     assert not list(
-        (tmp_path / "run" / "records").glob("train-*/model/model.safetensors")
+        (tmp_path / "run" / "runs").glob("train-*/model/model.safetensors")
     )  # adapters alone
 
 
@@ -173,7 +173,7 @@ def test_ones_own_people_beside_prism_in_two_processes(
     assert found["own"] and not found["claims"]
     runs = [
         json.loads(f.read_text())["metrics"]
-        for f in (tmp_path / "run" / "records").glob("train-*/record.json")
+        for f in (tmp_path / "run" / "runs").glob("train-*/run.json")
     ]
     assert [m["processes"] for m in runs] == [2, 2] and found["numbers"][
         "first-loss-apart"
@@ -230,7 +230,7 @@ def test_what_was_done_survives_a_kill(tiny_qwen2, tmp_path):
     try:
         until = time.monotonic() + 300
         while not (
-            kept := list((tmp_path / "run" / "records").glob("train-*/record.json"))
+            kept := list((tmp_path / "run" / "runs").glob("train-*/run.json"))
         ):
             assert started.poll() is None and time.monotonic() < until, (
                 "it ended, or hung, before a training run was kept"
@@ -245,9 +245,9 @@ def test_what_was_done_survives_a_kill(tiny_qwen2, tmp_path):
         found["numbers"]
     )
     assert {f: f.stat().st_mtime_ns for f in kept} == made
-    assert len(list((tmp_path / "run" / "records").glob("train-*/record.json"))) == 2
+    assert len(list((tmp_path / "run" / "runs").glob("train-*/run.json"))) == 2
     drawn = [
-        f.read_text() for f in (tmp_path / "run" / "records").glob("data-*/test.jsonl")
+        f.read_text() for f in (tmp_path / "run" / "runs").glob("data-*/test.jsonl")
     ]
     assert len(drawn) == 2 and drawn[0] != drawn[1]  # each seed tests on its own items
 

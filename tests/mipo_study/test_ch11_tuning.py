@@ -263,10 +263,10 @@ def test_a_run_that_diverges_counts_as_broken_and_the_others_are_kept(tmp_path):
     shared = {"run_dir": tmp_path, "split": "select", "n_people": 2, "batch_size": 2}
     inputs = {0: {"base": base, "pairs": pairs}}
     table = experiment.compare(settings, inputs, workers=2, progress=False, **shared)
-    made = set((tmp_path / "records").glob("train-*"))
+    made = set((tmp_path / "runs").glob("train-*"))
     assert len(made) == 4  # the three that worked and the one that did not
     again = experiment.compare(settings, inputs, progress=False, **shared)
-    assert set((tmp_path / "records").glob("train-*")) == made
+    assert set((tmp_path / "runs").glob("train-*")) == made
     assert [bool(trial.failed) for trial in table.run] == [False] * 3 + [True]
     assert again.adherence.to_list() == table.adherence.to_list()
     last = table.run[points[-1].name, 0]

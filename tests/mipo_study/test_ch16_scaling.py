@@ -14,7 +14,7 @@ from mipo.worlds import language_model, scoring, wide
 from mipo.worlds.grammar import TASKS
 from mipo_study import ch16_scaling, experiment
 
-RUNS = "records"
+RUNS = "runs"
 SMALL = {"size": "0.1M", "width": 2, "seed": 0}
 
 

@@ -274,7 +274,7 @@ def test_a_judge_reads_who_said_what():
 
 @pytest.mark.parametrize(
     "full",
-    ["scores.json", "verdicts.json", "samples.jsonl", "items.jsonl", "record.json"],
+    ["scores.json", "verdicts.json", "samples.jsonl", "items.jsonl", "run.json"],
 )
 def test_a_full_disk_is_one_message(full, tmp_path, monkeypatch, fill_disk):
     """Wherever it strikes in what is scored; the models' answers are made up here."""
@@ -327,7 +327,7 @@ def test_a_full_disk_is_one_message(full, tmp_path, monkeypatch, fill_disk):
     for name in {
         "scores.json": ("rank", "measure", "by_harness"),
         "verdicts.json": ("judged",),
-        "record.json": tuple(steps),
+        "run.json": tuple(steps),
     }.get(full, ("by_harness",)):
         with pytest.raises(
             download.Unavailable, match="disk is full.*run_dir.*Finished work is kept"

@@ -126,7 +126,7 @@ def test_a_cut_run_goes_on_from_its_checkpoint(tiny_qwen2, made, tmp_path, monke
     settings = {**SETTINGS, "save_every": 2}
     with pytest.raises(KeyboardInterrupt):
         real.train_policy(tmp_path / "run", *DPO, base, made, **settings)
-    assert not list((tmp_path / "run" / "records").glob("train-*"))
+    assert not list((tmp_path / "run" / "runs").glob("train-*"))
     kept = list((tmp_path / "run" / "checkpoints").glob("*/checkpoint-*"))
     assert [p.name for p in kept] == ["checkpoint-4"]
     (kept[0].parent / "checkpoint-9").mkdir()  # cut while it was written

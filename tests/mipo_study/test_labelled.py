@@ -294,7 +294,7 @@ def test_a_run_that_diverges_is_a_record_without_a_model(base, pairs, tmp_path):
 
     made = run()
     assert set(made.metrics) == {"failed"} and "learning rate" in made.metrics["failed"]
-    assert [file.name for file in made.path.iterdir()] == ["record.json"]
+    assert [file.name for file in made.path.iterdir()] == ["run.json"]
     assert not run().fresh and run().metrics == made.metrics
 
 
@@ -312,4 +312,4 @@ def test_wrong_settings_are_errors_and_no_records(base, pairs, tmp_path):
                 lr=1e-3,
                 loss_kwargs=kwargs,
             )
-    assert not (tmp_path / "records").exists()
+    assert not (tmp_path / "runs").exists()

@@ -173,17 +173,17 @@ def test_compete_trains_examines_weighs_and_is_found_again(base, pairs, tmp_path
         and len(made.gaps["delta_pmi"]) == 6
         and len(made.log()) == 2
     )
-    before = sorted((tmp_path / "records").iterdir())
+    before = sorted((tmp_path / "runs").iterdir())
     assert (
         run(RIVALS["rmipo"].setting()).metrics == made.metrics
-        and sorted((tmp_path / "records").iterdir()) == before
+        and sorted((tmp_path / "runs").iterdir()) == before
     )
     untrained = run(None)
     assert untrained.policy == base and untrained.metrics[
         "chosen_drift"
     ] == pytest.approx(0, abs=1e-4)
     assert (
-        json.loads((made.policy.parent / "record.json").read_text())["config"]["loss"]
+        json.loads((made.policy.parent / "run.json").read_text())["config"]["loss"]
         == "rmipo"
     )
     lost = run(RIVALS["rmipo"].setting(), lr=1e38)
