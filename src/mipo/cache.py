@@ -161,6 +161,113 @@ def code_hashes(code: Sequence[ModuleType | str]) -> dict[str, str]:
     }
 
 
+def function_code(function: Callable) -> dict[str, str]:
+    """What a run that `function` makes depends on: {name: hash}.
+
+    Of the module it stands in, and of other modules of the study, only what it uses
+    counts: functions, classes and constants, and what these use. So a change in one
+    experiment does not spoil another's runs. Modules of the method count whole, with
+    all that they import, since losses and data sets are found by name.
+    """
+    module = function.__module__
+    symbols, modules, todo = {}, set(), [(module, function.__name__)]
+    while todo:
+        home, name = todo.pop()
+        if f"{home}.{name}" in symbols:
+            continue
+        statements, imports = _contents(home)
+        if name not in statements:
+            modules.add(home)  # re-exported or made while importing: all of it counts
+            continue
+        nodes = statements[name]
+        symbols[f"{home}.{name}"] = _digest_of([canonical(node) for node in nodes])
+        for used in _used(nodes, imports, home):
+            if isinstance(used, str):
+                modules.add(used)
+            elif used[1] in statements or used[0] != home:
+                todo.append(used)
+    names = sorted(modules - {module}) if module_file(module) is None else modules
+    return symbols | code_hashes(sorted(names))
+
+
+def _digest_of(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def _contents(module: str) -> tuple[dict[str, list[ast.stmt]], dict[str, ast.stmt]]:
+    """A module's top-level statements by the names they bind, and its imports by theirs."""
+    file = module_file(module) or Path(sys.modules[module].__file__ or "")
+    return _contents_of(file.read_text(encoding="utf-8"))
+
+
+@functools.lru_cache(maxsize=100)
+def _contents_of(source: str):
+    statements: dict[str, list[ast.stmt]] = {}
+    imports: dict[str, ast.stmt] = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            imports |= _bound(node)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            statements.setdefault(node.name, []).append(node)
+        else:
+            for name in ast.walk(node):
+                if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store):
+                    statements.setdefault(name.id, []).append(node)
+    return statements, imports
+
+
+def _bound(node: ast.Import | ast.ImportFrom) -> dict[str, ast.stmt]:
+    """{local name: an import of that name alone}."""
+    alone = {}
+    for alias in node.names:
+        local = alias.asname or alias.name.split(".")[0]
+        if isinstance(node, ast.Import):
+            alone[local] = ast.Import(names=[alias])
+        else:
+            alone[local] = ast.ImportFrom(node.module, [alias], node.level)
+    return alone
+
+
+def _used(nodes: Sequence[ast.stmt], imports: Mapping, home: str):
+    """What statements use: (module, name) where it stands in the study, else a module."""
+    inside = {}
+    for node in nodes:
+        for child in ast.walk(node):
+            if isinstance(child, (ast.Import, ast.ImportFrom)):
+                inside |= _bound(child)
+    imports = {**imports, **inside}
+    for node in nodes:
+        for child in ast.walk(node):
+            if isinstance(child, ast.Attribute) and isinstance(child.value, ast.Name):
+                for module in _modules(imports.get(child.value.id), home):
+                    study = module.split(".")[0] == "mipo_study"
+                    yield (module, child.attr) if study else module
+            elif isinstance(child, ast.Name) and child.id not in imports:
+                yield (home, child.id)
+            elif isinstance(child, ast.Name):
+                node_of = imports[child.id]
+                for module in _modules(node_of, home):
+                    known = module.split(".")[-1] == _original(node_of)
+                    study = module.split(".")[0] == "mipo_study"
+                    if not study:
+                        yield module
+                    elif not known:
+                        yield (module, _original(node_of))
+
+
+def _original(node: ast.stmt) -> str:
+    return node.names[0].name.split(".")[-1]
+
+
+def _modules(node: ast.stmt | None, home: str) -> set[str]:
+    """The module of ours that an import of one name leads to: the longest that exists."""
+    if node is None:
+        return set()
+    found = imported(ast.unparse(ast.fix_missing_locations(node)), f"{home}.x")
+    packages = {"mipo", "mipo_study"}
+    return {max(found, key=len)} - packages if found else set()
+
+
 # ---- runs ----
 
 
@@ -291,7 +398,10 @@ def read_run(folder: Path, key: str = "") -> dict:
     ValueError
         Naming the file that is missing or was changed.
     """
-    about = files.unseal(folder / RUN)
+    try:
+        about = files.unseal(folder / RUN)
+    except OSError as error:
+        raise ValueError(f"{folder.name}/{RUN} cannot be read ({error})") from None
     if about["key"] != (key or about["key"]):
         raise ValueError(f"{folder.name}/{RUN} belongs to another run")
     for name, sha in about["files"].items():
@@ -318,7 +428,7 @@ def run_or_load(
     config: dict,
     make: Callable[[Path], dict],
     *,
-    code: Sequence[ModuleType | str],
+    code: Sequence[ModuleType | str] | Mapping[str, str],
     inputs: Mapping[str, Any] | None = None,
     keep: Sequence[str] = (),
     again: Callable[[], Run] | None = None,
@@ -340,8 +450,9 @@ def run_or_load(
     make : callable
         make(folder) may write files into the folder and returns JSON metrics (finite;
         None for "no number").
-    code : sequence of modules or names
-        Their sources count, with every module of the two packages that they import.
+    code : sequence of modules or names, or dict
+        Their sources count, with every module of the two packages that they import; or
+        hashes by name, as `function_code` gives them.
     inputs : dict
         {name: Run, file of a run, path (known by its content), or hub name}.
     keep : sequence of str
@@ -361,7 +472,7 @@ def run_or_load(
     files.refuse_nan(config, f"{name}: config")
     hashes = {key: input_hash(value, key) for key, value in (inputs or {}).items()}
     about = {"name": name, "config": config, "inputs": hashes}
-    about |= {"code": code_hashes(code)}
+    about |= {"code": dict(code) if isinstance(code, Mapping) else code_hashes(code)}
     key = digest(about)
     label = f"{name}-{key[:16]}"
     home = resolve(run_dir)
@@ -369,8 +480,13 @@ def run_or_load(
     remake = functools.partial(remake, inputs=inputs, keep=keep, files_too=True)
     with _locked(home, label):  # a second process waits, then loads what the first made
         wanted = home / "wanted" / label
-        found = _load(home, label, key, keep)
-        if found is None and not files_too and not wanted.exists():
+        damaged = False
+        try:
+            found = _load(home, label, key, keep)
+        except ValueError as error:
+            _say(f"{error}; the run is made anew.")
+            found, damaged = None, True
+        if found is None and not (files_too or damaged or wanted.exists()):
             found = _load_measured(home, label, key)
         fresh = found is None
         if found is None:
@@ -399,15 +515,11 @@ def _locked(home: Path, label: str) -> FileLock:
 
 
 def _load(home: Path, label: str, key: str, keep: Sequence[str]) -> dict | None:
-    """The run, or None when it is absent or anything of it was changed, which is said."""
+    """The run, or None when it is absent; ValueError when anything of it was changed."""
     folder = home / "runs" / label
     if not os.path.lexists(folder):
         return None
-    try:
-        found = read_run(folder, key)
-    except (ValueError, OSError) as error:
-        _say(f"{error}; the run is made anew.")
-        return None
+    found = read_run(folder, key)
     if not (home / "measured" / f"{label}.json").is_file():
         _write_measured(home, label, found, keep)
     return found
@@ -551,8 +663,9 @@ def measured(run_dir: str | Path) -> list[Path]:
 def cached(name: str, *, inputs: Sequence[str] = (), keep: Sequence[str] = ()):
     """Make a run of a function that writes files into a folder and returns metrics.
 
-    ``make(folder, *, progress, **settings)`` becomes ``make(run_dir, *, progress=True,
+    ``make(folder, *, progress, **settings)`` becomes ``make(run_dir, *, progress=None,
     **settings) -> Run``: made once for its settings, inputs and code, then found again.
+    Without `progress`, bars are shown by hand and not in a kernel of the chain.
 
     Parameters
     ----------
@@ -567,7 +680,9 @@ def cached(name: str, *, inputs: Sequence[str] = (), keep: Sequence[str] = ()):
     def decorate(make: Callable[..., dict]) -> Callable[..., Run]:
         signature = inspect.signature(make)
 
-        def found(run_dir, *, files_too=False, progress=True, **settings):
+        def found(run_dir, *, files_too=False, progress=None, **settings):
+            if progress is None:  # nobody watches a kernel that the chain started
+                progress = STARTED not in os.environ
             bound = signature.bind(None, progress=progress, **settings)
             bound.apply_defaults()
             every = dict(bound.arguments)
@@ -579,7 +694,7 @@ def cached(name: str, *, inputs: Sequence[str] = (), keep: Sequence[str] = ()):
                 name.format(**every),
                 config,
                 functools.partial(make, progress=progress, **every),
-                code=[make.__module__],
+                code=function_code(make),
                 inputs=given,
                 keep=keep,
                 again=functools.partial(_again, decorated, run_dir, settings),
@@ -587,7 +702,7 @@ def cached(name: str, *, inputs: Sequence[str] = (), keep: Sequence[str] = ()):
             )
 
         @functools.wraps(make)
-        def decorated(run_dir, *, progress=True, **settings):
+        def decorated(run_dir, *, progress=None, **settings):
             return found(run_dir, progress=progress, **settings)
 
         decorated.again = functools.partial(found, files_too=True, progress=False)
