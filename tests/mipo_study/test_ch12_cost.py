@@ -11,11 +11,8 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mipo import losses
-from mipo.losses.declaration import keyword
 from mipo_study import ch12_cost
 from mipo_study.bench import timing
-from mipo_study.rivals import RIVALS
 
 TINY = ch12_cost.Shape(linear=120, layers=1, width=4, hidden=4, vocab=7)
 PASSES = {
@@ -101,7 +98,7 @@ def test_counted_operations_are_those_of_the_formula(tiny_model_dir):
         timing.Bench(model, tokenizer, prompt=21, reply=7, pairs=3),
         ch12_cost.shape_of(model),
     )
-    for name in ch12_cost.METHODS:
+    for name in ch12_cost.WORK:
         assert made.flops(name) == pytest.approx(
             ch12_cost.step_flops(shape, name, 21, 7), rel=1e-3
         ), name
@@ -237,13 +234,28 @@ def test_interleaved_waits_before_it_reads_the_clock():
     ) == {"a": [1.0, 1.0]}
 
 
-def test_settings_are_those_of_chapter_9():
-    for name in ("dpo", "simpo"):
-        assert ch12_cost.METHODS[name].kwargs == RIVALS[name].kwargs
-    assert (
-        keyword(losses.rmipo, "beta", ch12_cost.METHODS["rmipo"].kwargs)
-        == RIVALS["rmipo"].kwargs["beta"]
-    )
+@pytest.mark.parametrize(
+    "name, loss, kwargs",
+    [
+        ("dpo", "dpo", {"beta": 0.1}),  # TRL's default
+        ("dpo-live", "dpo", {"beta": 0.1}),
+        ("simpo", "simpo", {"beta": 2.0, "gamma": 1.0}),  # SimPO's README: γ/β 0.5
+        ("rmipo", "rmipo", {"beta": 2.0}),  # RMiPO's configurations
+    ],
+)
+def test_the_clock_runs_the_published_settings(small, name, loss, kwargs):
+    cpu = torch.device("cpu")
+    trainer = timing._trainer(*small, ch12_cost.WORK[name], cpu, False)
+    assert (trainer.args.loss, trainer.args.loss_kwargs) == (loss, kwargs)
+
+
+def test_a_measurement_is_found_again(small, tmp_path):
+    few = {"prompt": 8, "reply": 4, "pairs": 1, "repetitions": 2}
+    about = {"machine": "here"}
+    first = timing.measured(tmp_path, *small, about=about, **few)
+    assert timing.measured(tmp_path, *small, about=about, **few) == first
+    there = timing.measured(tmp_path, *small, about={"machine": "there"}, **few)
+    assert there["flops"] == first["flops"] and there["seconds"] != first["seconds"]
 
 
 def test_peak_bytes_by_hand(capfd):
@@ -277,7 +289,7 @@ def test_memory_a_live_reference_keeps_the_weights_twice(small):
     timing.interleaved(made.steps, 0)  # AdamW's state comes with the first step
     weights = sum(t.numel() * 4 for t in (*model.parameters(), *model.buffers()))
     moments = sum(2 * 4 * p.numel() + 4 for p in model.parameters())
-    memory = {name: made.memory(name) for name in ch12_cost.METHODS}
+    memory = {name: made.memory(name) for name in ch12_cost.WORK}
     assert memory["simpo"][0] == weights + moments == memory["rmipo"][0]
     assert memory["dpo-live"][0] == 2 * weights + moments
     assert memory["reference"][0] == weights
@@ -327,7 +339,7 @@ def test_measure_has_every_method_and_says_it_per_pair(small):
         for n in (1, 3)
     )
     for kind in ("seconds", "flops", "predicted", "kept", "peak"):
-        assert list(one[kind]) == list(ch12_cost.METHODS)
+        assert list(one[kind]) == list(ch12_cost.WORK)
     assert (
         one["flops"]
         == three["flops"]
@@ -344,7 +356,7 @@ def test_measure_has_every_method_and_says_it_per_pair(small):
     [
         (
             {"methods": ["simpo", "simop"]},
-            "unknown method 'simop'; methods are sft, dpo",
+            "there is no 'simop'; choose from sft, dpo",
         ),
         (
             {"prompt": 30, "reply": 3},
@@ -362,8 +374,8 @@ def test_errors_name_what_is_wrong(small, change, words):
 @pytest.mark.parametrize(
     "call, words",
     [
-        (lambda: ch12_cost.total(PASSES, "dop"), "unknown method 'dop'"),
-        (lambda: ch12_cost.step_flops(TINY, "rimpo", 3, 2), "unknown method 'rimpo'"),
+        (lambda: ch12_cost.total(PASSES, "dop"), "there is no 'dop'"),
+        (lambda: ch12_cost.step_flops(TINY, "rimpo", 3, 2), "there is no 'rimpo'"),
         (lambda: timing.synthetic(vocabulary=5), "vocabulary=5 must be above 5"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Training steps under the clock: seconds, operations and bytes of the methods of `mipo_study.ch12_cost`, on one batch of pairs.
+"""Training steps under the clock: seconds, operations and bytes of `ch12_cost.WORK`.
 
 A step is what `PreferenceTrainer` does with a batch: loss, gradient, AdamW. Rows are random tokens of equal length, so
 nothing is padded and only the lengths of prompt and reply differ from one batch to another.
@@ -19,12 +19,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mipo import models
+from mipo.cache import run_or_load
 from mipo.lm.batches import TokenSets, collate_sets
 from mipo.lm.shared_prompt import why_not
 from mipo.lm.tokens import check_lengths, max_positions
 from mipo.logprobs import marginal_row, sequence_logps, start_token
 from mipo.trainer import PreferenceConfig, PreferenceTrainer
-from mipo_study.ch12_cost import METHODS, Method, method, shape_of, step_flops
+from mipo_study.ch12_cost import WORK, Work, shape_of, step_flops, work
+from mipo_study.methods import setting
 
 
 def synthetic(*, hidden=128, layers=4, heads=4, vocabulary=400, positions=1024, seed=0):
@@ -63,7 +65,7 @@ class Bench:
         prompt,
         reply,
         pairs,
-        methods=tuple(METHODS),
+        methods=tuple(WORK),
         seed=0,
         share=False,
     ):
@@ -71,7 +73,7 @@ class Bench:
             raise ValueError(
                 f"prompt={prompt}, reply={reply}, pairs={pairs}: each must be at least 1"
             )
-        known = {name: method(name) for name in methods}
+        known = {name: work(name) for name in methods}
         self.model, self.pairs, self.device = (
             model,
             pairs,
@@ -96,8 +98,8 @@ class Bench:
         }
         model.train()
 
-    def _step(self, m: Method, tokenizer, share: bool) -> Callable[[], None]:
-        if m.loss is None:
+    def _step(self, m: Work, tokenizer, share: bool) -> Callable[[], None]:
+        if not m.method:
             items = [{"rows": group, "ref": None} for group in self.sets]
             rows = collate_sets(items, 0, share and why_not(self.model) is None)
             return lambda: self._score(self.model, rows)
@@ -156,10 +158,10 @@ class Bench:
         Kept are weights, those of the reference where it is scored live, and AdamW's state; gradients and activations
         come on top.
         """
-        m = METHODS[name]
+        m = WORK[name]
         held = [self.model] + [self.reference] * (m.passes == 4)
         tensors = [t for part in held for t in (*part.parameters(), *part.buffers())]
-        if m.loss:
+        if m.method:
             tensors += [
                 t
                 for s in self.optimiser.state.values()
@@ -183,12 +185,11 @@ def _random_pairs(vocabulary, prompt, reply, pairs, seed):
     ]
 
 
-def _trainer(model, tokenizer, m: Method, device, share: bool) -> PreferenceTrainer:
+def _trainer(model, tokenizer, m: Work, device, share: bool) -> PreferenceTrainer:
     with tempfile.TemporaryDirectory() as folder:
         args = PreferenceConfig(
             output_dir=folder,
-            loss=m.loss,
-            loss_kwargs=m.kwargs,
+            **setting(m.method),
             share_prompts=share,
             disable_tqdm=True,
             use_cpu=device.type == "cpu",
@@ -272,7 +273,7 @@ def measure(
     reply,
     pairs,
     repetitions,
-    methods=tuple(METHODS),
+    methods=tuple(WORK),
     seed=0,
 ) -> dict:
     """{"seconds": {method: [per repetition]}, "flops", "predicted", "kept", "peak": {method: number}}.
@@ -300,3 +301,24 @@ def measure(
         "kept": {name: kept for name, (kept, _) in memory.items()},
         "peak": {name: peak for name, (_, peak) in memory.items()},
     }
+
+
+def measured(run_dir, model, tokenizer, *, about: Mapping, **keywords) -> dict:
+    """`measure`, made once and then found again.
+
+    Parameters
+    ----------
+    run_dir : path
+        Where runs are kept.
+    about : mapping
+        What the model is, and on which machine it was measured.
+    keywords
+        Of `measure`.
+    """
+    return run_or_load(
+        run_dir,
+        f"cost-{keywords['prompt']}-{keywords['reply']}",
+        {**keywords, **about},
+        lambda folder: measure(model, tokenizer, **keywords),
+        code=[__name__],
+    ).metrics
