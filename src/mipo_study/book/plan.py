@@ -128,7 +128,11 @@ class Step:
     @cached_property
     def needs(self) -> list[str]:
         """The earlier notebooks it takes artifacts from: its nb.need("04-...", ...)."""
-        calls = [n for n in ast.walk(ast.parse(self.code)) if isinstance(n, ast.Call)]
+        try:
+            nodes = list(ast.walk(ast.parse(self.code)))
+        except SyntaxError as error:
+            raise ValueError(f"{self.notebook}: {error}") from None
+        calls = [node for node in nodes if isinstance(node, ast.Call)]
         calls = [call for call in calls if getattr(call.func, "attr", "") == "need"]
         first = [call.args[0] for call in calls if call.args]
         return sorted({a.value for a in first if isinstance(a, ast.Constant)})
@@ -330,11 +334,17 @@ def reason_to_run(step: Step, stale_before: Iterable[str]) -> str:
         return f"after {', '.join(behind)}"
     changed = different(stamp.get("inputs"), step.inputs())
     if changed:
-        return f"changed: {', '.join(changed)}"
+        return f"changed: {few(changed)}"
     outputs = stamp.get("outputs") or {}
     lost = different(outputs, {file: file_digest(root / file) for file in outputs})
     lost = lost or absent_artifacts(step)
-    return f"missing or changed since: {', '.join(lost)}" if lost else ""
+    return f"missing or changed since: {few(lost)}" if lost else ""
+
+
+def few(names: list[str]) -> str:
+    """The first two names and how many more there are."""
+    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+    return ", ".join(names[:2]) + more
 
 
 def different(then: Any, now: dict[str, str]) -> list[str]:
@@ -369,8 +379,12 @@ def dry_run(scale: str) -> str:
     plan = steps(scale)
     check(plan)
     why = stale(plan)
-    rows = [dry_row(step, why.get(step.name)) for step in plan.values()]
-    table = pandas.DataFrame(rows).to_string(index=False, justify="left")
+    frame = pandas.DataFrame(
+        dry_row(step, why.get(step.name)) for step in plan.values()
+    )
+    widths = {name: frame[name].str.len().max() for name in frame}
+    left = {name: f"{{:<{width}}}".format for name, width in widths.items()}
+    table = frame.to_string(index=False, justify="left", formatters=left)
     minutes = sum(plan[name].minutes() or 0.0 for name in why)
     return (
         f"{table}\n{len(why)} of {len(plan)} notebooks would run, "

@@ -385,7 +385,7 @@ def main(arguments: list[str] | None = None) -> None:
                 say(planning.dry_run(given.scale))
             else:
                 book(given.scale, jobs, given.more)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, SyntaxError) as error:
         raise SystemExit(f"Error: {error}") from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
