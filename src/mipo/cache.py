@@ -46,7 +46,9 @@ KEEPERS = (
     "mipo_study.hub.download",
     "mipo_study.hub.launch",
 )
+Import = ast.Import | ast.ImportFrom
 RUN = "run.json"
+AGAIN = "again"  # attribute of a cached function: makes the files of its run
 STARTED = "MIPO_STARTED"  # environment: when the chain started this notebook's kernel
 # {folder name: (begun, ended)} of every run loaded or made by this process
 USED: dict[str, tuple[float, float]] = {}
@@ -129,7 +131,7 @@ def canonical(node: Any) -> Any:
     if isinstance(node, ast.JoinedStr):
         parts["values"] = _joined(node.values)
     if _has_docstring(node):
-        parts["body"] = node.body[1:]
+        parts["body"] = parts["body"][1:]
     told = {k: canonical(v) for k, v in parts.items() if v is not None and v != []}
     return [type(node).__name__, sorted(told.items())]
 
@@ -137,12 +139,11 @@ def canonical(node: Any) -> Any:
 def _joined(values: Sequence[ast.expr]) -> list[ast.expr]:
     joined: list[ast.expr] = []
     for value in values:
-        if isinstance(value, ast.Constant):
-            text = value.value
-            if joined and isinstance(joined[-1], ast.Constant):
-                text = joined.pop().value + text
-            value = ast.Constant(text)
-        joined.append(value)
+        last = joined[-1] if joined else None
+        if isinstance(value, ast.Constant) and isinstance(last, ast.Constant):
+            joined[-1] = ast.Constant(f"{last.value}{value.value}")
+        else:
+            joined.append(value)
     return [v for v in joined if not (isinstance(v, ast.Constant) and v.value == "")]
 
 
@@ -194,7 +195,7 @@ def _digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-def _contents(module: str) -> tuple[dict[str, list[ast.stmt]], dict[str, ast.stmt]]:
+def _contents(module: str) -> tuple[dict[str, list[ast.stmt]], dict[str, Import]]:
     """A module's top-level statements by the names they bind, and its imports by theirs."""
     file = module_file(module) or Path(sys.modules[module].__file__ or "")
     return _contents_of(file.read_text(encoding="utf-8"))
@@ -203,7 +204,7 @@ def _contents(module: str) -> tuple[dict[str, list[ast.stmt]], dict[str, ast.stm
 @functools.lru_cache(maxsize=100)
 def _contents_of(source: str):
     statements: dict[str, list[ast.stmt]] = {}
-    imports: dict[str, ast.stmt] = {}
+    imports: dict[str, Import] = {}
     for node in ast.parse(source).body:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             imports |= _bound(node)
@@ -216,9 +217,9 @@ def _contents_of(source: str):
     return statements, imports
 
 
-def _bound(node: ast.Import | ast.ImportFrom) -> dict[str, ast.stmt]:
+def _bound(node: ast.Import | ast.ImportFrom) -> dict[str, Import]:
     """{local name: an import of that name alone}."""
-    alone = {}
+    alone: dict[str, Import] = {}
     for alias in node.names:
         local = alias.asname or alias.name.split(".")[0]
         if isinstance(node, ast.Import):
@@ -228,7 +229,7 @@ def _bound(node: ast.Import | ast.ImportFrom) -> dict[str, ast.stmt]:
     return alone
 
 
-def _used(nodes: Sequence[ast.stmt], imports: Mapping, home: str):
+def _used(nodes: Sequence[ast.stmt], imports: Mapping[str, Import], home: str):
     """What statements use: (module, name) where it stands in the study, else a module."""
     inside = {}
     for node in nodes:
@@ -255,11 +256,11 @@ def _used(nodes: Sequence[ast.stmt], imports: Mapping, home: str):
                         yield (module, _original(node_of))
 
 
-def _original(node: ast.stmt) -> str:
+def _original(node: Import) -> str:
     return node.names[0].name.split(".")[-1]
 
 
-def _modules(node: ast.stmt | None, home: str) -> set[str]:
+def _modules(node: Import | None, home: str) -> set[str]:
     """The module of ours that an import of one name leads to: the longest that exists."""
     if node is None:
         return set()
@@ -354,7 +355,7 @@ class RunFile(os.PathLike):
 
 
 def _again(function: Callable, run_dir: Any, settings: dict) -> Run:
-    return function.again(run_dir, **settings)
+    return getattr(function, AGAIN)(run_dir, **settings)
 
 
 def input_hash(value: Any, name: str) -> str:
@@ -705,7 +706,8 @@ def cached(name: str, *, inputs: Sequence[str] = (), keep: Sequence[str] = ()):
         def decorated(run_dir, *, progress=None, **settings):
             return found(run_dir, progress=progress, **settings)
 
-        decorated.again = functools.partial(found, files_too=True, progress=False)
+        again = functools.partial(found, files_too=True, progress=False)
+        setattr(decorated, AGAIN, again)
         return decorated
 
     return decorate
