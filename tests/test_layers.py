@@ -10,15 +10,11 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.fast
 SRC = Path(__file__).resolve().parents[1] / "src"
 PACKAGES = ("mipo", "mipo_study")
 # Modules of the standard library that Windows or macOS lacks.
 UNIX_ONLY = {"fcntl", "grp", "pty", "pwd", "resource", "spwd", "syslog", "termios"}
-
-# Faults of the move that are being mended; nothing may be added, and all have to go.
-UPWARD = set()
-LOOPED = set()
-LACKING = {"mipo.cache", "mipo.provenance", "mipo_study.book.run"}
 
 
 def module_name(file, src=SRC):
@@ -135,11 +131,11 @@ def test_the_method_knows_nothing_of_the_study(graph):
         if not name.startswith("mipo_study")
     }
     culprits = {name: targets for name, targets in upward.items() if targets}
-    assert set(culprits) <= UPWARD, culprits
+    assert culprits == {}
 
 
 def test_no_two_modules_import_each_other(graph):
-    assert [ring for ring in circles(graph) if not set(ring) <= LOOPED] == []
+    assert circles(graph) == []
 
 
 def test_nothing_is_imported_that_windows_or_macos_lacks():
@@ -150,15 +146,15 @@ def test_nothing_is_imported_that_windows_or_macos_lacks():
         for name, file in source_files().items()
     }
     culprits = {name: lacks for name, lacks in culprits.items() if lacks}
-    assert set(culprits) <= LACKING, culprits
+    # Peak memory of a process: replaced by psutil next; nothing may be added.
+    assert set(culprits) <= {"mipo.provenance"}, culprits
 
 
 def test_the_number_of_levels(graph):
     """The first edition had 17; `pytest -s` shows how many there are."""
-    below = {name: targets - LOOPED for name, targets in graph.items()}
-    count = levels(below)
+    count = levels(graph)
     print(f"{len(graph)} modules on {count} levels")
-    assert count <= 17
+    assert count <= 14
 
 
 def write(folder, files):
