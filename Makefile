@@ -20,6 +20,7 @@ setup: .venv/.book
 check: .venv/.dev
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
+	$(RUN) pyrefly check
 	$(RUN) pytest -q -n $(JOBS_TEST) -m fast $(ARGS)
 
 test: .venv/.dev

@@ -159,7 +159,9 @@ def pretrain(
     embedding_rate : float
         How many times as fast the embedding learns.
     lessons : callable, optional
-        Easier examples for the first `lesson_share` of the steps.
+        Easier examples for the first steps.
+    lesson_share : float
+        Share of the steps that take them.
     seed : int
         Of the examples.
     device : str

@@ -58,6 +58,8 @@ def synthesise_pairs(
     rejected_prompts : sequence of str, optional
         Prompts that the rejected replies answer, one per example, instead of
         `negatives`.
+    progress : bool
+        Show a bar while sampling.
 
     Returns
     -------
@@ -173,10 +175,16 @@ def draw_partners(
 
     Parameters
     ----------
+    n : int
+        Examples.
     negatives : str
         "random_context": any of the n, the example itself included, drawn evenly and
         independently; "missing_context": None, nobody; "random_prompt": k different
         examples, never the example itself.
+    k : int
+        Rejected replies of each.
+    seed : int
+        Of the draw.
 
     Returns
     -------

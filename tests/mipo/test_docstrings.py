@@ -1,0 +1,62 @@
+"""Every public function of the method is documented as numpydoc, as it is called."""
+
+import importlib
+import inspect
+import pkgutil
+import warnings
+
+import pytest
+from numpydoc.docscrape import NumpyDocString
+
+import mipo
+
+MODULES = [module.name for module in pkgutil.walk_packages(mipo.__path__, "mipo.")]
+
+
+def functions_of(module):
+    """(name, function) of the public functions and methods that a module defines."""
+    for name, value in vars(module).items():
+        own = getattr(value, "__module__", None) == module.__name__
+        if not own or name.startswith("_"):
+            continue
+        if inspect.isclass(value):
+            for attribute, method in vars(value).items():
+                if inspect.isfunction(method) and not attribute.startswith("_"):
+                    yield f"{name}.{attribute}", method
+        elif inspect.isfunction(value):
+            yield name, value
+
+
+def documented(function):
+    """Names in the Parameters section; a warning of numpydoc is an error.
+
+    That there is a docstring at all is what ruff asks (D1).
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        parsed = NumpyDocString(inspect.getdoc(function) or "")
+    names = [name for entry in parsed["Parameters"] for name in entry.name.split(",")]
+    return {name.strip().lstrip("*") for name in names}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_parameters_are_those_of_the_signature(name):
+    """A Parameters section names every parameter, and none that there is not."""
+    for label, function in functions_of(importlib.import_module(name)):
+        names = documented(function)
+        parameters = set(inspect.signature(function).parameters) - {"self"}
+        if names:
+            assert names == parameters, label
+
+
+def test_a_parameter_that_is_left_out_is_seen():
+    def scaled(values, factor):
+        """Return scaled values.
+
+        Parameters
+        ----------
+        values : list
+            Numbers.
+        """
+
+    assert documented(scaled) == {"values"}
