@@ -1,36 +1,68 @@
-"""The runs of the chapter on real people, each a record: base model, pairs, MIPO; and the gain with its interval."""
+"""Chapter 13, real people's votes: base models, pairs, policies; gains with intervals."""
 
+from __future__ import annotations
+
+import functools
 import json
-import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mipo import evaluate, models, pairs
+from mipo.cache import Run, cached
 from mipo.data import render
-from mipo.trainer import PreferenceTrainer
-from mipo.worlds import votes
-from mipo_study.arms import settings
+from mipo.files import dumps, write_whole
+from mipo.numbers import Number
+from mipo.worlds import polis, votes
+from mipo_study import experiment
+
+# What a prediction is worth, and in which unit; see `votes.scores`.
+METRICS = {"chance": "of votes", "accuracy": "of votes", "log_loss": "nats per vote"}
 
 
-def make_base(
-    folder: Path,
-    world: votes.Panel,
-    *,
-    layers: int,
-    hidden: int,
-    steps: int,
-    lr: float,
-    seed: int,
-    progress: bool,
-) -> dict:
-    """Train a base model on the base people; files: model/, and its mean vote per statement as crowd.npy, nobody.npy.
+@functools.lru_cache(maxsize=8)
+def town(talk: Path, min_votes: int, split: int) -> votes.Panel:
+    """The people of a conversation, divided.
 
-    crowd.npy (Q, 2) is the mean over the contexts of the MIPO people, nobody.npy (Q, 2) the answer without a context.
+    Parameters
+    ----------
+    talk : path
+        Folder of a Polis export.
+    min_votes : int
+        Agree or disagree votes that a statement needs.
+    split : int
+        Seed of who trains the base model, who MIPO, and who is kept for the test.
     """
+    return votes.panel(polis.read(talk), min_votes=min_votes, seed=split)
+
+
+@cached("polis-base-{split}", inputs=["talk"], keep=["crowd.json", "nobody.json"])
+def base_model(
+    folder, *, talk, min_votes, split, layers, hidden, steps, lr, progress
+) -> dict:
+    """Run of a model that predicts a base person's vote from their other votes.
+
+    Files: model; crowd.json (Q, 2), its mean answer to each statement over the contexts
+    of the MIPO people; nobody.json (Q, 2), its answer without a context.
+
+    Parameters
+    ----------
+    talk, min_votes, split
+        See `town`; `split` is also the seed of the model.
+    layers, hidden, steps, lr
+        Size of the model, its training steps and learning rate.
+
+    Returns
+    -------
+    Run
+        Metrics: loss_at_end (nats per token, mean of 50 steps), parameters.
+    """
+    world = town(talk, min_votes, split)
     tokenizer = models.build_tokenizer(votes.vocabulary(world))
     model = models.small_model(
-        tokenizer, hidden=hidden, layers=layers, heads=4, seed=seed
+        tokenizer, hidden=hidden, layers=layers, heads=4, seed=split
     )
     losses = models.pretrain(
         model,
@@ -39,139 +71,211 @@ def make_base(
         steps=steps,
         batch_size=64,
         lr=lr,
-        seed=seed,
+        seed=split,
         progress=progress,
     )
-    model.save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
-    crowd = votes.contexts_of(votes.examples(world, "mipo", seed=seed))
-    np.save(folder / "crowd.npy", votes.statement_means(model, tokenizer, world, crowd))
-    np.save(folder / "nobody.npy", votes.statement_means(model, tokenizer, world, [""]))
-    return {
-        "loss_at_end": float(np.mean(losses[-50:])),
-        "parameters": model.num_parameters(),
-    }
+    experiment.save(model, tokenizer, folder)
+    contexts = votes.contexts_of(votes.examples(world, "mipo", seed=split))
+    crowd = votes.statement_means(model, tokenizer, world, contexts)
+    write_table(folder / "crowd.json", crowd)
+    nobody = votes.statement_means(model, tokenizer, world, [""])
+    write_table(folder / "nobody.json", nobody)
+    loss = float(np.mean(losses[-50:]))
+    return {"loss_at_end": loss, "parameters": model.num_parameters()}
 
 
+@cached("polis-pairs-{seed}", inputs=["talk", "base"])
 def make_pairs(
-    folder: Path,
-    world: votes.Panel,
-    base: Path,
-    *,
-    questions: int,
-    seed: int,
-    progress: bool,
+    folder, *, talk, min_votes, split, base, seed, questions, progress
 ) -> dict:
-    """Put `questions` statements to each MIPO person; file: pairs.json, without pairs whose two replies are alike.
+    """Run of MIPO's pairs: `questions` statements are put to each MIPO person.
 
-    Alike replies give no gradient: their log-ratio is zero whatever the model.
+    Pairs whose two replies are alike are left out: they give no gradient, since their
+    log-ratio is zero whatever the model.
+
+    Returns
+    -------
+    Run
+        Pairs as `experiment.read_pairs` finds them. Metrics: prompts, useful (pairs that
+        are kept), collisions.
     """
+    world = town(talk, min_votes, split)
     prompts = votes.examples(
         world, "mipo", questions=questions, answered=False, seed=seed
     )
-    model, tokenizer = models.load_model(base / "model", device="cpu")
+    model, tokenizer = models.load_model(experiment.model_folder(base), device="cpu")
     made = pairs.synthesise_pairs(
         model, tokenizer, prompts, max_new_tokens=2, seed=seed, progress=progress
     )
-    useful = [row for row in made.to_list() if not row["identical"]]
-    (folder / "pairs.json").write_text(json.dumps(useful))
-    return {
-        "prompts": len(made),
-        "useful": len(useful),
-        "collisions": int(sum(made["collision"])),
-    }
+    useful = made.filter(lambda row: not row["identical"])
+    experiment.write_pairs(useful, folder)
+    collisions = int(sum(made["collision"]))
+    return {"prompts": len(made), "useful": len(useful), "collisions": collisions}
 
 
-def make_preferences(
-    folder: Path, world: votes.Panel, base: Path, *, questions: int, seed: int
+@cached("polis-votes-{seed}", inputs=["talk", "base"])
+def cast_votes(
+    folder, *, talk, min_votes, split, base, seed, questions, progress
 ) -> dict:
-    """The votes that the MIPO people cast on asked statements, each preferred to the other vote; file: pairs.json."""
-    _, tokenizer = models.load_model(base / "model", device="cpu")
-    cast = votes.examples(world, "mipo", questions=questions, seed=seed)
-    rows = [
-        {
-            "prompt": render(tokenizer, r["query"], r["context"]),
-            "chosen": r["gold"],
-            "rejected": next(v for v in votes.REPLIES if v != r["gold"]),
-        }
-        for r in cast
-    ]
-    (folder / "pairs.json").write_text(json.dumps(rows))
-    return {"pairs": len(rows)}
+    """Run of preferences: the vote that a MIPO person cast is chosen, the other rejected.
 
-
-def held_out(world: votes.Panel, seed: int) -> tuple[list[dict], list[dict]]:
-    """(test, validation): eight held-out votes of each person of either split, to be predicted from their others."""
-    return votes.examples(world, "test", seed=1000 + seed), votes.examples(
-        world, "validation", seed=2000 + seed
-    )
-
-
-def make_policy(
-    folder: Path,
-    world: votes.Panel,
-    base: Path,
-    rows: Path,
-    *,
-    loss: str,
-    loss_kwargs: dict,
-    lr: float,
-    batch_size: int,
-    placebo: bool,
-    seed: int,
-    progress: bool,
-) -> dict:
-    """One pass over the pairs with a loss of `mipo.losses`; file: test.npy (N, 2), the new chances on the test records.
-
-    Metric: the mean chance of the right vote on the validation records.
+    Returns
+    -------
+    Run
+        Pairs as `experiment.read_pairs` finds them. Metrics: pairs.
     """
     from datasets import Dataset
 
-    model, tokenizer = models.load_model(base / "model", device="cpu")
-    data = Dataset.from_list(json.loads((rows / "pairs.json").read_text()))
-    args = settings(
-        folder,
+    world = town(talk, min_votes, split)
+    _, tokenizer = models.load_model(experiment.model_folder(base), device="cpu")
+    rows = []
+    for example in votes.examples(world, "mipo", questions=questions, seed=seed):
+        prompt = render(tokenizer, example["query"], example["context"])
+        [other] = [reply for reply in votes.REPLIES if reply != example["gold"]]
+        rows.append({"prompt": prompt, "chosen": example["gold"], "rejected": other})
+    experiment.write_pairs(Dataset.from_list(rows), folder)
+    return {"pairs": len(rows)}
+
+
+def held_out(
+    talk: Path, min_votes: int, split: int, seed: int
+) -> tuple[list[dict], list[dict]]:
+    """(test, validation): eight held-out votes of each person of either part."""
+    world = town(talk, min_votes, split)
+    test = votes.examples(world, "test", seed=1000 + seed)
+    return test, votes.examples(world, "validation", seed=2000 + seed)
+
+
+@cached("polis-{loss}-{seed}", inputs=["talk", "base", "pairs_run"], keep=["test.json"])
+def train(
+    folder,
+    *,
+    talk,
+    min_votes,
+    split,
+    base,
+    pairs_run,
+    seed,
+    loss,
+    loss_kwargs,
+    lr,
+    batch_size,
+    placebo=False,
+    progress,
+) -> dict:
+    """Run of one pass over pairs with a loss of `mipo.losses`; see `experiment.train`.
+
+    Files: model; test.json (N, 2), the new chances on the test votes.
+
+    Parameters
+    ----------
+    pairs_run : Run
+        Of `make_pairs` or `cast_votes`.
+    placebo : bool
+        Chosen and rejected are assigned by coin.
+
+    Returns
+    -------
+    Run
+        Metrics: those of `experiment.train`, and validation (mean chance of the right
+        vote among validation people).
+    """
+    rows = experiment.read_pairs(pairs_run)
+    metrics = experiment.train_on(
+        pairs.flip_by_coin(rows, seed) if placebo else rows,
+        folder=folder,
+        base=base,
         loss=loss,
         loss_kwargs=loss_kwargs,
         lr=lr,
         batch_size=batch_size,
         seed=seed,
+        progress=progress,
         use_cpu=True,
-        disable_tqdm=not progress,
     )
-    data = pairs.flip_by_coin(data, seed) if placebo else data
-    PreferenceTrainer(
-        model=model, args=args, train_dataset=data, processing_class=tokenizer
-    ).train()
-    shutil.rmtree(args.output_dir, ignore_errors=True)
-    models.require_finite(model, f"{loss} on votes", lr)
-    test, validation = held_out(world, seed)
-    np.save(folder / "test.npy", votes.vote_probs(model, tokenizer, test))
-    return {
-        "validation": votes.means(
-            [votes.vote_probs(model, tokenizer, validation)], [validation], "chance"
-        )[0]
-    }
+    model, tokenizer = models.load_model(folder / "model", device="cpu")
+    test, validation = held_out(talk, min_votes, split, seed)
+    write_table(folder / "test.json", votes.vote_probs(model, tokenizer, test))
+    chances = votes.vote_probs(model, tokenizer, validation)
+    [right] = votes.means([chances], [validation], "chance")
+    return metrics | {"validation": right}
 
 
-def gain(ours: list, theirs: list, recs: list, metric: str) -> dict:
-    """Mean gain of `ours` over `theirs`, positive is better, with its interval: keywords for `Notebook.claim`.
+def write_table(file: Path, table: np.ndarray) -> None:
+    """A table of numbers as JSON, every digit of them."""
+    write_whole(file, dumps(table.tolist()))
 
-    Seeds and people are resampled, each person whole: the same people answer under every seed, so their noise does not
-    average out over seeds. ours, theirs: one (N, 2) per seed; recs: the records of each seed.
+
+def read_table(run: Run, name: str) -> np.ndarray:
+    """What `write_table` wrote among a run's files."""
+    return np.array(json.loads(run.read(name)))
+
+
+def chances_on_test(runs: Sequence) -> list[np.ndarray]:
+    """The new chances on the test votes, one (N, 2) per run of `train`."""
+    return [read_table(run, "test.json") for run in runs]
+
+
+def report(
+    nb, name: str, chances: Sequence[np.ndarray], examples: Sequence[Sequence[Mapping]]
+) -> None:
+    """Keep the three measures of a predictor as numbers `<metric>-<name>`.
+
+    Parameters
+    ----------
+    nb : mipo.record.Notebook
+        What keeps the numbers.
+    chances : sequence of (N, 2)
+        Of the two votes, one array per seed.
+    examples : sequence of list of dict
+        The votes to be predicted, of each seed.
+    """
+    for metric, unit in METRICS.items():
+        values = votes.means(chances, examples, metric)
+        nb.number(f"{metric}-{name}".replace("_", "-"), values, unit)
+
+
+def percent(number: Number) -> str:
+    """A share as a percentage, with its interval where it has one."""
+    if number.low is None:
+        return f"{number.mean:.1%}"
+    return f"{number.mean:.1%} [{number.low:.1%}, {number.high:.1%}]"
+
+
+def gain(
+    ours: Sequence[np.ndarray],
+    theirs: Sequence[np.ndarray],
+    examples: Sequence[Sequence[Mapping]],
+    metric: str,
+) -> dict[str, Any]:
+    """Mean gain of `ours` over `theirs`, positive is better, with its interval.
+
+    Parameters
+    ----------
+    ours, theirs : sequence of (N, 2)
+        Chances of the two votes, one array per seed.
+    examples : sequence of list of dict
+        The votes to be predicted, of each seed.
+    metric : str
+        "chance", "accuracy" or "log_loss"; see `votes.scores`.
+
+    Returns
+    -------
+    dict
+        Keywords of a claim's part: value, interval, unit.
+
+    Notes
+    -----
+    Seeds and people are resampled, each person whole: the same people answer under every
+    seed, so their noise does not average out over seeds.
     """
     sign = -1 if metric == "log_loss" else 1
-    a, b = (
-        np.concatenate(
-            [sign * votes.scores(p, r)[metric] for p, r in zip(side, recs, strict=True)]
-        )
-        for side in (ours, theirs)
-    )
-    seeds = np.concatenate([np.full(len(r), i) for i, r in enumerate(recs)])
-    people = np.array([x["person"] for r in recs for x in r])
-    value, low, high = evaluate.paired_bootstrap(a, b, clusters=[seeds, people])
-    return {
-        "value": value,
-        "interval": (low, high),
-        "unit": "nats per vote" if metric == "log_loss" else "of votes",
-    }
+    sides = []
+    for chances in (ours, theirs):
+        by_seed = zip(chances, examples, strict=True)
+        scores = [sign * votes.scores(*seed)[metric] for seed in by_seed]
+        sides.append(np.concatenate(scores))
+    seeds = np.concatenate([np.full(len(some), i) for i, some in enumerate(examples)])
+    people = np.array([example["person"] for some in examples for example in some])
+    value, low, high = evaluate.paired_bootstrap(*sides, clusters=[seeds, people])
+    return {"value": value, "interval": (low, high), "unit": METRICS[metric]}

@@ -777,6 +777,8 @@ def save(model, tokenizer, folder: Path, log: list[dict] | None = None) -> None:
 
 def read_log(policy: Policy) -> list[dict]:
     """What each training step logged."""
+    if isinstance(policy, Run):
+        return json.loads(policy.read("log.json"))
     return read_json(Path(model_folder(policy)).parent / "log.json")
 
 
@@ -788,12 +790,12 @@ def read_replies(run: Run) -> list[dict]:
 
 def read_scores(run: Run) -> dict[str, list]:
     """{adherence, valid, tokens} of `evaluate`, one number per reply."""
-    return read_json(run.path / "scores.json")
+    return json.loads(run.read("scores.json"))
 
 
 def read_gaps(run: Run) -> dict[str, list]:
     """{gap, ratio_gap, delta_pmi, …} of `score_pairs`, one number per pair."""
-    return read_json(run.path / "gaps.json")
+    return json.loads(run.read("gaps.json"))
 
 
 def prompts_without_context(tokenizer, examples: Sequence[Mapping]) -> list[str]:

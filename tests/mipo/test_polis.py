@@ -1,7 +1,5 @@
 """Polis exports and votes: what is read and refused, who sees what, exact probabilities, and the optimum by hand."""
 
-import json
-
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -502,34 +500,6 @@ def test_data_load_polis(mipo_data, monkeypatch):
     )
 
 
-# ---- the runs ----
-
-
-def test_gain_by_hand_and_its_sign():
-    from mipo_study import ch13_votes
-
-    recs = [
-        [{"gold": "agree", "person": i} for i in range(4)],
-        [{"gold": "agree", "person": i} for i in range(4)],
-    ]
-    theirs = [np.full((4, 2), 0.5)] * 2
-    ours = [
-        np.array([[0.6, 0.4], [0.8, 0.2]] * 2),
-        np.array([[0.7, 0.3], [0.9, 0.1]] * 2),
-    ]
-    found = ch13_votes.gain(ours, theirs, recs, "chance")
-    assert_allclose(found["value"], 0.25)  # mean of 0.1, 0.3, 0.2, 0.4
-    assert (
-        found["interval"][0] < 0.25 < found["interval"][1]
-        and found["unit"] == "of votes"
-    )
-    assert_allclose(
-        ch13_votes.gain(ours, theirs, recs, "log_loss")["value"],  # less loss is a gain
-        np.log([0.6, 0.8, 0.7, 0.9]).mean() - np.log(0.5),
-    )
-    assert ch13_votes.gain(theirs, ours, recs, "log_loss")["value"] < 0
-
-
 def test_at_hand(tmp_path, monkeypatch):
     monkeypatch.setattr(polis, "_cache", lambda: tmp_path / "cache")
     monkeypatch.setenv("MIPO_DATA", str(tmp_path / "data"))
@@ -542,60 +512,3 @@ def test_at_hand(tmp_path, monkeypatch):
         assert polis.at_hand("brexit-consensus")
         assert polis.at_hand(place / "brexit-consensus")  # any export, as a folder
         (place / "brexit-consensus").rename(place / "other")
-
-
-def test_runs_end_to_end(tmp_path, world):
-    from mipo_study import ch13_votes
-
-    base, made, tuned = (tmp_path / name for name in ("base", "pairs", "tuned"))
-    for folder in (base, made, tuned):
-        folder.mkdir()
-    ch13_votes.make_base(
-        base, world, layers=1, hidden=16, steps=40, lr=1e-2, seed=0, progress=False
-    )
-    assert (
-        np.load(base / "crowd.npy").shape
-        == np.load(base / "nobody.npy").shape
-        == (3, 2)
-    )
-    counts = ch13_votes.make_pairs(
-        made, world, base, questions=3, seed=0, progress=False
-    )
-    rows = json.loads((made / "pairs.json").read_text())
-    assert counts["prompts"] == 36 and counts["useful"] == len(rows) > 0
-    assert all(row["chosen"] != row["rejected"] for row in rows)
-    test, check = ch13_votes.held_out(world, 0)
-    assert {r["person"] for r in test}.isdisjoint(r["person"] for r in check)
-    settings = {
-        "loss": "dpo",
-        "loss_kwargs": {"beta": 1.0},
-        "lr": 1e-2,
-        "batch_size": 4,
-        "seed": 0,
-        "progress": False,
-    }
-    metrics = ch13_votes.make_policy(
-        tuned, world, base, made, placebo=False, **settings
-    )
-    assert 0 < metrics["validation"] < 1
-    again = ch13_votes.make_policy(tuned, world, base, made, placebo=False, **settings)
-    assert again == metrics  # the same seed, the same numbers
-    assert np.load(tuned / "test.npy").shape == (len(test), 2)
-    assert [file.name for file in tuned.iterdir()] == [
-        "test.npy"
-    ]  # nothing of the trainer stays in the record
-    assert (
-        ch13_votes.make_policy(tuned, world, base, made, placebo=True, **settings)
-        != metrics
-    )
-    counts = ch13_votes.make_preferences(made, world, base, questions=3, seed=0)
-    rows = json.loads((made / "pairs.json").read_text())
-    cast = votes.examples(world, "mipo", questions=3, seed=0)
-    assert counts["pairs"] == len(rows) == len(cast)
-    assert [row["chosen"] for row in rows] == [r["gold"] for r in cast]
-    assert all({row["chosen"], row["rejected"]} == set(votes.REPLIES) for row in rows)
-    settings |= {"loss": "rmipo", "loss_kwargs": {}}
-    on_votes = ch13_votes.make_policy(
-        tuned, world, base, made, placebo=False, **settings
-    )
-    assert on_votes != metrics
