@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from mipo.files import project_root
 from mipo.numbers import Number, fmt
-from mipo_study.book.plan import SCALES, suggestion
+from mipo_study.book.plan import SCALES, clone, suggestion
 from mipo_study.book.results import outdated, results_in
 
 EXACT = 1e-3  # relative: an exact number agrees when three digits do
@@ -42,7 +41,7 @@ def rows(mine: dict, published: dict) -> list[tuple[str, str, str, str]]:
 
 
 def compare(scale: str) -> str:
-    root = project_root()
+    root = clone()
     mine = results_in(root / "runs" / scale / "results")
     published = results_in(root / "results" / "full")
     if not mine:

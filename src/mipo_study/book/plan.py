@@ -26,6 +26,17 @@ GIVEN = ("run_dir", "scale")  # set by the chain, never by a config
 MOST_THREADS = 1024
 
 
+def clone() -> Path:
+    """The folder of the clone, whose notebooks, configs and results no wheel holds."""
+    root = project_root()
+    if not (root / "notebooks").is_dir():
+        raise ValueError(
+            f"{root} is no clone of this study, it has no notebooks/; "
+            "run this inside a clone, or set MIPO_ROOT to one"
+        )
+    return root
+
+
 def file_digest(path: Path) -> str:
     """sha256 of a file; empty for one that is missing or cannot be read."""
     try:
@@ -201,7 +212,7 @@ def read_config(scale: str) -> dict:
         raise ValueError(f"SCALE={scale} is no scale{suggestion(scale, SCALES)}")
     name = f"configs/{scale}.yml"
     try:
-        text = (project_root() / name).read_text(encoding="utf-8")
+        text = (clone() / name).read_text(encoding="utf-8")
         config = yaml.safe_load(text) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{name} cannot be read: {error}") from None
