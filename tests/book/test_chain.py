@@ -354,7 +354,7 @@ def half_written(project):
 
 
 def kept_runs(project):
-    return list((project / "runs" / "laptop").glob("*/slow-*"))
+    return list((project / "runs" / "laptop").glob("runs/slow-*"))
 
 
 def text_of(page):
@@ -464,10 +464,21 @@ def test_a_skipped_chapter_is_said_at_the_end(finished):
     assert said in done.stdout.split("Building the book")[1]
 
 
+def runs_used(folder, number):
+    [file] = folder.glob(f"{number}-*.json")
+    return json.loads(file.read_text(encoding="utf-8"))["runs"]
+
+
 def test_publish_copies_what_is_up_to_date(finished):
     assert chain("publish", root=finished).returncode == 0
     published = finished / "results" / "laptop"
     assert (published / "figures" / "01-line.svg").exists()
+    runs = {name for step in ("01", "02") for name in runs_used(published, step)}
+    measured = published / "measured"
+    assert {file.stem for file in measured.glob("*")} == runs and len(runs) == 2
+    unused = measured / "train-0123456789abcdef.json"
+    unused.write_text("{}")
+    assert chain("publish", root=finished).returncode == 0 and not unused.exists()
     (published / "01-first.json").write_text("{}")
     beta(finished, 0.8)
     said = chain("publish", root=finished).stdout

@@ -229,9 +229,7 @@ def test_what_was_done_survives_a_kill(tiny_qwen2, tmp_path):
     )
     try:
         until = time.monotonic() + 300
-        while not (
-            kept := list((tmp_path / "run" / "runs").glob("train-*/run.json"))
-        ):
+        while not (kept := list((tmp_path / "run" / "runs").glob("train-*/run.json"))):
             assert started.poll() is None and time.monotonic() < until, (
                 "it ended, or hung, before a training run was kept"
             )

@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from mipo.cache import STARTED
+from mipo.cache import STARTED, measured
 from mipo.files import dumps, project_root, read_json, write_whole
 from mipo_study.book import plan as planning
 from mipo_study.book.plan import Step, minutes_text
@@ -320,6 +320,7 @@ def publish(scale: str) -> None:
         result = planning.read_or_empty(project_root() / step.result)
         reason = why.get(step.name) or result["skipped"]
         say(f"{step.name}: {f'left as it was ({reason})' if reason else copy(step)}")
+    say(copy_measured(scale))
 
 
 def copy(step: Step) -> str:
@@ -335,6 +336,22 @@ def copy(step: Step) -> str:
             old.unlink()
     counts = [f"{len(result[what])} {what}" for what in ("numbers", "claims")]
     return f"{', '.join(counts)}, {len(figures)} figures -> {target}"
+
+
+def copy_measured(scale: str) -> str:
+    """Publish what each training run measured, so that no reader trains it again."""
+    target = Path("results") / scale / "measured"
+    for file in measured(f"runs/{scale}"):
+        write_whole(target / file.name, file.read_bytes())
+    used = {run for file in target.parent.glob("*.json") for run in runs_of(file)}
+    for file in target.glob("*.json"):
+        if file.stem not in used:  # no published result stands on it any more
+            file.unlink()
+    return f"{len(list(target.glob('*.json')))} measured runs -> {target}"
+
+
+def runs_of(result: Path) -> list[str]:
+    return planning.read_or_empty(result).get("runs", [])
 
 
 # ---- the command line ----

@@ -258,7 +258,8 @@ def content(scale: str, plan: Mapping[str, Step]) -> str:
             *(root / name for name in ("_config.yml", "_toc.yml")),
             *(root / file for file in outputs),
             *(root / "book").rglob("*"),
-            *(root / "results").rglob("*"),
+            *(root / "results").glob("*/*.json"),
+            *(root / "results" / "full" / "figures").glob("*"),
             *code.rglob("*.py"),
         ]
     )
