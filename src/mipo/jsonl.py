@@ -86,7 +86,7 @@ def require_text(value: Any, field: str, where: str, hint: str = "") -> str:
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text has nothing that can be seen: spaces, controls, zero-width marks."""
+    """Whether nothing of a text can be seen: spaces, controls, zero-width marks."""
     return all(unicodedata.category(char) in _INVISIBLE for char in text)
 
 
@@ -117,7 +117,7 @@ def _decode(line: bytes, where: str, *, first: bool) -> str:
 def _parse(text: str, where: str) -> dict:
     """One line of JSON as an object without faults."""
 
-    def unique(pairs):
+    def unique(pairs: list[tuple[str, Any]]) -> dict:
         names = [name for name, _ in pairs]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

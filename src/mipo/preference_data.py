@@ -1,8 +1,8 @@
 """The reader's own preferences: a JSONL in TRL's format, checked and split.
 
-Standard format: prompt, chosen and rejected are text. Conversational format: prompt is a
-list of messages {"role", "content"} that ends with the user's; chosen and rejected are one
-message of the assistant each, as a list. Further columns are left out.
+Standard format: prompt, chosen and rejected are text. Conversational format: prompt is
+a list of messages {"role", "content"} that ends with the user's; chosen and rejected
+are one message of the assistant each, as a list. Further columns are left out.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _preference(row: dict, where: str) -> dict:
     return {name: row[name] for name in COLUMNS} | {"read_from": where}
 
 
-def _check_text(value, name: str, where: str) -> None:
+def _check_text(value: object, name: str, where: str) -> None:
     is_list = isinstance(value, list)
     hint = (
         'where it is a list of messages, "prompt" must be one too (without the reply)'
@@ -82,7 +82,7 @@ def _check_text(value, name: str, where: str) -> None:
     jsonl.require_text(value, name, where, hint)
 
 
-def _check_messages(value, name: str, where: str) -> None:
+def _check_messages(value: object, name: str, where: str) -> None:
     if not isinstance(value, list) or not value:
         raise ValueError(
             f'{where}: "prompt" is a list of messages, so "{name}" must be one too, '

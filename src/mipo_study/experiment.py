@@ -784,8 +784,7 @@ def read_log(policy: Policy) -> list[dict]:
 
 def read_replies(run: Run) -> list[dict]:
     """The rows of `evaluate`: reply, the example it answers, adherence, valid."""
-    lines = (run.path / "replies.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+    return jsonl.rows(run.path / "replies.jsonl")
 
 
 def read_scores(run: Run) -> dict[str, list]:

@@ -11,7 +11,12 @@ from typing import Any
 import huggingface_hub
 import torch
 from huggingface_hub.errors import EntryNotFoundError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from mipo.network import offline
 
@@ -130,7 +135,7 @@ def is_plain(file: object) -> bool:
     return not any(mark in file for mark in ("/", "\\", ":", "\0"))
 
 
-def load_tokenizer(name: str):
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model, with a chat template, an end and a padding token.
 
     Parameters
@@ -167,7 +172,7 @@ def load_tokenizer(name: str):
     return tokenizer
 
 
-def load_weights(name: str, dtype: torch.dtype):
+def load_weights(name: str, dtype: torch.dtype) -> PreTrainedModel:
     """The model with every weight read from its files, all of them finite.
 
     Parameters
@@ -229,7 +234,7 @@ def load_weights(name: str, dtype: torch.dtype):
     return model
 
 
-def not_finite(model) -> list[str]:
+def not_finite(model: torch.nn.Module) -> list[str]:
     """Names of the weights that hold a NaN or an infinity."""
     return [
         name
@@ -238,7 +243,9 @@ def not_finite(model) -> list[str]:
     ]
 
 
-def check_vocabulary(name: str, model, tokenizer) -> None:
+def check_vocabulary(
+    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
     """ValueError if the tokenizer's special tokens have no row in the embedding."""
     size = model.get_input_embeddings().num_embeddings
     for role in ("eos", "pad", "bos"):

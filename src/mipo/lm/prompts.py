@@ -66,8 +66,8 @@ def render_messages(
     if not getattr(tokenizer, "chat_template", None):
         name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
         raise ValueError(
-            f"tokenizer {name} has no chat template, so a prompt cannot be written as a "
-            "user's turn; use an Instruct model, or set tokenizer.chat_template"
+            f"tokenizer {name} has no chat template, so a prompt cannot be written as "
+            "a user's turn; use an Instruct model, or set tokenizer.chat_template"
         )
     try:
         text = tokenizer.apply_chat_template(

@@ -1,38 +1,55 @@
-"""Votes as a world of two replies: a person's other votes are the context, one vote is the reply."""
+"""Votes as a world of two replies: other votes are the context, one is the reply."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mipo.lm.prompts import render
 from mipo.worlds import polis
 from mipo.worlds.polis import AGREE, DISAGREE, REPLIES, Conversation
 
-SPLITS = {
-    "base": 0.5,
-    "mipo": 0.2,
-    "validation": 0.1,
-    "test": 0.2,
-}  # shares of the people
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SPLITS = {"base": 0.5, "mipo": 0.2, "validation": 0.1, "test": 0.2}  # shares of people
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Which statements are shown, which are asked, and which people serve for what."""
+    """Which statements are shown, which are asked about, and who serves for what.
 
-    votes: (
-        np.ndarray
-    )  # (P, S) int8 of the kept people and statements: 1 agree, -1 disagree, 0 neither
-    names: np.ndarray  # (S,) statement ids
-    texts: tuple  # (S,)
-    asked: np.ndarray  # (S,) bool: asked about, never shown in a context
-    rows: dict  # split -> indices into votes
-    people: np.ndarray  # (P,) rows of the conversation
-    groups: np.ndarray  # (P,) Polis' opinion groups
+    Attributes
+    ----------
+    votes : ndarray of int8, shape (P, S)
+        Of the people and statements that are kept: 1 agree, -1 disagree, 0 neither.
+    names : ndarray, shape (S,)
+        Statement ids.
+    texts : tuple of str, length S
+        What each statement says.
+    asked : ndarray of bool, shape (S,)
+        Asked about, and so never shown in a context.
+    rows : dict
+        {split: rows of `votes`}.
+    people : ndarray, shape (P,)
+        Rows of the conversation.
+    groups : ndarray, shape (P,)
+        Polis' opinion groups.
+    """
+
+    votes: np.ndarray
+    names: np.ndarray
+    texts: tuple[str, ...]
+    asked: np.ndarray
+    rows: dict[str, np.ndarray]
+    people: np.ndarray
+    groups: np.ndarray
 
 
 def panel(
@@ -43,58 +60,91 @@ def panel(
     ask_every: int = 3,
     seed: int = 0,
 ) -> Panel:
-    """Choose statements and split people. `seed` moves the split only.
+    """Choose statements and split people.
 
-    Statements: accepted by the moderators and with at least `min_votes` agree or disagree votes. Every `ask_every`-th
-    of them is asked about and never shown: no context can contain an answer. A pass says "unsure" as well as "next,
-    please": it counts as no vote, neither asked nor shown. People: at least `min_context` shown votes and one asked.
+    Parameters
+    ----------
+    conversation : Conversation
+        As `polis.read` gives it.
+    min_votes : int
+        Agree or disagree votes that a statement needs, beside the moderators' yes.
+    min_context : int
+        Shown votes that a person needs, beside one vote that is asked about.
+    ask_every : int
+        Of so many statements the last is asked about and never shown, so that no
+        context can contain an answer.
+    seed : int
+        Of the split; nothing else depends on it.
 
-    errors  ValueError where too few statements or people are left
+    Returns
+    -------
+    Panel
+
+    Raises
+    ------
+    ValueError
+        Where too few statements or people are left.
+
+    Notes
+    -----
+    A pass says "unsure" as well as "next, please". It counts as no vote, neither asked
+    about nor shown.
     """
-    decided = np.where(np.abs(conversation.votes) == 1, conversation.votes, 0).astype(
-        np.int8
-    )  # nan and pass -> 0
+    is_vote = np.abs(conversation.votes) == 1  # neither a pass nor NaN
+    decided = np.where(is_vote, conversation.votes, 0).astype(np.int8)
     keep = conversation.accepted & (np.abs(decided).sum(0) >= min_votes)
     asked = np.arange(keep.sum()) % ask_every == ask_every - 1
     votes = decided[:, keep]
-    people = np.flatnonzero(
-        (np.abs(votes[:, ~asked]).sum(1) >= min_context) & (votes[:, asked] != 0).any(1)
-    )
+    has_context = np.abs(votes[:, ~asked]).sum(1) >= min_context
+    people = np.flatnonzero(has_context & (votes[:, asked] != 0).any(1))
     if asked.sum() < 1 or len(people) < 10:
         raise ValueError(
-            f"{conversation.topic}: {keep.sum()} statements with {min_votes} votes and {len(people)} "
-            f"people with {min_context} of them are too few; lower min_votes or min_context"
+            f"{conversation.topic}: {keep.sum()} statements with {min_votes} votes and "
+            f"{len(people)} people with {min_context} of them are too few; lower "
+            "min_votes or min_context"
         )
     order = np.random.default_rng(seed).permutation(len(people))
     ends = np.round(np.cumsum(list(SPLITS.values())) * len(people)).astype(int)
-    rows = dict(zip(SPLITS, np.split(order, ends[:-1]), strict=True))
     return Panel(
-        votes[people],
-        conversation.statements[keep],
-        tuple(np.array(conversation.texts, object)[keep]),
-        asked,
-        rows,
-        people,
-        conversation.groups[people],
+        votes=votes[people],
+        names=conversation.statements[keep],
+        texts=tuple(np.array(conversation.texts, object)[keep]),
+        asked=asked,
+        rows=dict(zip(SPLITS, np.split(order, ends[:-1]), strict=True)),
+        people=people,
+        groups=conversation.groups[people],
     )
 
 
 def places(world: Panel) -> tuple[np.ndarray, np.ndarray]:
-    """The map of people: two principal components (P, 2) and their shares of the variance (2,).
+    """The map of people: the two principal components of their votes.
 
-    A vote counts as its distance from the statement's mean, a missing one as none; as in Polis' own map, a person's row
-    is scaled up by √(statements / votes cast), lest those who voted little all lie in the middle.
+    Parameters
+    ----------
+    world : Panel
+
+    Returns
+    -------
+    places : ndarray, shape (P, 2)
+        Where each person lies.
+    shares : ndarray, shape (2,)
+        Of the variance, per component.
+
+    Notes
+    -----
+    A vote counts as its distance from the statement's mean, a missing one as none. As
+    in Polis' own map, a person's row is scaled up by √(statements / votes cast), lest
+    those who voted little all lie in the middle.
     """
     cast = world.votes != 0
     mean = world.votes.sum(0) / cast.sum(0)  # (S,)
     centred = np.where(cast, world.votes - mean, 0.0)
     scaled = centred * np.sqrt(cast.shape[1] / cast.sum(1, keepdims=True))
-    spread, axes = np.linalg.eigh(centred.T @ centred)  # ascending
+    variance, axes = np.linalg.eigh(centred.T @ centred)  # ascending
     axes = axes[:, :-3:-1]  # (S, 2)
-    axes = axes * np.sign(
-        axes[np.abs(axes).argmax(0), [0, 1]]
-    )  # eigenvectors leave the sign open
-    return scaled @ axes, spread[:-3:-1] / spread.sum()
+    # Eigenvectors leave the sign open: the largest entry is positive.
+    axes = axes * np.sign(axes[np.abs(axes).argmax(0), [0, 1]])
+    return scaled @ axes, variance[:-3:-1] / variance.sum()
 
 
 # ---- votes in words ----
@@ -105,35 +155,43 @@ def question(name: int) -> str:
     return f"s{name}?"
 
 
-def context_text(names, values) -> str:
-    """The context: "votes: s12+ s40-", plus for agree, minus for disagree; empty where nothing is known."""
-    return " ".join(
-        [
-            "votes:",
-            *(
-                f"s{n}{'+' if v > 0 else '-'}"
-                for n, v in zip(names, values, strict=True)
-            ),
-        ]
-        if len(names)
-        else []
-    )
+def context_text(names: Sequence[int], values: Sequence[float]) -> str:
+    """The context, such as "votes: s12+ s40-"; empty where no vote is known.
+
+    Parameters
+    ----------
+    names : sequence of int
+        Statement ids.
+    values : sequence of float
+        Above 0 for agree, else disagree.
+
+    Returns
+    -------
+    str
+    """
+    if not len(names):
+        return ""
+    marks = [
+        f"s{name}{'+' if value > 0 else '-'}"
+        for name, value in zip(names, values, strict=True)
+    ]
+    return " ".join(["votes:", *marks])
 
 
 def vocabulary(world: Panel) -> list[str]:
-    """Texts that hold every word, for `models.build_tokenizer`."""
+    """Texts that hold every word, for `mipo.models.build_tokenizer`."""
     shown = world.names[~world.asked]
     return [
         context_text(shown, np.ones(len(shown))),
         context_text(shown, -np.ones(len(shown))),
-        *(question(n) for n in world.names[world.asked]),
+        *(question(name) for name in world.names[world.asked]),
         *REPLIES,
         "\n\n",
     ]
 
 
-def _context(world: Panel, row: int, size: int, rng) -> str:
-    """`size` of a person's shown votes in random order (all, where there are fewer)."""
+def _context(world: Panel, row: int, size: int, rng: np.random.Generator) -> str:
+    """`size` of a person's shown votes in random order; all, where there are fewer."""
     known = np.flatnonzero((world.votes[row] != 0) & ~world.asked)
     known = rng.permutation(known)[:size]
     return context_text(world.names[known], world.votes[row, known])
@@ -148,31 +206,46 @@ def examples(
     max_context: int = 32,
     seed: int = 0,
 ) -> list[dict]:
-    """For each person of a split: one context, and `questions` asked statements.
+    """Examples of the people of a split: one context each, and some statements.
 
-    answered=True: statements that the person voted on (up to as many as there are), with the vote as gold.
-    answered=False: any asked statements and no gold, since MIPO needs prompts only.
-    Columns: query, context, gold, person (row of the conversation), statement (id), column (place among the asked).
+    Parameters
+    ----------
+    world : Panel
+    split : str
+        A key of `SPLITS`.
+    questions : int
+        Statements that each person is asked about, or as many as there are.
+    answered : bool
+        True asks about statements that the person voted on, with the vote as gold.
+        False asks about any, without gold, since MIPO needs prompts only.
+    max_context : int
+        Votes in a context.
+    seed : int
+        Of what is shown and asked.
+
+    Returns
+    -------
+    list of dict
+        With query, context, gold, person (row of the conversation), statement (id) and
+        column (place among the statements that are asked about).
     """
     rng = np.random.default_rng(seed)
-    out = []
+    rows = []
     for row in world.rows[split]:
         context = _context(world, row, max_context, rng)
         votes = world.votes[row]
-        for s in rng.permutation(
-            np.flatnonzero(world.asked & ((votes != 0) | (not answered)))
-        )[:questions]:
-            out.append(
-                {
-                    "query": question(world.names[s]),
-                    "context": context,
-                    "gold": REPLIES[int(votes[s] < 0)] if answered else None,
-                    "person": int(world.people[row]),
-                    "statement": int(world.names[s]),
-                    "column": int(world.asked[:s].sum()),
-                }
-            )
-    return out
+        candidates = np.flatnonzero(world.asked & ((votes != 0) | (not answered)))
+        for s in rng.permutation(candidates)[:questions]:
+            example = {
+                "query": question(world.names[s]),
+                "context": context,
+                "gold": REPLIES[int(votes[s] < 0)] if answered else None,
+                "person": int(world.people[row]),
+                "statement": int(world.names[s]),
+                "column": int(world.asked[:s].sum()),
+            }
+            rows.append(example)
+    return rows
 
 
 def load(
@@ -208,46 +281,77 @@ def load(
     return examples(world, split, seed=seed, **settings)
 
 
-def contexts_of(recs: list[dict]) -> list[str]:
-    """One context per person, in the order of the records."""
-    return list({r["person"]: r["context"] for r in recs}.values())
+def contexts_of(examples: Sequence[dict]) -> list[str]:
+    """One context per person, in the order of the examples."""
+    return list({e["person"]: e["context"] for e in examples}.values())
 
 
-def shuffled(recs: list[dict], *, seed: int = 0) -> list[dict]:
-    """The same questions under another person's context, nobody keeps their own; ValueError for a lone person."""
-    own = {r["person"]: r["context"] for r in recs}
+def shuffled(examples: Sequence[dict], *, seed: int = 0) -> list[dict]:
+    """The same questions under another person's context.
+
+    Parameters
+    ----------
+    examples : sequence of dict
+    seed : int
+        Of who gets whose context; nobody keeps their own.
+
+    Returns
+    -------
+    list of dict
+
+    Raises
+    ------
+    ValueError
+        For a lone person.
+    """
+    own = {e["person"]: e["context"] for e in examples}
     if len(own) < 2:
         raise ValueError("contexts of fewer than two people cannot be exchanged")
     order = np.random.default_rng(seed).permutation(list(own))
-    other = dict(
-        zip(order, np.roll(order, 1), strict=True)
-    )  # one cycle through everybody
-    return [{**r, "context": own[other[r["person"]]]} for r in recs]
+    # One cycle through everybody.
+    other = dict(zip(order, np.roll(order, 1), strict=True))
+    return [{**e, "context": own[other[e["person"]]]} for e in examples]
 
 
 def training_examples(
-    world: Panel, tokenizer, *, max_context: int = 32, missing: float = 0.1
-):
-    """Fresh (prompt, reply) pairs of the base people for `models.pretrain`: callable(rng, n).
+    world: Panel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_context: int = 32,
+    missing: float = 0.1,
+) -> Callable[[np.random.Generator, int], list[tuple[str, str]]]:
+    """Fresh pairs (prompt, reply) of the base people, for `mipo.models.pretrain`.
 
-    Each takes a random vote and a random number of the person's other votes; a share `missing` has no context at all,
-    so that the model knows what people in general say.
+    Parameters
+    ----------
+    world : Panel
+    tokenizer : PreTrainedTokenizerBase
+        With a chat template.
+    max_context : int
+        Each pair takes a random vote, and a random number of the person's other votes.
+    missing : float
+        Share of pairs without any context, so that the model knows what people in
+        general say.
+
+    Returns
+    -------
+    callable
+        ``draw(rng, n)`` gives n pairs.
     """
     rows = world.rows["base"]
     who, what = np.nonzero((world.votes[rows] != 0) & world.asked)
 
     def draw(rng: np.random.Generator, n: int) -> list[tuple[str, str]]:
-        out = []
+        pairs = []
         for i in rng.integers(len(who), size=n):
             size = 0
             if rng.random() >= missing:
                 size = int(rng.integers(1, max_context + 1))
             row, s = rows[who[i]], what[i]
-            prompt = render(
-                tokenizer, question(world.names[s]), _context(world, row, size, rng)
-            )
-            out.append((prompt, REPLIES[int(world.votes[row, s] < 0)]))
-        return out
+            context = _context(world, row, size, rng)
+            prompt = render(tokenizer, question(world.names[s]), context)
+            pairs.append((prompt, REPLIES[int(world.votes[row, s] < 0)]))
+        return pairs
 
     return draw
 
@@ -256,23 +360,22 @@ def training_examples(
 
 
 @torch.no_grad()
-def _under(model, tokenizer, context: str, names) -> np.ndarray:
-    """(Q, 2): chances of both votes on the statements `names` under one context, which is read once for all of them."""
-    tokens = [
+def _under(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    context: str,
+    names: Sequence[int],
+) -> np.ndarray:
+    """(Q, 2): chances of both votes on statements; their context is read once."""
+    replies = [
         tokenizer(reply, add_special_tokens=False)["input_ids"][0] for reply in REPLIES
     ]
     first = render(tokenizer, question(names[0]), context)
-    prompts = [
-        first.replace(question(names[0]), question(n)) for n in names
-    ]  # a context holds no question mark
-    ids = torch.tensor(
-        tokenizer(prompts)["input_ids"], device=model.device
-    )  # (Q, T): they differ in one token
-    shared = (
-        int((ids == ids[0]).all(0).long().cumprod(0).sum())
-        if len(ids) > 1
-        else ids.shape[1] - 1
-    )
+    # A context holds no question mark, so only the query is replaced.
+    prompts = [first.replace(question(names[0]), question(name)) for name in names]
+    # (Q, T): they differ in one token.
+    ids = torch.tensor(tokenizer(prompts)["input_ids"], device=model.device)
+    shared = _common_start(ids)
     cache = model(
         input_ids=ids[:1, :shared], use_cache=True, logits_to_keep=1
     ).past_key_values
@@ -280,42 +383,101 @@ def _under(model, tokenizer, context: str, names) -> np.ndarray:
     logits = model(
         input_ids=ids[:, shared:], past_key_values=cache, logits_to_keep=1
     ).logits[:, -1]
-    return torch.softmax(logits.double(), -1)[:, tokens].cpu().numpy()
+    return torch.softmax(logits.double(), -1)[:, replies].cpu().numpy()
 
 
-def vote_probs(model, tokenizer, recs: list[dict]) -> np.ndarray:
-    """(N, 2): the chances that the model replies "agree" and "disagree", exact, nothing is sampled.
+def _common_start(ids: Tensor) -> int:
+    """Tokens with which all rows begin; of a lone row, all but the last."""
+    if len(ids) == 1:
+        return ids.shape[1] - 1
+    return int((ids == ids[0]).all(0).long().cumprod(0).sum())
 
-    The chance is that of the reply's first token. The rest up to one goes to replies that are no vote.
+
+def vote_probs(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[dict],
+) -> np.ndarray:
+    """The chances that a model replies "agree" and "disagree", exactly.
+
+    Parameters
+    ----------
+    model, tokenizer
+        Of the small models of chapter 13.
+    examples : sequence of dict
+        As the function `examples` makes them.
+
+    Returns
+    -------
+    ndarray, shape (N, 2)
+        Chances of the reply's first token; the rest up to one goes to replies that are
+        no vote. Nothing is sampled.
     """
-    out = np.empty((len(recs), 2))
+    chances = np.empty((len(examples), 2))
     groups: dict[str, list[int]] = {}
-    for i, r in enumerate(recs):
-        groups.setdefault(r["context"], []).append(i)
+    for i, example in enumerate(examples):
+        groups.setdefault(example["context"], []).append(i)
     for context, members in groups.items():
-        out[members] = _under(
-            model, tokenizer, context, [recs[i]["statement"] for i in members]
-        )
-    return out
+        names = [examples[i]["statement"] for i in members]
+        chances[members] = _under(model, tokenizer, context, names)
+    return chances
 
 
-def statement_means(model, tokenizer, world: Panel, contexts: list[str]) -> np.ndarray:
-    r"""(Q, 2): q(y | x) of every asked statement, the mean of the model's chances of both votes over `contexts`."""
+def statement_means(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    world: Panel,
+    contexts: Sequence[str],
+) -> np.ndarray:
+    r"""The marginal q(y | x): the model's mean chances of both votes over contexts.
+
+    Parameters
+    ----------
+    model, tokenizer
+        See `vote_probs`.
+    world : Panel
+    contexts : sequence of str
+        Over which the mean is taken.
+
+    Returns
+    -------
+    ndarray, shape (Q, 2)
+        Per statement that is asked about.
+    """
     names = world.names[world.asked]
-    total = sum(_under(model, tokenizer, c, names) for c in contexts)
+    total = sum(_under(model, tokenizer, context, names) for context in contexts)
     return np.asarray(total / len(contexts))
 
 
-def by_statement(means: np.ndarray, recs: list[dict]) -> np.ndarray:
-    """(N, 2): the row of each record's statement in means (Q, 2)."""
-    return means[[r["column"] for r in recs]]
+def by_statement(means: np.ndarray, examples: Sequence[dict]) -> np.ndarray:
+    """The row of each example's statement: `means` (Q, 2) as (N, 2)."""
+    return means[[example["column"] for example in examples]]
 
 
 def optimum(ref: np.ndarray, marginal: np.ndarray, beta: float) -> np.ndarray:
-    r"""π* ∝ π_ref^{1 + 1/β} q^{-1/β} over the two votes.
+    r"""MIPO's optimum over the two votes.
 
-    shapes  ref, marginal: (..., 2) -> (..., 2), sums to one over the last axis
-    limits  β → ∞: π_ref;  q = π_ref: π_ref        errors  ValueError for β ≤ 0
+    Parameters
+    ----------
+    ref, marginal : ndarray, shape (..., 2)
+        Chances of both votes under the reference policy, and their marginal.
+    beta : float
+        Pull towards the reference, 1/nats; above 0.
+
+    Returns
+    -------
+    ndarray, shape (..., 2)
+        Sums to one over the last axis.
+
+    Raises
+    ------
+    ValueError
+        For beta <= 0.
+
+    Notes
+    -----
+    π* ∝ π_ref^(1 + 1/β) · q^(-1/β). It is π_ref for β → ∞ and for q = π_ref. Chapter 02
+    derives it.
     """
     if not beta > 0:
         raise ValueError(f"beta must be positive, got {beta}")
@@ -325,63 +487,108 @@ def optimum(ref: np.ndarray, marginal: np.ndarray, beta: float) -> np.ndarray:
 
 
 def sharpened(ref: np.ndarray, beta: float) -> np.ndarray:
-    """π_ref^{1 + 1/β}, normalised: the optimum without its marginal, which is sampling at temperature β/(1 + β)."""
+    """The optimum without its marginal: π_ref^(1 + 1/β), normalised.
+
+    It is what sampling at temperature β / (1 + β) does to an untrained model.
+    """
     return optimum(ref, np.full_like(ref, 0.5), beta)
 
 
 def divergence(p: np.ndarray, q: np.ndarray) -> float:
-    """Mean KL(p ‖ q) over records in nats, both (N, 2) normalised to the two votes first."""
+    """Mean KL(p ‖ q) over examples.
+
+    Parameters
+    ----------
+    p, q : ndarray, shape (N, 2)
+        Normalised to the two votes first.
+
+    Returns
+    -------
+    float
+        Nats.
+    """
     p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
     return float((p * np.log(p / q)).sum(1).mean())
 
 
 def majority(world: Panel) -> np.ndarray:
-    """(Q, 2): shares of agree and disagree among the base people; one vote of each kind is added (Laplace)."""
+    """Shares of agree and disagree among the base people, (Q, 2).
+
+    One vote of each kind is added (Laplace), so that no share is 0.
+    """
     base = world.votes[world.rows["base"]][:, world.asked]
-    counts = np.stack(
-        [(base == AGREE).sum(0) + 1, (base == DISAGREE).sum(0) + 1], axis=1
-    )
+    kinds = [(base == vote).sum(0) + 1 for vote in (AGREE, DISAGREE)]
+    counts = np.stack(kinds, axis=1)
     return counts / counts.sum(1, keepdims=True)
 
 
-def scores(probs: np.ndarray, recs: list[dict]) -> dict[str, np.ndarray]:
-    """Per record: accuracy (0/1; a tie counts half), log-loss (nats), chance of sampling the right vote."""
-    gold = np.array([REPLIES.index(r["gold"]) for r in recs])  # 0 agree, 1 disagree
-    mine = probs[np.arange(len(gold)), gold]
-    other = probs[np.arange(len(gold)), 1 - gold]
+def scores(probs: np.ndarray, examples: Sequence[dict]) -> dict[str, np.ndarray]:
+    """How well chances predict the votes.
+
+    Parameters
+    ----------
+    probs : ndarray, shape (N, 2)
+        Chances of both votes.
+    examples : sequence of dict
+        With gold.
+
+    Returns
+    -------
+    dict of ndarray, shape (N,)
+        accuracy (0 or 1; a tie counts half), log_loss (nats) and chance (of sampling
+        the right vote).
+    """
+    gold = np.array([REPLIES.index(example["gold"]) for example in examples])
+    rows = np.arange(len(gold))
+    right, wrong = probs[rows, gold], probs[rows, 1 - gold]
     return {
-        "accuracy": (mine > other) + 0.5 * (mine == other),
-        "log_loss": -np.log(mine),
-        "chance": mine,
+        "accuracy": (right > wrong) + 0.5 * (right == wrong),
+        "log_loss": -np.log(right),
+        "chance": right,
     }
 
 
-def means(probs: list[np.ndarray], recs: list[list[dict]], metric: str) -> list[float]:
-    """The mean score of each seed: probs and recs hold one entry per seed."""
+def means(
+    probs: Sequence[np.ndarray], examples: Sequence[Sequence[dict]], metric: str
+) -> list[float]:
+    """The mean of a metric of `scores`, per seed; one entry of both lists per seed."""
     return [
-        float(scores(p, r)[metric].mean()) for p, r in zip(probs, recs, strict=True)
+        float(scores(p, rows)[metric].mean())
+        for p, rows in zip(probs, examples, strict=True)
     ]
 
 
 def gain_by(
-    classes: list[np.ndarray],
-    ours: list,
-    theirs: list,
-    recs: list,
+    classes: Sequence[np.ndarray],
+    ours: Sequence[np.ndarray],
+    theirs: Sequence[np.ndarray],
+    examples: Sequence[Sequence[dict]],
     metric: str = "chance",
 ) -> np.ndarray:
-    """(classes, seeds): mean gain of `ours` over `theirs` per class of records; classes: (N,) integers per seed."""
-    n = 1 + max(int(c.max()) for c in classes)
-    gains = [
-        scores(a, r)[metric] - scores(b, r)[metric]
-        for a, b, r in zip(ours, theirs, recs, strict=True)
-    ]
-    return np.array(
-        [
-            [
-                g[c == i].mean() if (c == i).any() else 0.0
-                for g, c in zip(gains, classes, strict=True)
-            ]
-            for i in range(n)
-        ]
-    )
+    """Mean gain of one policy over another, per class of examples.
+
+    Parameters
+    ----------
+    classes : sequence of ndarray of int, shape (N,)
+        The class of each example, 0, 1, …; one array per seed.
+    ours, theirs : sequence of ndarray, shape (N, 2)
+        Chances of both votes.
+    examples : sequence of sequences of dict
+    metric : str
+        A key of `scores`.
+
+    Returns
+    -------
+    ndarray, shape (classes, seeds)
+        0 where a seed has no example of a class.
+    """
+    count = 1 + max(int(of_seed.max()) for of_seed in classes)
+    gains = np.zeros((count, len(classes)))
+    rows = zip(classes, ours, theirs, examples, strict=True)
+    for seed, (of_seed, a, b, asked) in enumerate(rows):
+        gain = scores(a, asked)[metric] - scores(b, asked)[metric]
+        for i in range(count):
+            members = of_seed == i
+            if members.any():
+                gains[i, seed] = gain[members].mean()
+    return gains
