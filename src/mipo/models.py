@@ -326,4 +326,5 @@ def load_model(
     model = checkpoints.load_weights(name, wanted)
     checkpoints.check_vocabulary(name, model, tokenizer)
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return model.to(where).eval(), tokenizer
+    torch.nn.Module.to(model, where)  # in place
+    return model.eval(), tokenizer

@@ -177,7 +177,7 @@ def _mask(owner: Tensor, lengths: Tensor, prompt: int) -> Tensor:
 
 
 def shared_attention(
-    module: torch.nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -209,7 +209,7 @@ def shared_attention(
     everything; short ones take one. The last layer leaves long prompts out, since
     nobody reads what it would say there.
     """
-    if shared_rows is None:
+    if shared_rows is None or attention_mask is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, **kwargs
         )
@@ -223,9 +223,9 @@ def shared_attention(
     if prompt and module.layer_idx == module.config.num_hidden_layers - 1:
         out = F.pad(out, (0, 0, 0, 0, prompt, 0))
     elif prompt:
-        past = [x[:, :, :prompt] for x in (query, key, value)]
+        q, k, v = (x[:, :, :prompt] for x in (query, key, value))
         causal: dict[str, Any] = {**kwargs, "is_causal": True}
-        heads, _ = sdpa_attention_forward(module, *past, None, **causal)
+        heads, _ = sdpa_attention_forward(module, q, k, v, None, **causal)
         out = torch.cat([heads, out], dim=1)
     return out.flatten(0, 1).index_select(0, gather)[None], None
 
@@ -240,7 +240,7 @@ ALL_ATTENTION_FUNCTIONS.register(NAME, shared_attention)
 ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)
 
 
-def why_not(model: torch.nn.Module) -> str | None:
+def why_not(model: Any) -> str | None:
     """Why prompts cannot be shared exactly by this model, or None where they can."""
     inner = _base(model)
     config = inner.config.get_text_config()
@@ -326,14 +326,14 @@ def pays(
     return shared <= apart
 
 
-def _base(model: torch.nn.Module):
+def _base(model: Any) -> Any:
     """The model itself, without DistributedDataParallel and adapters."""
     inner = getattr(model, "module", model)
     return inner.get_base_model() if hasattr(inner, "peft_config") else inner
 
 
 @contextmanager
-def sharing(model: torch.nn.Module, batch: dict) -> Iterator[None]:
+def sharing(model: Any, batch: dict) -> Iterator[None]:
     """Let a model read the shared rows of a batch.
 
     Parameters
@@ -366,7 +366,7 @@ def sharing(model: torch.nn.Module, batch: dict) -> Iterator[None]:
 
 
 @contextmanager
-def _replies_only(layer: torch.nn.Module, prompts: int) -> Iterator[None]:
+def _replies_only(layer: Any, prompts: int) -> Iterator[None]:
     """Let a layer compute the columns after the first `prompts` alone.
 
     Of those first ones it makes keys and values, which is all that is needed.

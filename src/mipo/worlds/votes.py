@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 SPLITS = {"base": 0.5, "mipo": 0.2, "validation": 0.1, "test": 0.2}  # shares of people
 
 
+Ids = Sequence[int] | np.ndarray  # of statements
+
+
 @dataclass(frozen=True)
 class Panel:
     """Which statements are shown, which are asked about, and who serves for what.
@@ -155,14 +158,14 @@ def question(name: int) -> str:
     return f"s{name}?"
 
 
-def context_text(names: Sequence[int], values: Sequence[float]) -> str:
+def context_text(names: Ids, values: Sequence[float] | np.ndarray) -> str:
     """The context, such as "votes: s12+ s40-"; empty where no vote is known.
 
     Parameters
     ----------
-    names : sequence of int
+    names : sequence or ndarray of int
         Statement ids.
-    values : sequence of float
+    values : sequence or ndarray of float
         Above 0 for agree, else disagree.
 
     Returns
@@ -364,7 +367,7 @@ def _under(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     context: str,
-    names: Sequence[int],
+    names: Ids,
 ) -> np.ndarray:
     """(Q, 2): chances of both votes on statements; their context is read once."""
     replies = [
