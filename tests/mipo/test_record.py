@@ -5,7 +5,6 @@ import importlib.util
 import json
 import math
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,6 @@ import time
 from pathlib import Path
 
 import pytest
-from building import ROOT
 
 from mipo import cache, files, provenance, record
 from mipo import cache as sources

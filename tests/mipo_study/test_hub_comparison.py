@@ -158,7 +158,9 @@ def test_wins_and_the_papers_gain_over_the_base(study, tmp_path):
     assert (
         study.released_gain({(PEOPLE, "mipo-random"): {0: bare}}) == {}
     )  # no reference replies
-    shown = study.judge_table(kept, {"wins less losses": study.net_wins(kept), "gain": {}})
+    shown = study.judge_table(
+        kept, {"wins less losses": study.net_wins(kept), "gain": {}}
+    )
     assert "| 90% | 50% | +0.17 | [" in shown and shown.endswith("| – | – |")
 
 

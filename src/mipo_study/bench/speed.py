@@ -29,9 +29,9 @@ from mipo.trainer import PreferenceConfig, PreferenceTrainer
 from mipo.world import World
 from mipo.worlds import language_model, population
 from mipo_study import ch12_cost
-from mipo_study.arms import adapter
 from mipo_study.bench import sampling, timing
-from mipo_study.rivals import RIVALS
+from mipo_study.experiment import lora
+from mipo_study.methods import METHODS, settings_of
 
 # hidden, inner, layers, heads, heads of keys and values, vocabulary. sources: config.json of each model on the hub
 SHAPES = {
@@ -130,7 +130,8 @@ PEERS = {
     "rmipo": "this study, RMiPO",
 }
 OURS = {
-    name: (RIVALS[name].loss, RIVALS[name].kwargs) for name in ("dpo", "simpo", "rmipo")
+    name: (METHODS[name].loss, dict(settings_of(name).kwargs))
+    for name in ("dpo", "simpo", "rmipo")
 }
 OURS["infonca"] = ("infonca", {"beta": 0.1})
 # name of a ratio: (slower, faster); more is better, except that of RMiPO's price
@@ -165,7 +166,7 @@ def contestant(name, case, model, tokenizer, data, folder, device):
         model=copy.deepcopy(model),
         train_dataset=data,
         processing_class=tokenizer,
-        peft_config=adapter(case.lora) if case.lora else None,
+        peft_config=lora(case.lora) if case.lora else None,
     )
     if name == "trl-dpo":
         from trl import DPOConfig, DPOTrainer

@@ -1,4 +1,4 @@
-"""Labelled preferences: Bradley-Terry frequencies, flips, records, what a policy makes of pairs, and runs that diverge."""
+"""Labels: Bradley-Terry frequencies, flips, runs of labelled pairs, and what a policy makes of them."""
 
 import json
 
@@ -12,9 +12,10 @@ from mipo.world import World
 from mipo.worlds import population
 from mipo.worlds.language_model import build_tokenizer
 from mipo.worlds.scoring import as_person
-from mipo_study import labelled, runs
+from mipo_study import experiment, labels
 
 WORLD = World()
+ONE = {"n_people": 1, "seed": 4, "progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +36,10 @@ def asked():
 
 
 @pytest.fixture(scope="module")
-def pairs(base, asked, tmp_path_factory):
-    """Record of six labelled pairs."""
-    return labelled.preferences(
-        tmp_path_factory.mktemp("pairs"), base, asked, seed=4, progress=False
-    )
+def pairs(base, tmp_path_factory):
+    """Run of labelled pairs of one person."""
+    where = tmp_path_factory.mktemp("pairs")
+    return experiment.label_pairs(where, base=base, **ONE)
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +71,14 @@ def outside(hits, p, n):
 def test_worth_is_adherence_and_minus_one_outside_the_grammar(crowd):
     records, sides, worth = crowd
     for side, expected in zip(sides, worth, strict=True):
-        np.testing.assert_allclose(labelled.worth(side, records), expected)
+        np.testing.assert_allclose(labels.worth(side, records), expected)
 
 
 @pytest.mark.parametrize("flips", [0.0, 0.3])
 def test_labels_have_bradley_terry_frequencies(crowd, flips):
     """P(first) = σ(strength · gap), turned round with probability `flips`: in each group of equal gaps within 4 errors."""
     records, sides, worth = crowd
-    marks = labelled.label(*sides, records, strength=2.0, flips=flips, seed=5)
+    marks = labels.label(*sides, records, strength=2.0, flips=flips, seed=5)
     won, gap = (
         np.array([m["first_wins"] for m in marks]),
         (worth[0] - worth[1])[[m["record"] for m in marks]],
@@ -97,7 +97,7 @@ def test_labels_have_bradley_terry_frequencies(crowd, flips):
 
 def test_wrong_means_chosen_is_worth_less(crowd):
     records, sides, worth = crowd
-    for m in labelled.label(*sides, records, flips=0.2, seed=1):
+    for m in labels.label(*sides, records, flips=0.2, seed=1):
         first, second = worth[:, m["record"]]
         assert m["wrong"] == ((first < second) if m["first_wins"] else (second < first))
 
@@ -106,7 +106,7 @@ def test_flips_turn_the_same_labels_and_more_as_their_share_grows(crowd):
     records, sides, _ = crowd
     wins = {
         f: np.array(
-            [m["first_wins"] for m in labelled.label(*sides, records, flips=f, seed=2)]
+            [m["first_wins"] for m in labels.label(*sides, records, flips=f, seed=2)]
         )
         for f in (0.0, 0.1, 0.2, 0.4)
     }
@@ -118,10 +118,10 @@ def test_flips_turn_the_same_labels_and_more_as_their_share_grows(crowd):
     for f, kept in turned.items():
         assert outside(kept.sum(), f, len(kept)) < 4
     again = np.array(
-        [m["first_wins"] for m in labelled.label(*sides, records, flips=0.2, seed=2)]
+        [m["first_wins"] for m in labels.label(*sides, records, flips=0.2, seed=2)]
     )
     other = np.array(
-        [m["first_wins"] for m in labelled.label(*sides, records, flips=0.2, seed=3)]
+        [m["first_wins"] for m in labels.label(*sides, records, flips=0.2, seed=3)]
     )
     assert (again == wins[0.2]).all() and (other != wins[0.2]).any()
 
@@ -132,7 +132,7 @@ def test_identical_replies_make_no_pair(asked):
         for i, r in enumerate(asked)
     ]
     other = [y if i in (1, 4) else "something else" for i, y in enumerate(said)]
-    assert [m["record"] for m in labelled.label(said, other, asked)] == [0, 2, 3, 5]
+    assert [m["record"] for m in labels.label(said, other, asked)] == [0, 2, 3, 5]
 
 
 @pytest.mark.parametrize(
@@ -145,32 +145,26 @@ def test_identical_replies_make_no_pair(asked):
 )
 def test_wrong_settings_are_named(asked, settings, message):
     with pytest.raises(ValueError, match=message):
-        labelled.label(["a"] * 6, ["b"] * 6, asked, **settings)
+        labels.label(["a"] * 6, ["b"] * 6, asked, **settings)
 
 
 def test_numbers_of_replies_must_agree(asked):
-    with pytest.raises(ValueError, match="6 and 5 replies for 6 records"):
-        labelled.label(["a"] * 6, ["b"] * 5, asked)
+    with pytest.raises(ValueError, match="6 and 5 replies for 6 examples"):
+        labels.label(["a"] * 6, ["b"] * 5, asked)
 
 
-def test_preferences_are_made_once_and_carry_the_reference(base, asked, pairs):
-    again = labelled.preferences(
-        pairs.path.parents[1], base, asked, seed=4, progress=False
-    )
+def test_labelled_pairs_are_made_once_and_carry_the_reference(base, pairs):
+    where = pairs.path.parents[1]
+    again = experiment.label_pairs(where, base=base, **ONE)
     assert pairs.fresh and not again.fresh and again.key == pairs.key
-    turned = labelled.preferences(
-        pairs.path.parents[1], base, asked, seed=4, flips=0.4, progress=False
-    )
+    turned = experiment.label_pairs(where, base=base, flips=0.4, **ONE)
     assert turned.key != pairs.key
-    rows = runs.read_pairs(pairs.path / "pairs" / "train.jsonl")
-    assert (
-        len(rows) + pairs.metrics["identical"]
-        == pairs.metrics["pairs"] + pairs.metrics["identical"]
-        == len(asked)
-    )
-    assert (
-        pairs.metrics["tied"] == 1 and pairs.metrics["wrong"] == 0
-    )  # random weights: neither reply is a sentence
+    rows = experiment.read_pairs(pairs)
+    prompts = experiment.examples_of(1, split="mipo", seed=4)
+    assert len(rows) == pairs.metrics["pairs"]
+    assert len(rows) + pairs.metrics["identical"] == len(prompts)
+    # random weights: neither reply is a sentence
+    assert pairs.metrics["tied"] == 1 and pairs.metrics["wrong"] == 0
     model, tokenizer = models.load_model(base)
     for side in ("chosen", "rejected"):
         direct = response_logps(
@@ -192,7 +186,7 @@ def by_hand(model, tokenizer, head, reply):
     ]
 
 
-def test_weigh_against_numbers_by_hand(base, pairs, tmp_path):
+def test_gaps_against_numbers_by_hand(base, pairs, tmp_path):
     """The policy differs from the base model, so that drifts are not zero; every number from plain forward passes."""
     tokenizer = build_tokenizer()
     policy = models.small_model(
@@ -200,16 +194,12 @@ def test_weigh_against_numbers_by_hand(base, pairs, tmp_path):
     )
     for part in (policy, tokenizer):
         part.save_pretrained(tmp_path / "policy")
-    found = labelled.weigh(
-        tmp_path,
-        tmp_path / "policy",
-        pairs.path / "pairs" / "train.jsonl",
-        limit=4,
-        progress=False,
+    found = experiment.score_pairs(
+        tmp_path, policy=tmp_path / "policy", pairs=pairs, limit=4, progress=False
     )
     model, tokenizer = models.load_model(base)
     lists = {"gap": [], "ratio_gap": [], "delta_pmi": [], "drift": []}
-    for row in runs.read_pairs(pairs.path / "pairs" / "train.jsonl").select(range(4)):
+    for row in experiment.read_pairs(pairs).select(range(4)):
         mean, old, alone = {}, {}, {}
         for side in ("chosen", "rejected"):
             prompt = tokenizer(row["prompt"])["input_ids"]
@@ -224,7 +214,7 @@ def test_weigh_against_numbers_by_hand(base, pairs, tmp_path):
             lists["gap"][-1] - (alone["chosen"] - alone["rejected"])
         )
         lists["drift"].append(mean["chosen"] - old["chosen"])
-    gaps = labelled.gaps(found)
+    gaps = experiment.read_gaps(found)
     for name in ("gap", "ratio_gap", "delta_pmi"):
         assert gaps[name] == pytest.approx(lists[name], abs=1e-4), name
     assert gaps["right"] == [True] * 4
@@ -242,74 +232,16 @@ def test_the_base_model_has_not_drifted_and_pairs_need_not_say_what_is_wrong(
 ):
     rows = [
         {k: v for k, v in row.items() if k != "wrong"}
-        for row in runs.read_pairs(pairs.path / "pairs" / "train.jsonl")
+        for row in experiment.read_pairs(pairs)
     ]
     (tmp_path / "plain.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in rows)
     )
-    found = labelled.weigh(tmp_path, base, tmp_path / "plain.jsonl", progress=False)
-    assert set(labelled.gaps(found)) == {"gap", "ratio_gap", "delta_pmi"}
-    assert found.metrics["chosen_drift"] == pytest.approx(0, abs=1e-4)
-    assert labelled.gaps(found)["ratio_gap"] == pytest.approx([0] * len(rows), abs=1e-4)
-
-
-def test_training_is_found_again_and_its_options_reach_the_trainer(
-    base, pairs, tmp_path
-):
-    def run(**options):
-        return labelled.train(
-            tmp_path,
-            "rmipo",
-            base,
-            pairs.path / "pairs" / "train.jsonl",
-            lr=1e-3,
-            batch_size=3,
-            progress=False,
-            **options,
-        )
-
-    plain, again, warm = run(), run(), run(margin_warmup=1.0)
-    assert (
-        plain.fresh
-        and not again.fresh
-        and plain.metrics["steps"] == 2
-        and warm.key != plain.key
+    found = experiment.score_pairs(
+        tmp_path, policy=base, pairs=tmp_path / "plain.jsonl", progress=False
     )
-    logs = [json.loads((r.path / "log.json").read_text()) for r in (plain, warm)]
-    assert logs[0][0]["margin/gamma"] >= 0.3 and logs[1][0]["margin/gamma"] == 0
-    assert models.load_model(plain.path / "model")
-
-
-def test_a_run_that_diverges_is_a_record_without_a_model(base, pairs, tmp_path):
-    def run():
-        return labelled.train(
-            tmp_path,
-            "rmipo",
-            base,
-            pairs.path / "pairs" / "train.jsonl",
-            lr=1e38,
-            batch_size=2,
-            progress=False,
-        )
-
-    made = run()
-    assert set(made.metrics) == {"failed"} and "learning rate" in made.metrics["failed"]
-    assert [file.name for file in made.path.iterdir()] == ["run.json"]
-    assert not run().fresh and run().metrics == made.metrics
-
-
-def test_wrong_settings_are_errors_and_no_records(base, pairs, tmp_path):
-    for loss, kwargs, message in (
-        ("rmipo", {"gamma": 1.0}, "no keyword 'gamma'"),
-        ("mipo", {}, "unknown loss 'mipo'"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            labelled.train(
-                tmp_path,
-                loss,
-                base,
-                pairs.path / "pairs" / "train.jsonl",
-                lr=1e-3,
-                loss_kwargs=kwargs,
-            )
-    assert not (tmp_path / "runs").exists()
+    assert set(experiment.read_gaps(found)) == {"gap", "ratio_gap", "delta_pmi"}
+    assert found.metrics["chosen_drift"] == pytest.approx(0, abs=1e-4)
+    assert experiment.read_gaps(found)["ratio_gap"] == pytest.approx(
+        [0] * len(rows), abs=1e-4
+    )
