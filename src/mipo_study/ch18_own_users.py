@@ -332,7 +332,7 @@ class Workshop:
             seed=self.seed,
             progress=self.progress,
         )
-        values = files.read_json(run.path / "scores.json")
+        values = json.loads(run.read("scores.json"))
         _, tokenizer = runs.model_of(self.base)
         texts = runs.read_replies(replies)
         return pd.DataFrame(
@@ -388,7 +388,7 @@ def token_counts(texts: Sequence[str], tokenizer) -> list[int]:
 
 def gaps_of(run: Run) -> np.ndarray:
     """Mean log-prob of the chosen reply less the rejected one's, nats per token."""
-    means = np.array(files.read_json(run.path / "scores.json")["mean"])
+    means = np.array(json.loads(run.read("scores.json"))["mean"])
     return means[:, 0] - means[:, 1]
 
 

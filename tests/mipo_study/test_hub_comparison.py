@@ -50,12 +50,9 @@ def study():
 def verdicts(folder, **lists):
     folder.mkdir()
     (folder / "verdicts.json").write_text(json.dumps(lists))
-    return SimpleNamespace(
-        path=folder,
-        metrics={
-            k: float(np.mean([x for x in v if x is not None])) for k, v in lists.items()
-        },
-    )
+    means = {k: np.mean([x for x in v if x is not None]) for k, v in lists.items()}
+    metrics = {key: float(mean) for key, mean in means.items()}
+    return cache.Run(metrics, folder, "k", 0.0, False)
 
 
 def test_paired_by_hand():
@@ -204,7 +201,7 @@ def test_dpo_s_own_reward_is_the_rise_over_the_base(tmp_path):
     def scored(name, summed):
         (tmp_path / name).mkdir()
         (tmp_path / name / "scores.json").write_text(json.dumps({"summed": summed}))
-        return SimpleNamespace(path=tmp_path / name)
+        return cache.Run({}, tmp_path / name, "k", 0.0, False)
 
     base = scored("base", [[-4.0, -2.0], [-5.0, -1.0]])
     assert scores.own_reward(scored("after", [[-2.0, 0.0], [-4.0, -1.0]]), base) == 0.5

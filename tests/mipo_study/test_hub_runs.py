@@ -262,6 +262,36 @@ def test_pairs_replies_and_measures(tiny_qwen2, records_list, tmp_path, monkeypa
     )
 
 
+def test_what_was_measured_is_found_without_the_files(
+    tiny_qwen2, records_list, tmp_path, monkeypatch
+):
+    """The folders are gone, as on another machine: no model is loaded, none trained."""
+    base = Place(str(tiny_qwen2), tiny_qwen2)
+    examples = [{**e, "person": e["context"]} for e in records_list]
+    sampling = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 5}
+    how = {"seed": 0, "sampling": sampling, "progress": False}
+
+    def study():
+        pairs = real.make_pairs(tmp_path, base, examples, "random_context", **how)
+        policy = real.train_policy(tmp_path, *MIPO, base, pairs, **SETTINGS)
+        replies = real.make_replies(tmp_path, policy, examples, **how)
+        run = scores.measure(
+            tmp_path, policy, base, examples, replies, contexts=3, progress=False
+        )
+        return policy, real.read_replies(replies), run.read("scores.json")
+
+    first, *texts = study()
+    shutil.rmtree(tmp_path / "runs")
+    real.release()
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "load_model", lambda *_, **__: 1 / 0)
+        again, *same = study()
+    assert same == texts and again.metrics == first.metrics
+    assert json.loads(again.read("log.json"))[-1]["loss"] == first.metrics["last_loss"]
+    assert (again.path / "model").is_dir(), "asked for, it is made again"
+    assert weights(again).keys()
+
+
 def test_rank_is_the_share_of_pairs_in_order(tiny_qwen2, tmp_path):
     base = Place(str(tiny_qwen2), tiny_qwen2)
     rows = [
@@ -467,7 +497,7 @@ def test_the_engine_is_chosen_once_and_is_part_of_what_a_reply_is(
 
 
 @pytest.mark.parametrize(
-    "full", ["train.jsonl", "replies.json", "log.json", "record.json"]
+    "full", ["train.jsonl", "replies.json", "log.json", "run.json"]
 )
 def test_a_full_disk_is_one_message_wherever_it_strikes(
     full, base, made, records_jsonl, tmp_path, fill_disk
@@ -487,7 +517,7 @@ def test_a_full_disk_is_one_message_wherever_it_strikes(
         "train.jsonl": ("data", "labelled"),
         "replies.json": ("replies",),
         "log.json": ("train",),
-        "record.json": ("data", "replies", "labelled", "train"),
+        "run.json": ("data", "replies", "labelled", "train"),
     }
     for step in struck[full]:
         with pytest.raises(

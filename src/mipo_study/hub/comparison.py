@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mipo import files
 from mipo.cache import Run
 from mipo_study import methods, tables
 from mipo_study.hub import answers, benchmarks, llm_judge, runs, scores
@@ -241,7 +241,7 @@ class Comparison:
             policy = self.policy(s, method, seed)
             how_many = {"shots": self.shots, **how}
             run = scores.by_harness(self.run_dir, policy, s[1], rows[:n], **how_many)
-            by_id = files.read_json(run.path / "scores.json")
+            by_id = json.loads(run.read("scores.json"))
             return {"right": [by_id.get(row["id"], np.nan) for row in rows]}
 
         return self.each("reasoning", look) if n else {}

@@ -8,6 +8,7 @@ a run that did not fit may be repeated in smaller pieces.
 from __future__ import annotations
 
 import gc
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -38,6 +39,7 @@ from mipo_study.methods import Setting
 
 Policy = Place | Run
 PAIRS = Path("pairs") / "train.jsonl"
+SMALL = 50_000  # tokens of replies, at most, that are kept with what was measured
 
 
 def run_or_load(
@@ -50,6 +52,7 @@ def run_or_load(
     what: str = "",
     code: Sequence[str] = ("mipo_study.hub.runs",),
     inputs: Mapping[str, Any] | None = None,
+    keep: Sequence[str] = (),
 ) -> Run:
     """`cache.run_or_load`, with `download.explained` around all of it.
 
@@ -59,6 +62,8 @@ def run_or_load(
         The step of the work, a key of `download.SMALLER`, or "dataset".
     what : str
         What messages call it; `doing` by default.
+    keep : sequence of str
+        Small files that are kept with what was measured, see `Run.read`.
 
     Raises
     ------
@@ -66,7 +71,9 @@ def run_or_load(
         Where the hub, the disk or the card is at fault; it says what to do.
     """
     with download.explained(what or doing, kind=doing):
-        return cache.run_or_load(run_dir, name, config, make, code=code, inputs=inputs)
+        return cache.run_or_load(
+            run_dir, name, config, make, code=code, inputs=inputs, keep=keep
+        )
 
 
 # ---- data ----
@@ -343,6 +350,7 @@ def make_replies(
             "empty": float(np.mean([not reply.strip() for reply in replies])),
         }
 
+    small = len(examples) * sampling["max_new_tokens"] <= SMALL
     return run_or_load(
         run_dir,
         "replies-hub",
@@ -350,12 +358,13 @@ def make_replies(
         make,
         doing="sampling",
         inputs={"policy": policy.key},
+        keep=["replies.json"] if small else [],
     )
 
 
 def read_replies(run: Run) -> list[str]:
     """The replies of a run of `make_replies`, one per example."""
-    return files.read_json(run.path / "replies.json")
+    return json.loads(run.read("replies.json"))
 
 
 # ---- pairs ----
@@ -561,8 +570,9 @@ def train_policy(
         what=f"training {loss}",
         code=["mipo_study.hub.train"],
         inputs={"base": base.key, "pairs": pairs},
+        keep=["log.json"],
     )
-    shutil.rmtree(checkpoints / run.path.name, ignore_errors=True)
+    shutil.rmtree(checkpoints / run.folder.name, ignore_errors=True)
     return run
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def own_reward(after: Run, before: Run) -> float:
     """
     gaps = []
     for run in (after, before):
-        summed = np.array(files.read_json(run.path / "scores.json")["summed"])
+        summed = np.array(json.loads(run.read("scores.json"))["summed"])
         gaps.append(summed[:, 0] - summed[:, 1])
     return float(np.mean(gaps[0] > gaps[1]))
 
@@ -107,7 +108,7 @@ def verdicts_of(run: Run, key: str = "score") -> np.ndarray:
 
     "released" and "released_base" give the papers' win; NaN where there is none.
     """
-    return np.array(files.read_json(run.path / "verdicts.json")[key], dtype=float)
+    return np.array(json.loads(run.read("verdicts.json"))[key], dtype=float)
 
 
 # ---- runs ----
@@ -171,6 +172,7 @@ def measure(
         doing="scoring",
         code=["mipo_study.hub.scores"],
         inputs={"policy": policy.key, "base": base.key, "replies": replies},
+        keep=["scores.json"],
     )
 
 
@@ -216,6 +218,7 @@ def rank(
         doing="scoring",
         code=["mipo_study.hub.scores"],
         inputs={"policy": policy.key},
+        keep=["scores.json"],
     )
 
 
@@ -253,8 +256,9 @@ def margins(
         doing="scoring",
         code=["mipo_study.hub.scores"],
         inputs={"policy": policy.key},
+        keep=["delta_pmi.json"],
     )
-    return files.read_json(run.path / "delta_pmi.json")
+    return json.loads(run.read("delta_pmi.json"))
 
 
 def judged(
@@ -288,10 +292,10 @@ def judged(
         Metrics of `llm_judge.report`; with `rated` also released, released_base: share
         of our and of their replies rated at least as high as the gold reply.
     """
-    our_texts, their_texts = read_replies(ours), read_replies(theirs)
     known = [i for i, e in enumerate(examples) if rated and e.get("gold")]
 
     def make(folder):
+        our_texts, their_texts = read_replies(ours), read_replies(theirs)
         name = f"{files.digest(place.key)[:16]}.jsonl"
         judge = llm_judge.Judge(
             lambda: model_of(place),
@@ -335,6 +339,7 @@ def judged(
         what=f"the judge {place.name}",
         code=["mipo_study.hub.scores"],
         inputs={"judge": place.key, "ours": ours, "theirs": theirs},
+        keep=["verdicts.json"],
     )
 
 
@@ -393,4 +398,5 @@ def by_harness(
         what="lm-evaluation-harness",
         code=["mipo_study.hub.scores"],
         inputs={"policy": policy.key},
+        keep=["scores.json"],
     )
