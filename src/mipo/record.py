@@ -1,9 +1,7 @@
-"""What a notebook leaves behind: numbers with intervals, claims with a status, figures with alt texts, artifacts."""
+"""What a notebook leaves: numbers with intervals, claims, figures, artifacts."""
 
 from __future__ import annotations
 
-import ast
-import difflib
 import io
 import math
 import os
@@ -18,12 +16,14 @@ from mipo import cache
 from mipo.cache import STARTED, USED, Run, code_hashes, covered, imported, run_or_load
 from mipo.files import dumps, project_root, read_json, resolve, seal, write_whole
 from mipo.numbers import Number, fmt, interval_of, status, together
+from mipo.parameters import SCALES, check_notebook, check_parameters
 from mipo.provenance import peak_memory, provenance, source_state
 
 __all__ = [
     "Notebook",
     "Number",
     "Run",
+    "check_parameters",
     "fmt",
     "interval_of",
     "run_or_load",
@@ -79,35 +79,26 @@ def sentence(slug: str) -> str:
     return next((claim["claim"] for claim in claims if claim["slug"] == slug), "")
 
 
-def refuse_unknown_parameters() -> None:
-    """Papermill only warns of a parameter that the notebook does not have: compare its cell with the one before."""
-    from IPython import get_ipython
+def refuse_the_chains_folder(run_dir: str | Path, scale: str) -> None:
+    """Keep a run by hand from writing over what the chain made.
 
-    shell = get_ipython()
-    cells = (
-        [cell for cell in shell.user_ns.get("In", []) if cell.strip()] if shell else []
-    )
-    for before, injected in zip(cells, cells[1:], strict=False):
-        if injected.startswith("# Parameters\n"):
-            known, given = assigned(before), assigned(injected)
-            for name in sorted(given - known):
-                close = difflib.get_close_matches(name, known, 1, cutoff=0.5)
-                hint = (
-                    f"did you mean {close[0]!r}?"
-                    if close
-                    else f"it has {', '.join(sorted(known))}"
-                )
-                raise ValueError(f"unknown parameter {name!r}: {hint}")
-
-
-def assigned(source: str) -> set[str]:
-    return {
-        target.id
-        for node in ast.parse(source).body
-        if isinstance(node, (ast.Assign, ast.AnnAssign))
-        for target in getattr(node, "targets", [getattr(node, "target", None)])
-        if isinstance(target, ast.Name)
-    }
+    Raises
+    ------
+    ValueError
+        Where `run_dir` is the chain's, runs/<scale>, or lies within it, and the chain
+        has not started this notebook at that scale.
+    """
+    folder, runs = resolve(run_dir).resolve(), (project_root() / "runs").resolve()
+    if folder == runs or runs not in folder.parents:
+        return
+    owner = folder.relative_to(runs).parts[0]
+    by_chain = STARTED in os.environ and scale == owner
+    if owner in SCALES and not by_chain:
+        raise ValueError(
+            f"run_dir {run_dir} belongs to `make book SCALE={owner}`, and this notebook "
+            f"was started otherwise (scale {scale!r}); leave run_dir as it is, "
+            "runs/hand, or name a folder of your own, such as runs/mine"
+        )
 
 
 class Notebook:
@@ -126,7 +117,10 @@ class Notebook:
         own: bool = False,
         published: str = "full",
     ):
-        refuse_unknown_parameters()
+        check_notebook(name)
+        given = {"run_dir": str(run_dir), "scale": scale}
+        check_parameters(given, given, name)
+        refuse_the_chains_folder(run_dir, scale)
         self.name, self.number_of, self.scale, self.own = (
             name,
             name.split("-")[0],

@@ -80,15 +80,15 @@ def configure(project, text):
         ),
         (
             "01-first:\n  beta: high\n",
-            "beta is 'high', a text; the notebook expects a number, like 0.5",
+            "beta is 'high', text; it takes a number above 0",
         ),
         ("01-first:\n  beta: 1e-3\n", "write 1.0e-3"),
         (
             "01-first:\n  steps: 2.5\n",
-            "steps is 2.5, a number; the notebook expects a whole number",
+            "steps is 2.5, a number; it takes a whole number from 1",
         ),
-        ("01-first:\n  steps: true\n", "a true/false"),
-        ("01-first:\n  seeds: 3\n", "a whole number; the notebook expects a list"),
+        ("01-first:\n  steps: true\n", "steps is True, true/false; it takes a whole number"),
+        ("01-first:\n  seeds: 3\n", "seeds is 3, a whole number; it takes a list of whole numbers"),
         ("01-first:\n  scale: full\n", "'scale' is set by the chain"),
         ("01-first:\n  threads: 0\n", "threads is 0; it takes a whole number from 1"),
         ("01-first:\n  threads: -1\n", "threads is -1; it takes a whole number from 1"),
@@ -510,7 +510,7 @@ def test_papermill_alone_and_its_misspelt_parameter(project):
     )
     assert (
         done.returncode
-        and "unknown parameter 'betta': did you mean 'beta'?" in done.stderr
+        and "unknown parameter 'betta'; did you mean 'beta'?" in done.stderr
     )
 
 

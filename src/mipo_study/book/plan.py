@@ -9,7 +9,6 @@ when a digest differs from today's, so "delete it and run again" always works.
 from __future__ import annotations
 
 import ast
-import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -20,10 +19,9 @@ from typing import Any
 
 from mipo.cache import closure, imported, source_hash
 from mipo.files import digest, dumps, project_root, write_whole
+from mipo.parameters import SCALES, check_parameters, kind_of, suggestion
 
-SCALES = ("smoke", "laptop", "full", "gpu")
 GIVEN = ("run_dir", "scale")  # set by the chain, never by a config
-MOST_THREADS = 1024
 
 
 def clone() -> Path:
@@ -220,7 +218,7 @@ def read_config(scale: str) -> dict:
         where = f"{name}, section {section}" if section else name
         if not isinstance(value, dict | None):
             kind = kind_of(value)
-            raise ValueError(f"{where}: expected names and values, not a {kind}")
+            raise ValueError(f"{where}: expected names and values, not {kind}")
     return config
 
 
@@ -245,29 +243,7 @@ def steps(scale: str) -> dict[str, Step]:
     }
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), 1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; it has {', '.join(sorted(known))}"
-
-
-def kind_of(value: Any) -> str:
-    """What a parameter may be exchanged for. An int serves as a float."""
-    kinds = {
-        bool: "true/false",
-        int: "whole number",
-        float: "number",
-        str: "text",
-        list: "list",
-        tuple: "list",
-        dict: "mapping",
-        type(None): "none",
-    }
-    return kinds.get(type(value), type(value).__name__)
-
-
-def check_parameters(step: Step) -> None:
+def check_step(step: Step) -> None:
     """Compare names and types with the notebook's parameters cell."""
     known = step.defaults
     where = f"configs/{step.scale}.yml, section {step.name}"
@@ -276,42 +252,13 @@ def check_parameters(step: Step) -> None:
             raise ValueError(f"{step.notebook}: its parameters cell must set {name!r}")
         if name in step.parameters:
             raise ValueError(f"{where}: {name!r} is set by the chain, take it out")
-    for name, value in step.parameters.items():
-        if name not in known:
-            hint = suggestion(str(name), known)
-            raise ValueError(f"{where}: unknown parameter {name!r}{hint}")
-        check_kind(name, value, known[name], where)
-    for name in {"threads", "workers"} & set(step.parameters):
-        check_count(name, step.parameters[name], where)
-
-
-def check_kind(name: str, value: Any, default: Any, where: str) -> None:
-    given, wanted = kind_of(value), kind_of(default)
-    same = given == wanted or (given, wanted) == ("whole number", "number")
-    if same or "none" in (given, wanted):
-        return
-    hint = ""
-    if (given, wanted) == ("text", "number"):
-        hint = " (YAML reads 1e-3 as text; write 1.0e-3)"
-    raise ValueError(
-        f"{where}: {name} is {value!r}, a {given}; "
-        f"the notebook expects a {wanted}, like {default!r}{hint}"
-    )
-
-
-def check_count(name: str, value: Any, where: str) -> None:
-    """Threads and workers: libraries below torch die of 0, of -1 and of a million."""
-    if not isinstance(value, int) or not 1 <= value <= MOST_THREADS:
-        raise ValueError(
-            f"{where}: {name} is {value!r}; "
-            f"it takes a whole number from 1 to {MOST_THREADS}"
-        )
+    check_parameters(known, step.parameters, where, notebook=step.name)
 
 
 def check(plan: Mapping[str, Step]) -> None:
     """Everything that can be wrong before the first notebook starts."""
     for step in plan.values():
-        check_parameters(step)
+        check_step(step)
         for need in step.needs:
             if need not in plan:
                 where = f"configs/{step.scale}.yml"

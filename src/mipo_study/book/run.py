@@ -206,7 +206,7 @@ def run_notebook(name: str, scale: str) -> None:
         hint = planning.suggestion(name, plan)
         raise ValueError(f"notebook {name!r} is not part of scale {scale}{hint}")
     step, run = plan[name], os.environ.get(RUN, "by hand")
-    planning.check_parameters(step)
+    planning.check_step(step)
     inputs = step.inputs()  # before: what is edited meanwhile counts the next time
     head = f"[{list(plan).index(name) + 1}/{len(plan)}] {name}"
     say(f"{head}  started")
