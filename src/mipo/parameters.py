@@ -350,7 +350,9 @@ def check_parameters(
         rule = rule_of(name, defaults[name], notebook)
         if rule is not None and not rule.takes(value):
             hint = _hint(name, value, rule, papermill)
-            got = f"{_short(value)}, {kind_of(value)}"
+            got = _short(value)
+            if value is not None and type(value) is not type(rule.like):
+                got += f", {kind_of(value)}"
             raise ValueError(f"{where}: {name} is {got}; it takes {rule}{hint}")
 
 

@@ -119,7 +119,7 @@ def test_only_lists_that_may_be_empty_are(book, name):
 )
 def test_refusals_say_what_is_taken_and_how_to_pass_it(book, name, value, says):
     message = refused(book, name, value)
-    assert message.startswith(f"{book}: {name} is {value!r}, ") and says in message
+    assert message.startswith(f"{book}: {name} is {value!r}") and says in message
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_what_is_edited_by_hand_is_checked_as_well(kernel):
     with pytest.raises(ValueError, match="seeds is 0, a whole number"):
         check()
     kernel(CELL, "x = 1", "seeds = []")
-    with pytest.raises(ValueError, match=r"seeds is \[\], a list"):
+    with pytest.raises(ValueError, match=r"seeds is \[\]; it takes a list"):
         check()
 
 
