@@ -198,3 +198,42 @@ def fill_disk(monkeypatch):
         monkeypatch.setattr(files, "write_whole", no_room)
 
     return fill
+
+
+# ---- tiers: `make check` runs what is fast, `make test` all that is not slow ----
+
+TESTS = Path(__file__).parent
+NOT_FAST = (  # modules that train, run notebooks or start processes
+    "book/test_chain.py",
+    "book/test_gpu_notebook.py",
+    "book/test_notebooks.py",
+    "book/test_own_users.py",
+    "book/test_placebo.py",
+    "book/test_readme.py",
+    "book/test_site.py",
+    "book/test_stage.py",
+    "test_wheel.py",
+    "mipo/test_language_model.py",
+    "mipo/test_loss_inputs.py",
+    "mipo/test_pairs.py",
+    "mipo/test_pmi_reward.py",
+    "mipo/test_sampling.py",
+    "mipo/test_shared_prompt.py",
+    "mipo/test_trainer.py",
+    "mipo/test_training_metrics.py",
+    "mipo/test_trl_kin.py",
+    "mipo/test_trl_parity.py",
+    "mipo/test_verifier.py",
+    "mipo/test_wide.py",
+    "mipo_study/test_bench_speed.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what is fast; keep a file's tests on one process, those of the book too."""
+    for item in items:
+        file = item.path.relative_to(TESTS).as_posix()
+        if file not in NOT_FAST and not item.get_closest_marker("slow"):
+            item.add_marker("fast")
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(file))

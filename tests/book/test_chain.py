@@ -517,6 +517,7 @@ def test_papermill_alone_and_its_misspelt_parameter(project):
 # ---- the real book ----
 
 
+@pytest.mark.xdist_group("smoke book")
 def test_the_book_builds_at_smoke_scale_and_then_has_nothing_to_do():
     smoke_book()
     again = chain("book", "--scale", "smoke")

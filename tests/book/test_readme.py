@@ -13,6 +13,7 @@ from building import ROOT, smoke_book
 from mipo.numbers import Number
 from mipo_study.book import compare, fill
 
+pytestmark = pytest.mark.xdist_group("smoke book")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROSE = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
 
