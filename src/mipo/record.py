@@ -14,7 +14,15 @@ from typing import Any
 
 from mipo import cache
 from mipo.cache import STARTED, USED, Run, code_hashes, covered, imported, run_or_load
-from mipo.files import dumps, project_root, read_json, resolve, seal, write_whole
+from mipo.files import (
+    dumps,
+    project_root,
+    read_json,
+    resolve,
+    seal,
+    unseal,
+    write_whole,
+)
 from mipo.numbers import Number, fmt, interval_of, status, together
 from mipo.parameters import SCALES, check_notebook, check_parameters
 from mipo.provenance import peak_memory, provenance, source_state
@@ -161,7 +169,7 @@ class Notebook:
     def _published_run(self, notebook: str = "") -> dict:
         file = self.published_in / f"{notebook or self.name}.json"
         return (
-            read_json(file)
+            unseal(file, must=False)
             if file.exists()
             else {"numbers": {}, "claims": {}, "figures": {}}
         )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from mipo.files import project_root, read_json
+from mipo.files import project_root, unseal
 
 
 def committed(notebook: str, scale: str) -> dict | None:
     """The result file of a notebook at a scale, or None where nothing was run yet."""
     file = project_root() / "results" / scale / f"{notebook}.json"
-    return read_json(file) if file.exists() else None
+    return unseal(file, must=False) if file.exists() else None

@@ -164,7 +164,7 @@ def test_skip_shows_the_published_run_and_claims_nothing(tmp_path, monkeypatch, 
 def test_cold_seconds_count_what_was_loaded(tmp_path):
     folder = run(tmp_path).path
     about = files.unseal(folder / "run.json") | {"seconds": 100.0}
-    about["begun"] -= 100  # made before the notebook began
+    about["begun"] -= 200  # made before the notebook began
     (folder / "run.json").write_text(files.seal(about))
     cache.USED.clear()  # as in a new process
     nb = notebook(tmp_path)

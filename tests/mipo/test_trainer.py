@@ -7,6 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -501,6 +502,24 @@ def test_nothing_is_written_but_the_reference_cache(make, rows, tmp_path):
     assert [f for _, _, files in os.walk(tmp_path) for f in files] == [
         p.name for p in (tmp_path / "shared").iterdir()
     ]
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "without a digest"])
+def test_cached_log_probs_that_were_changed_are_computed_anew(
+    how, make, rows, tmp_path
+):
+    make(rows, "dpo", ref_cache_dir=str(tmp_path / "shared")).train()
+    (file,) = (tmp_path / "shared").iterdir()
+    whole = load_file(file)["summed"].clone()  # not mapped from the file
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1  # one bit of the last number: as long as before
+    spoiled = {"flipped": bytes(data), "cut": bytes(data[:-4])}
+    if how in spoiled:
+        file.write_bytes(spoiled[how])
+    else:
+        save_file({"summed": whole + 1}, file)
+    make(rows, "dpo", ref_cache_dir=str(tmp_path / "shared")).train()
+    assert torch.equal(load_file(file)["summed"], whole)
 
 
 def test_three_contexts_put_each_replys_own_context_first():

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mipo.lm.shared_prompt import collate_shared, groups_of
@@ -350,10 +350,9 @@ class Reference:
 
     def __call__(self, rows: list[tuple[list[int], list[int]]]) -> Tensor:
         path = self.folder / f"{self._key(rows)}.safetensors"
-        try:
-            return load_file(path)["summed"]
-        except (OSError, SafetensorError, KeyError):
-            pass
+        summed = _read_checked(path)
+        if summed is not None:
+            return summed
         if self.closed:
             raise ValueError(
                 "the policy has been trained since, so reference log-probs of new data cannot be computed any more;"
@@ -371,7 +370,7 @@ class Reference:
             ).summed
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file({"summed": summed}, partial)
+        save_file({"summed": summed}, partial, {"sha256": _tensor_hash(summed)})
         os.replace(partial, path)
         return summed
 
@@ -381,6 +380,22 @@ class Reference:
         return hashlib.sha256(
             json.dumps([self.weights, half, rows]).encode()
         ).hexdigest()[:32]
+
+
+def _read_checked(path: Path) -> Tensor | None:
+    """Log-probs as they were written; None where the file is missing, cut or changed."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            summed = file.get_tensor("summed")
+            known = (file.metadata() or {}).get("sha256")
+    except (OSError, SafetensorError, KeyError):
+        return None
+    return summed if known == _tensor_hash(summed) else None
+
+
+def _tensor_hash(tensor: Tensor) -> str:
+    data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.sha256(data.numpy().tobytes()).hexdigest()
 
 
 def _weights_hash(model) -> str:
