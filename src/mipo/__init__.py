@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which run nothing
     from mipo.trainer import PreferenceTrainer as PreferenceTrainer
     from mipo.world import World as World
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 _HOMES = {
     "Notebook": "record",

@@ -37,10 +37,10 @@ def plain(name):
 
 
 def test_one_version_everywhere():
-    """The newest heading of the log is the version of the package, and of what is cited."""
+    """The newest heading of the changelog is the package's version, and the one cited."""
     newest = re.search(
         r"^## (\d+\.\d+\.\d+)",
-        (ROOT / "book" / "log.md").read_text(encoding="utf-8"),
+        (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
         re.M,
     ).group(1)
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))[

@@ -34,7 +34,11 @@ MOVED = {
     "notebooks/12-real-people": "notebooks/13-real-people",
     "notebooks/13-real-models": "notebooks/15-gpu-models",
     "notebooks/14-scaling": "notebooks/16-scaling",
+    "book/add-a-method": "book/contributing",
+    "book/log": "book/changelog",
 }  # addresses of the first edition
+
+PAGES_OF_THE_ROOT = ("CHANGELOG.md", "CONTRIBUTING.md")
 
 
 def index_page(scale: str) -> Path:
@@ -213,6 +217,8 @@ def stage(scale: str, plan: Mapping[str, Step]) -> Path:
     own = {name: read_json(root / step.result) for name, step in plan.items()}
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(root / "book", target / "book")
+    for page in filter(Path.exists, (root / name for name in PAGES_OF_THE_ROOT)):
+        shutil.copy(page, target / "book" / page.name.lower())
     config = read_yaml("_config.yml")
     options = config["sphinx"]["config"]["html_theme_options"]
     options["extra_footer"] = footer(list(own.values()))
@@ -256,6 +262,7 @@ def content(scale: str, plan: Mapping[str, Step]) -> str:
     return digest_of(
         [
             *(root / name for name in ("_config.yml", "_toc.yml")),
+            *(root / name for name in PAGES_OF_THE_ROOT),
             *(root / file for file in outputs),
             *(root / "book").rglob("*"),
             *(root / "results").glob("*/*.json"),
