@@ -139,7 +139,7 @@ def marginal(p_y_given_c: ArrayLike, p_c: ArrayLike) -> np.ndarray:
 
 
 def leave_one_out(p_y_given_c: ArrayLike, p_c: ArrayLike) -> np.ndarray:
-    """q_-c(y) = (q(y) - p(c)·p(y|c)) / (1 - p(c)): the marginal where c' ≠ c is forced.
+    """``(q(y) - p(c)·p(y|c)) / (1 - p(c))``: the marginal where c' ≠ c is forced.
 
     Parameters
     ----------
@@ -287,7 +287,7 @@ def infonce_bound(
     -----
     L_N = -E log(e^f(x,y_1) / Σ_j e^f(x,y_j)), y_1 ~ p(y|x), the other N-1 ~ p(y). With
     a = e^f(x,y_1) and S the sum of the others, log(a+S) = ∫ (e^-t - e^-t(a+S)) dt/t,
-    and E e^-tS is a power: one integral over log t replaces |Y|^(N-1) terms. The
+    and E e^-tS is a power: one integral over log t replaces ``|Y|^(N-1)`` terms. The
     trapezoid rule is exact to rounding for such an integrand.
     """
     p = _probabilities(p_y_given_x, "p_y_given_x", 2)

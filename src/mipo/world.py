@@ -264,7 +264,7 @@ class World:
         return own.log_prob(values) - average.log_prob(values)
 
     def mutual_information(self, task: str | Task) -> float:
-        """Return I(Y; C | X = task) = Σ_c p(c) KL(p(·|x,c) ‖ p(·|x)), nats.
+        """``I(Y; C | X = task) = Σ_c p(c) KL(p(·|x,c) ‖ p(·|x))``, nats.
 
         Groups add up, since attributes are independent.
         """

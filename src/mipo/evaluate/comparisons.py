@@ -42,7 +42,7 @@ def win_rate(ours: ArrayLike, theirs: ArrayLike, tol: float = 0.0) -> dict[str, 
 
 
 def coverage(base: ArrayLike, value: ArrayLike, optimum: ArrayLike) -> Any:
-    """1 - |value - optimum| / |base - optimum|: the part of the way that was covered.
+    """``1 - |value - optimum| / |base - optimum|``: the part of the way covered.
 
     Parameters
     ----------

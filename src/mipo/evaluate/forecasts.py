@@ -82,7 +82,7 @@ def calibration(
     -------
     dict
         "predicted", "observed", "count" per bin, and
-        "ece" = Σ count/N · |observed - predicted|, 0..1.
+        "ece" = ``Σ count/N · |observed - predicted|``, 0..1.
 
     Raises
     ------

@@ -44,7 +44,7 @@ def infonca(logps: Tensor, ref_logps: Tensor, *, beta: float) -> Tensor:
     Notes
     -----
     N = 2 is `dpo`. All equal: log N. Chosen far ahead: 0. Chosen far behind by h:
-    beta |h| + log(N - 1). Source: arXiv:2402.05369, with a one-hot target.
+    ``beta |h| + log(N - 1)``. Source: arXiv:2402.05369, with a one-hot target.
     """
     positive(beta=beta)
     return -F.log_softmax(beta * (logps - ref_logps), dim=1)[:, 0]  # (B,)
@@ -80,7 +80,7 @@ def sami(logps: Tensor) -> Tensor:
     Notes
     -----
     All equal: log N. Diagonal far ahead: 0. Diagonal far behind by h:
-    |h| + log(N - 1). Source: arXiv:2404.14313.
+    ``|h| + log(N - 1)``. Source: arXiv:2404.14313.
     """
     if logps.shape[1] != logps.shape[2]:
         raise ValueError(
@@ -125,7 +125,7 @@ def context_infonce(logps: Tensor, *, temperature: float = 1.0) -> Tensor:
     Notes
     -----
     All equal: log N. Own context far ahead: 0. Far behind by h:
-    |h| / temperature + log(N - 1). Source: arXiv:2603.19294.
+    ``|h| / temperature + log(N - 1)``. Source: arXiv:2603.19294.
     """
     positive(temperature=temperature)
     return -F.log_softmax(logps / temperature, dim=1)[:, 0]  # (B,)

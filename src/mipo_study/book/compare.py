@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from mipo.files import project_root
 from mipo.numbers import Number, fmt
 from mipo_study.book.plan import SCALES, clone, suggestion
 from mipo_study.book.results import outdated, results_in
@@ -41,10 +42,11 @@ def rows(mine: dict, published: dict) -> list[tuple[str, str, str, str]]:
 
 
 def compare(scale: str) -> str:
-    root = clone()
+    root = project_root()
     mine = results_in(root / "runs" / scale / "results")
     published = results_in(root / "results" / "full")
     if not mine:
+        clone()
         raise ValueError(f"runs/{scale} holds no results yet: make book SCALE={scale}")
     lines, count = [], {}
     for notebook, result in mine.items():
