@@ -45,8 +45,9 @@ def compare(scale: str) -> str:
     root = project_root()
     mine = results_in(root / "runs" / scale / "results")
     published = results_in(root / "results" / "full")
-    if not mine:
+    if not (mine or published):
         clone()
+    if not mine:
         raise ValueError(f"runs/{scale} holds no results yet: make book SCALE={scale}")
     lines, count = [], {}
     for notebook, result in mine.items():
