@@ -87,8 +87,14 @@ def configure(project, text):
             "01-first:\n  steps: 2.5\n",
             "steps is 2.5, a number; it takes a whole number from 1",
         ),
-        ("01-first:\n  steps: true\n", "steps is True, true/false; it takes a whole number"),
-        ("01-first:\n  seeds: 3\n", "seeds is 3, a whole number; it takes a list of whole numbers"),
+        (
+            "01-first:\n  steps: true\n",
+            "steps is True, true/false; it takes a whole number",
+        ),
+        (
+            "01-first:\n  seeds: 3\n",
+            "seeds is 3, a whole number; it takes a list of whole numbers",
+        ),
         ("01-first:\n  scale: full\n", "'scale' is set by the chain"),
         ("01-first:\n  threads: 0\n", "threads is 0; it takes a whole number from 1"),
         ("01-first:\n  threads: -1\n", "threads is -1; it takes a whole number from 1"),
