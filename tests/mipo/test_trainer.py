@@ -187,7 +187,7 @@ def test_reference_is_the_initial_policy_and_is_scored_once(
     first = make(rows)
     assert_close(first.train_dataset.ref, want.summed, atol=1e-4, rtol=1e-6)
     monkeypatch.setattr(
-        preferences, "score_rows", lambda *a, **k: pytest.fail("scored again")
+        "mipo.lm.reference.score_rows", lambda *a, **k: pytest.fail("scored again")
     )
     second = make(rows)
     assert torch.equal(first.train_dataset.ref, second.train_dataset.ref)
