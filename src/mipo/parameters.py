@@ -201,7 +201,6 @@ RULES: dict[str, Rule] = {
     "15-gpu-models.n_train": COUNT_OR_NONE,
     "n_unseen": COUNT,
     "pairs": COUNT,
-    "per_law": COUNT,
     "per_task": COUNT,
     "questions": COUNT,
     "12-cost.rates": COUNT,

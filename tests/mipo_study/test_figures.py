@@ -131,6 +131,9 @@ CASES = {
     "base_vs_exact": lambda: world.base_vs_exact(
         EXACT, EXACT + 0.3 * RNG.normal(size=400), groups=list(TASKS) * 80
     ),
+    "training_loss": lambda: world.training_loss(
+        np.linspace(2.4, 0.8, 40) + np.zeros((2, 1)), 0.7
+    ),
     "pair_differences": lambda: world.pair_differences(
         {
             k: {f"{t}: slot {i}": RNG.random() for t in TASKS for i in (1, 2)}
@@ -363,3 +366,12 @@ def test_gain_line_is_least_squares():
 def test_errors_name_the_field(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_training_loss_is_smoothed_and_the_floor_drawn():
+    losses = np.array([[2.0, 1.0, 0.0]])
+    ax = world.training_loss(losses, 0.5, width=2).axes[0]
+    curve = ax.lines[0].get_ydata()
+    assert list(curve) == [1.5, 0.5]
+    assert [0.5, 0.5] in [list(line.get_ydata()) for line in ax.lines]
+    assert world.training_loss(losses, 0.5).axes[0].lines[0].get_ydata() == [1.0]

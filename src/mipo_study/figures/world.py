@@ -15,6 +15,7 @@ from mipo_study.figures.style import (
     NORMAL,
     ORANGE,
     PALETTE,
+    WIDE,
     arm_colour,
     arm_label,
     arm_panels,
@@ -141,6 +142,24 @@ def base_vs_exact(
         ax.legend(
             loc="upper left", markerscale=1.6, handletextpad=0.2, labelspacing=0.3
         )
+    return fig
+
+
+def training_loss(losses: np.ndarray, floor: float, *, width: int = 10) -> Figure:
+    """Loss of base models over their training, and the lowest there is.
+
+    losses  (S, steps) nats per token, a line per model, smoothed over `width` steps
+    floor   nats per token
+    """
+    fig, ax = subplots(size=WIDE)
+    width = min(width, np.shape(losses)[1])
+    window = np.full(width, 1 / width)
+    for curve in losses:
+        ax.plot(np.convolve(curve, window, "valid"), color=BLUE, lw=1)
+    ax.set_xlabel("training step")
+    ax.set_ylabel("loss (nats per token)")
+    ax.set_ylim(0, 2.5)
+    reference_line(ax, floor, "entropy of the world", above=False)
     return fig
 
 
