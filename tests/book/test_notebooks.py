@@ -1,62 +1,158 @@
-"""Chapters 5 to 12 and 16 on the reader's own model and data; by Papermill, as a reader would run them."""
+"""What every notebook keeps to: stored bare, fits the page, few parameters, simple code.
 
+`pytest -s` prints the syntax nodes a statement of each. Think Bayes has 8 to 9 of them,
+LLMs-from-scratch 11 to 13.
+"""
+
+import ast
 import json
+import re
 
 import papermill
 import pytest
 from building import ROOT
 
-SMALL_05 = {"n_extra": 8, "max_new_tokens": 8, "seeds": [0]}
-SMALL_06 = {
-    "arms": ["mipo-random", "mipo-missing"],
-    "seeds": [0],
-    "max_new_tokens": 8,
-    "batch_size": 8,
-    "threads": 1,
+COLUMNS = 80  # what a page shows without scrolling
+SIMPLE = 13.0  # syntax nodes a statement, on average
+FEW = 12  # parameters
+# Syntax nodes a statement of the notebooks that are yet to be rewritten: each number is
+# an upper bound and may only fall; one that is not above SIMPLE leaves the table.
+DENSE = {
+    "02-dpo-is-pmi": 24.6,
+    "03-gamma-decay": 27.9,
+    "04-small-world": 24.5,
+    "06-mipo-training": 16.5,
+    "07-personalisation": 29.7,
+    "08-reasoning": 15.0,
+    "09-rmipo-training": 18.2,
+    "10-mi-ingredient": 16.6,
+    "11-tuning-free": 16.7,
+    "12-cost": 17.4,
+    "13-real-people": 19.7,
+    "15-gpu-models": 13.2,
+    "16-scaling": 14.7,
 }
-SMALL_07 = {"arms": ["mipo-random"], "seeds": [0], "threads": 1}
+EXAMPLES = ("01-information", "05-pair-synthesis", "18-own-users")
+FILES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+BOOKS = {file.stem: json.loads(file.read_bytes()) for file in FILES}
+# Still to be rewritten as a whole: wider than the page, or with cells that are silenced.
+WAITING = {"04-small-world", "07-personalisation"}
+every_notebook = pytest.mark.parametrize("name", BOOKS)
 
 
-def run(name, folder, **parameters):
-    """Execute a notebook with these parameters; its results as a dict."""
-    out = folder / f"{name}.ipynb"
-    papermill.execute_notebook(
-        str(ROOT / "notebooks" / f"{name}.ipynb"),
-        str(out),
-        cwd=str(ROOT),
-        progress_bar=False,
-        parameters={"run_dir": str(folder / "run"), **parameters},
-    )
-    return json.loads(
-        (folder / "run" / "results" / f"{name}.json").read_text(encoding="utf-8")
-    )
+def code_cells(name):
+    return [cell for cell in BOOKS[name]["cells"] if cell["cell_type"] == "code"]
 
 
-@pytest.mark.parametrize("kind", ["tiny_qwen2", "tiny_llama"])
-def test_the_readers_own_model_and_people(kind, request, records_jsonl, tmp_path):
-    own = {"model": str(request.getfixturevalue(kind)), "records": str(records_jsonl)}
-    pairs = run("05-pair-synthesis", tmp_path, **own, **SMALL_05)
-    trained = run("06-mipo-training", tmp_path, **own, **SMALL_06)
-    after = run("07-personalisation", tmp_path, **own, **SMALL_07)
-    for result in (pairs, trained, after):
-        assert result["own"] and not any(
-            claim["status"] for claim in result["claims"].values()
+def python(name):
+    """The code of each cell without IPython's magics."""
+    for cell in code_cells(name):
+        lines = "".join(cell["source"]).splitlines()
+        yield "\n".join(
+            line for line in lines if not line.lstrip().startswith(("%", "!"))
         )
-    assert trained["numbers"]["trl-difference"]["mean"] < 1e-4
-    assert after["numbers"], (
-        "chapter 7 must measure something where nothing says what is right"
-    )
+
+
+def density(sources):
+    """Syntax nodes over statements, each statement with all that is in it."""
+    every = [node for source in sources for node in ast.walk(ast.parse(source))]
+    nodes = [node for node in every if not isinstance(node, ast.Module)]
+    return len(nodes) / sum(isinstance(node, ast.stmt) for node in nodes)
+
+
+def parameters(name):
+    """The source of the parameters cell."""
+    cells = BOOKS[name]["cells"]
+    tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    assert len(tagged) == 1, f"{name}: {len(tagged)} cells are tagged parameters"
+    return ast.parse("".join(tagged[0]["source"])).body
+
+
+@every_notebook
+def test_stored_without_outputs(name):
+    for cell in code_cells(name):
+        bare = not cell["outputs"] and cell["execution_count"] is None
+        assert bare, f"{name}: strip it (nbstripout)"
+
+
+@every_notebook
+def test_no_path_of_a_machine(name):
+    text = "\n".join(python(name))
+    assert not re.search(r"[\"']/(home|root|tmp|Users|mnt)/", text)
+
+
+@pytest.mark.parametrize("name", sorted(BOOKS.keys() - WAITING))
+def test_every_cell_runs_or_fails_in_the_open(name):
+    """A cell transformer once made later cells silently empty."""
+    assert "input_transformers" not in "\n".join(python(name))
+
+
+@pytest.mark.parametrize("name", sorted(BOOKS.keys() - WAITING))
+def test_code_fits_the_page(name):
+    lines = [line for source in python(name) for line in source.splitlines()]
+    wide = [line for line in lines if len(line) > COLUMNS]
+    assert wide == [], f"{name}: wider than {COLUMNS} columns"
+
+
+@every_notebook
+def test_parameters_are_plain_literals_that_say_what_they_are(name):
+    for line in parameters(name):
+        assert isinstance(line, ast.Assign), ast.unparse(line)
+        ast.literal_eval(line.value)
+    names = [line.targets[0].id for line in parameters(name)]
+    assert names[:2] == ["run_dir", "scale"], "the chain sets these two"
+
+
+@every_notebook
+def test_statements_are_simple(name):
+    value = density(python(name))
+    print(f"{name}: {value:.1f} syntax nodes a statement")
+    limit = DENSE.get(name, SIMPLE)
+    assert value <= limit, f"{name}: {value:.1f} nodes a statement, {limit} allowed"
+
+
+def test_the_table_of_dense_notebooks_holds_no_simple_one():
+    assert all(limit > SIMPLE for limit in DENSE.values())
+    assert set(DENSE) <= set(BOOKS)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_examples_have_few_parameters(name):
+    assert len(parameters(name)) <= FEW
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_examples_define_no_wrappers(name):
+    for source in python(name):
+        for node in ast.walk(ast.parse(source)):
+            is_wrapper = isinstance(node, (ast.FunctionDef, ast.Lambda))
+            assert not is_wrapper, f"{name}: {ast.unparse(node)[:60]} belongs in src"
+
+
+def test_density_counts_what_it_says():
+    assert density(["x = 1"]) == 4  # Assign, Name, Store, Constant
+    assert density(["x = 1", "x = y"]) == 4.5  # Load as well
+    assert density(["if x:\n    y = 1"]) == 3.5  # If, Name, Load and the four
 
 
 def test_cost_of_the_readers_own_model(tiny_qwen2, tmp_path):
-    found = run(
-        "12-cost",
-        tmp_path,
-        model=str(tiny_qwen2),
-        lengths=[[24, 8], [16, 16]],
-        pairs=1,
-        repetitions=6,
-        threads=1,
+    """Chapter 12 measures any model; its claim is about the published one only."""
+    papermill.execute_notebook(
+        str(ROOT / "notebooks" / "12-cost.ipynb"),
+        str(tmp_path / "out.ipynb"),
+        cwd=str(ROOT),
+        progress_bar=False,
+        parameters={
+            "run_dir": str(tmp_path / "run"),
+            "model": str(tiny_qwen2),
+            "lengths": [[24, 8], [16, 16]],
+            "pairs": 1,
+            "repetitions": 6,
+            "threads": 1,
+        },
     )
-    assert found["own"] and found["claims"]["c23-cheaper"]["status"] is None
-    assert found["numbers"]["flops-apart"]["mean"] < 1e-3
+    file = tmp_path / "run" / "results" / "12-cost.json"
+    results = json.loads(file.read_text(encoding="utf-8"))
+    assert results["own"]
+    assert results["claims"]["c23-cheaper"]["status"] is None
+    assert results["numbers"]["flops-apart"]["mean"] < 1e-3
