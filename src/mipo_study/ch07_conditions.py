@@ -1,27 +1,36 @@
-"""What notebook 07 asks a policy in the small world, and what its replies are worth: conditions, replies, exact scores.
+"""Chapter 7: what a policy is asked, what its replies are worth, and what is exact.
 
-A condition is a set of prompts. Policies of one seed answer the very same prompts with the same random numbers, so that
-their scores can be compared prompt by prompt.
+A condition is a set of prompts. Policies of one seed reply to the very same prompts with
+the same random numbers, so that their scores can be compared prompt by prompt.
 """
 
+from __future__ import annotations
+
 import json
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from mipo import cache
+from mipo.cache import Run, cached
+from mipo.evaluate import win_rate
 from mipo.evaluate.diversity import (
     compression_ratio,
     distinct_n,
     self_bleu,
     token_lengths,
 )
+from mipo.files import dumps, read_json, write_whole
 from mipo.models import load_model
 from mipo.world import World
 from mipo.worlds import population, scoring
 from mipo.worlds.grammar import ATTRIBUTES, TASKS
 from mipo.worlds.language_model import sample_replies
 from mipo.worlds.population import Person
+from mipo_study.experiment import model_folder
+
+Example = Mapping[str, Any]
 
 CONDITIONS = {
     "unseen": {"split": "test", "wordings": "unseen"},
@@ -32,183 +41,331 @@ CONDITIONS = {
     "noisy": {"split": "test", "wordings": "unseen", "kind": "noisy"},
     "conflicting": {"split": "test", "wordings": "unseen", "kind": "conflicting"},
 }
-AGAIN, AGAIN_PROMPTS = (
-    "again",
-    48,
-)  # so many prompts, each many times: how varied are the replies to one person?
+# How varied are replies to one prompt? So many prompts are repeated.
+REPEATED, REPEATED_PROMPTS = "again", 48
 
 
-def prompts(condition, *, n_people, per_task, seed):
-    """Records of a condition; the same seed gives the same people in all conditions of one split."""
+# ---- prompts ----
+
+
+def examples_of(
+    condition: str, *, n_people: int, per_task: int, seed: int
+) -> list[dict]:
+    """Examples of a condition; the same seed gives the same people in all of one split.
+
+    Raises
+    ------
+    ValueError
+        For an unknown condition.
+    """
     if condition not in CONDITIONS:
-        raise ValueError(
-            f"no condition {condition!r}; conditions are {', '.join(CONDITIONS)}"
-        )
+        known = ", ".join(CONDITIONS)
+        raise ValueError(f"no condition {condition!r}; conditions are {known}")
     return population.records(
         n_people, per_task=per_task, seed=seed, **CONDITIONS[condition]
     )
 
 
-def all_prompts(*, n_people, per_task, draws, seed, closely=True):
-    """{condition: records}: "unseen" at full size, the others with half the people (only if `closely`), and AGAIN.
+def all_examples(
+    *, n_people: int, per_task: int, draws: int, seed: int, closely: bool = True
+) -> dict[str, list[dict]]:
+    """Examples of every condition.
 
-    AGAIN repeats the first AGAIN_PROMPTS prompts of "unseen", each `draws` times in a row.
+    Parameters
+    ----------
+    n_people : int
+        Of "unseen"; the other conditions have half as many.
+    per_task, seed : int
+        Prompts per person and task; who they are.
+    draws : int
+        Replies to each prompt of "again", which repeats the first prompts of "unseen",
+        each `draws` times in a row.
+    closely : bool
+        Whether there are other conditions than "unseen" and "again".
+
+    Returns
+    -------
+    dict
+        {condition: examples}.
     """
-    found = {
-        c: prompts(
-            c,
-            n_people=n_people if c == "unseen" else max(2, n_people // 2),
-            per_task=per_task,
-            seed=seed,
-        )
-        for c in (CONDITIONS if closely else ["unseen"])
-    }
-    return found | {
-        AGAIN: [r for r in found["unseen"][:AGAIN_PROMPTS] for _ in range(draws)]
-    }
+    who = {"per_task": per_task, "seed": seed}
+    examples = {"unseen": examples_of("unseen", n_people=n_people, **who)}
+    if closely:
+        half = max(2, n_people // 2)
+        for condition in list(CONDITIONS)[1:]:
+            examples[condition] = examples_of(condition, n_people=half, **who)
+    first = examples["unseen"][:REPEATED_PROMPTS]
+    examples[REPEATED] = [example for example in first for _ in range(draws)]
+    return examples
 
 
-def answers(run_dir, policy, *, contexts, progress=True, **sheet):
-    """Record of `answer`: a policy's replies to all prompts of a sheet (n_people, per_task, draws, seed, closely)."""
-    return cache.run_or_load(
-        run_dir,
-        "answers",
-        {**sheet, "contexts": contexts},
-        lambda folder: answer(
-            policy, folder, contexts=contexts, progress=progress, **sheet
+def among(examples: Sequence[Example], contexts: int) -> list[Example]:
+    """Return the examples of the first people: those whose I(Y; C | X) is measured."""
+    return [example for example in examples if example["person"] < contexts]
+
+
+# ---- replies and scores ----
+
+
+@cached("conditions", inputs=["policy"], keep=["scores.json"])
+def reply_in_conditions(
+    folder,
+    *,
+    policy,
+    contexts,
+    n_people,
+    per_task,
+    draws,
+    seed,
+    closely=True,
+    progress,
+):
+    """Run of a policy's replies in every condition at temperature 1, and their scores.
+
+    Parameters
+    ----------
+    policy : Run, path or hub name
+        What replies.
+    contexts : int
+        So many people of "unseen" are told apart by their replies.
+    n_people, per_task, draws, seed, closely
+        Of the prompts; see `all_examples`. The seed is that of the replies as well.
+
+    Returns
+    -------
+    Run
+        Metrics: information, the policy's own I(Y; C | X) among the first `contexts`
+        people (nats per reply); tokens (mean length); self_bleu, distinct, compression
+        (see `variety`); within (self-BLEU of replies to one prompt, 0 to 100).
+    """
+    model, tokenizer = load_model(model_folder(policy))
+    examples = all_examples(
+        n_people=n_people, per_task=per_task, draws=draws, seed=seed, closely=closely
+    )
+    every = [example for part in examples.values() for example in part]
+    sampled = sample_replies(model, tokenizer, every, seed=seed, progress=progress)
+    replies, begin = {}, 0
+    for condition, part in examples.items():
+        replies[condition] = sampled[begin : begin + len(part)]
+        begin += len(part)
+    write_whole(folder / "replies.json", json.dumps(replies))
+    scores = {name: _scores(replies[name], part) for name, part in examples.items()}
+    write_whole(folder / "scores.json", dumps(scores))
+    unseen = replies["unseen"]
+    repeated = replies[REPEATED]
+    by_prompt = [repeated[i : i + draws] for i in range(0, len(repeated), draws)]
+    return {
+        "information": _information(
+            model, tokenizer, unseen, examples["unseen"], contexts
         ),
-        code=["mipo_study.ch07_conditions"],
-        inputs={"policy": policy},
+        "tokens": float(token_lengths(unseen, tokenizer).mean()),
+        **variety(unseen, examples["unseen"]),
+        "within": float(np.mean([self_bleu(texts) for texts in by_prompt])),
+    }
+
+
+def _scores(replies: Sequence[str], examples: Sequence[Example]) -> dict[str, list]:
+    scores = scoring.score(replies, examples)
+    return {name: values.tolist() for name, values in scores.items()}
+
+
+def _information(model, tokenizer, replies, examples, contexts: int) -> float:
+    few = among(examples, contexts)
+    rows = zip(replies, examples, strict=True)
+    theirs = [reply for reply, example in rows if example["person"] < contexts]
+    people = {example["person"]: example["context"] for example in few}
+    return scoring.information(
+        model, tokenizer, theirs, few, contexts=list(people.values())
     )
 
 
-def answer(policy, folder, *, contexts, draws, seed, progress=False, **size):
-    """Let the policy (a model folder) answer all prompts at temperature 1; writes folder/replies.json, returns metrics.
+def variety(
+    replies: Sequence[str], examples: Sequence[Example], *, sample: int = 40
+) -> dict[str, float]:
+    """How alike replies of different people to one task are: means over tasks.
 
-    size         keywords of `all_prompts`
-    information  the policy's own I(Y; C | X) where C is one of the first `contexts` people of "unseen", nats per reply
+    Parameters
+    ----------
+    replies, examples : sequences of length n
+        One reply per example.
+    sample : int
+        At most so many replies of a task are compared by self-BLEU.
+
+    Returns
+    -------
+    dict
+        self_bleu (0 to 100), distinct (share of distinct word pairs), compression.
+
+    Raises
+    ------
+    ValueError
+        Where no task has two replies of at least two words.
     """
-    model, tokenizer = load_model(policy)
-    asked = all_prompts(draws=draws, seed=seed, **size)
-    flat = [r for records in asked.values() for r in records]
-    replies = sample_replies(model, tokenizer, flat, seed=seed, progress=progress)
-    cuts = np.cumsum([len(records) for records in asked.values()])[:-1]
-    said = {
-        c: list(part)
-        for c, part in zip(
-            asked, np.split(np.array(replies, dtype=object), cuts), strict=True
-        )
-    }
-    (Path(folder) / "replies.json").write_text(json.dumps(said))
-    few = among(asked["unseen"], contexts)
-    spoken = [
-        y
-        for y, r in zip(said["unseen"], asked["unseen"], strict=True)
-        if r["person"] < contexts
-    ]
-    people = list({r["person"]: r["context"] for r in few}.values())
-    info = scoring.information(model, tokenizer, spoken, few, contexts=people)
-    tokens = token_lengths(said["unseen"], tokenizer).mean()
-    return {
-        "information": info,
-        "tokens": float(tokens),
-        **variety(said["unseen"], asked["unseen"]),
-        "within": float(
-            np.mean(
-                [
-                    self_bleu(said[AGAIN][i : i + draws])
-                    for i in range(0, len(said[AGAIN]), draws)
-                ]
-            )
-        ),
-    }
-
-
-def among(records, contexts):
-    """The records of the first `contexts` people: those whose I(Y; C | X) is measured."""
-    return [r for r in records if r["person"] < contexts]
-
-
-def variety(replies, records, *, sample=40):
-    """How alike replies of different people to one task are (task means): self-BLEU 0..100, distinct-2, compression."""
-    by_task = [
-        [
-            y
-            for y, r in zip(replies, records, strict=True)
-            if r["task"] == task and y.split()[1:]
-        ]
-        for task in TASKS
-    ]
-    by_task = [texts for texts in by_task if len(texts) > 1]
-    if not by_task:
+    by_task = {task: [] for task in TASKS}
+    for reply, example in zip(replies, examples, strict=True):
+        if len(reply.split()) > 1:
+            by_task[example["task"]].append(reply)
+    compared = [texts for texts in by_task.values() if len(texts) > 1]
+    if not compared:
         raise ValueError("variety: no task has two replies of at least two words")
+    bleu = [self_bleu(texts, sample=sample) for texts in compared]
+    distinct = [distinct_n(texts, 2) for texts in compared]
+    compression = [compression_ratio(texts) for texts in compared]
     return {
-        "self_bleu": float(
-            np.mean([self_bleu(texts, sample=sample) for texts in by_task])
-        ),
-        "distinct": float(np.mean([distinct_n(texts, 2) for texts in by_task])),
-        "compression": float(np.mean([compression_ratio(texts) for texts in by_task])),
+        "self_bleu": float(np.mean(bleu)),
+        "distinct": float(np.mean(distinct)),
+        "compression": float(np.mean(compression)),
     }
 
 
-def scores(folder, asked):
-    """{condition: arrays of scoring.score} of the replies that `answer` left in the folder."""
-    said = json.loads((Path(folder) / "replies.json").read_text())
-    return {c: scoring.score(said[c], records) for c, records in asked.items()}
+def read_replies(run: Run) -> dict[str, list[str]]:
+    """{condition: replies} of `reply_in_conditions`."""
+    return read_json(run.path / "replies.json")
 
 
-def replies(folder):
-    """{condition: replies} that `answer` left in the folder."""
-    return json.loads((Path(folder) / "replies.json").read_text())
+def read_scores(run: Run) -> dict[str, dict[str, list]]:
+    """{condition: {valid, adherence, fits, speaks, own}} of `reply_in_conditions`."""
+    return read_json(run.path / "scores.json")
+
+
+def score_table(
+    runs: Mapping[tuple[str, int], Run],
+    examples: Mapping[int, Mapping[str, Sequence[Example]]],
+) -> pd.DataFrame:
+    """Scores of all replies, a row each.
+
+    Parameters
+    ----------
+    runs : mapping
+        {(method, seed): run of `reply_in_conditions`}.
+    examples : mapping
+        {seed: {condition: examples}}.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns: method, seed, condition, task, aside (see `aside`), unusual (see
+        `unusual`), valid, adherence, fits, speaks, own.
+    """
+    parts = []
+    for (method, seed), run in runs.items():
+        for condition, scores in read_scores(run).items():
+            asked = examples[seed][condition]
+            part = pd.DataFrame(scores)
+            part["method"], part["seed"], part["condition"] = method, seed, condition
+            part["task"] = [example["task"] for example in asked]
+            part["aside"] = [aside(example) for example in asked]
+            part["unusual"] = unusual(asked)
+            parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def by_seed(rows: pd.DataFrame, column: str = "adherence") -> pd.DataFrame:
+    """Mean of a column of `score_table`: one row per seed, one column per method."""
+    means: dict[str, dict[int, float]] = {}
+    for (method, seed), part in rows.groupby(["method", "seed"], sort=False):
+        means.setdefault(method, {})[seed] = float(part[column].to_numpy().mean())
+    return pd.DataFrame(means)
+
+
+def gains(rows: pd.DataFrame) -> pd.DataFrame:
+    """Adherence less that of the base model on the same prompts, seed by seed."""
+    adherence = by_seed(rows)
+    return adherence.drop(columns="base").sub(adherence["base"], axis=0)
+
+
+def win_rates(rows: pd.DataFrame) -> pd.DataFrame:
+    """Win, tie, loss and win_or_tie of each method and seed against the base's replies."""
+    scores = {
+        key: part.adherence.to_numpy()
+        for key, part in rows.groupby(["method", "seed"], sort=False)
+    }
+    rates = {
+        (method, seed): win_rate(adherence, scores["base", seed])
+        for (method, seed), adherence in scores.items()
+        if method != "base"
+    }
+    return pd.DataFrame(rates).T.rename_axis(["method", "seed"])
+
+
+def replies_against_themselves(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of every reply to a prompt beside every other reply to the same prompt.
+
+    Parameters
+    ----------
+    scores : ndarray, shape (prompts, draws)
+        Of replies of one policy.
+
+    Returns
+    -------
+    (ndarray, ndarray), shape (prompts · draws · (draws - 1),)
+        What a policy that changes nothing would be compared by.
+    """
+    draws = scores.shape[1]
+    different = ~np.eye(draws, dtype=bool)  # no reply is compared with itself
+    first = np.repeat(scores[:, :, None], draws, axis=2)
+    second = np.repeat(scores[:, None, :], draws, axis=1)
+    return first[:, different].ravel(), second[:, different].ravel()
 
 
 # ---- what is exact ----
 
 
-def unusual(records, share=0.25):
-    """(n,) True for records of the least usual people: log p(c) in the lowest `share` of the records' people."""
-    people = {r["person"]: scoring.as_person(r).log_prior for r in records}
-    edge = np.quantile(list(people.values()), share)
-    return np.array([people[r["person"]] <= edge for r in records])
+def mean_over(
+    function: Callable[[Sequence[Example]], np.ndarray],
+    groups: Sequence[Sequence[Example]],
+) -> float:
+    """Mean over seeds of a function's mean over the seed's examples."""
+    return float(np.mean([function(examples).mean() for examples in groups]))
 
 
-def stated(context):
-    """The Person that a context describes; an attribute stated twice is left out, since nothing says which is true."""
-    said = {}
+def unusual(examples: Sequence[Example], share: float = 0.25) -> np.ndarray:
+    """Mark examples of the least usual people: log p(c) in the lowest `share`; (n,)."""
+    prior = {e["person"]: scoring.as_person(e).log_prior for e in examples}
+    edge = np.quantile(list(prior.values()), share)
+    return np.array([prior[e["person"]] <= edge for e in examples])
+
+
+def stated(context: str) -> Person:
+    """Return the Person that a context describes.
+
+    An attribute stated twice is left out, since nothing says which is true.
+    """
+    values: dict[str, list[str]] = {}
     for line in context.split(". "):
         if line:
             name, _, value = line.rstrip(".").partition(": ")
-            said.setdefault(name.lower(), []).append(value)
-    return Person(
-        tuple((a, said[a][0]) for a in ATTRIBUTES if len(said.get(a, ())) == 1)
-    )
+            values.setdefault(name.lower(), []).append(value)
+    once = [(a, values[a][0]) for a in ATTRIBUTES if len(values.get(a, ())) == 1]
+    return Person(tuple(once))
 
 
-def exact_adherence_to_truth(records):
-    """Expected adherence (n,) to the true person when p(y | x, c) is given the stated context, true or not."""
+def exact_adherence_to_truth(examples: Sequence[Example]) -> np.ndarray:
+    """Expected adherence to the true person under p(y | x, stated context); (n,)."""
     world = World()
-    return np.array(
-        [
-            world.law(r["task"], stated(r["context"])).adherence(scoring.as_person(r))
-            for r in records
-        ]
-    )
+    adherence = []
+    for example in examples:
+        law = world.law(example["task"], stated(example["context"]))
+        adherence.append(law.adherence(scoring.as_person(example)))
+    return np.array(adherence)
 
 
-def aside(record):
-    """The attribute of the record's aside, which has nothing to do with the task: "pet" or "city"."""
-    return TASKS[record["task"]].slots[-1].attribute
+def aside(example: Example) -> str:
+    """Attribute of the aside, which has nothing to do with the task: pet or city."""
+    return TASKS[example["task"]].slots[-1].attribute
 
 
-def chance_of_own(records):
-    """Exact chance (n,) that an aside names the person's own value although nothing depends on the person."""
-    world, found = World(), []
-    for r in records:
-        slots, value = TASKS[r["task"]].slots, r["values"][aside(r)]
-        law = world.law(r["task"]).slot(len(slots) - 1)
-        found.append(
-            law[list(slots[-1].options).index(value)]
-            if value in slots[-1].options
-            else 0.0
-        )
-    return np.array(found)
+def chance_of_own(examples: Sequence[Example]) -> np.ndarray:
+    """Exact chance that an aside names the person's own value; (n,).
+
+    Nothing about the aside depends on the person.
+    """
+    world = World()
+    chances = []
+    for example in examples:
+        slots = TASKS[example["task"]].slots
+        options = list(slots[-1].options)
+        law = world.law(example["task"]).slot(len(slots) - 1)
+        value = example["values"][aside(example)]
+        chances.append(law[options.index(value)] if value in options else 0.0)
+    return np.array(chances)
