@@ -21,7 +21,7 @@ from mipo.evaluate.diversity import (
     self_bleu,
     token_lengths,
 )
-from mipo.files import dumps, read_json, write_whole
+from mipo.files import write_whole
 from mipo.models import load_model
 from mipo.world import World
 from mipo.worlds import population, scoring
@@ -43,6 +43,8 @@ CONDITIONS = {
 }
 # How varied are replies to one prompt? So many prompts are repeated.
 REPEATED, REPEATED_PROMPTS = "again", 48
+# Kept of each reply beside its adherence, 1 or 0; see `scoring.score`.
+MARKS = ("valid", "speaks", "own")
 
 
 # ---- prompts ----
@@ -150,7 +152,7 @@ def reply_in_conditions(
         begin += len(part)
     write_whole(folder / "replies.json", json.dumps(replies))
     scores = {name: _scores(replies[name], part) for name, part in examples.items()}
-    write_whole(folder / "scores.json", dumps(scores))
+    write_whole(folder / "scores.json", json.dumps(scores))
     unseen = replies["unseen"]
     repeated = replies[REPEATED]
     by_prompt = [repeated[i : i + draws] for i in range(0, len(repeated), draws)]
@@ -166,7 +168,8 @@ def reply_in_conditions(
 
 def _scores(replies: Sequence[str], examples: Sequence[Example]) -> dict[str, list]:
     scores = scoring.score(replies, examples)
-    return {name: values.tolist() for name, values in scores.items()}
+    marks = {name: scores[name].astype(int).tolist() for name in MARKS}
+    return {"adherence": scores["adherence"].tolist(), **marks}
 
 
 def _information(model, tokenizer, replies, examples, contexts: int) -> float:
@@ -220,12 +223,12 @@ def variety(
 
 def read_replies(run: Run) -> dict[str, list[str]]:
     """{condition: replies} of `reply_in_conditions`."""
-    return read_json(run.path / "replies.json")
+    return json.loads(run.read("replies.json"))
 
 
 def read_scores(run: Run) -> dict[str, dict[str, list]]:
-    """{condition: {valid, adherence, fits, speaks, own}} of `reply_in_conditions`."""
-    return read_json(run.path / "scores.json")
+    """{condition: {adherence, valid, speaks, own}} of `reply_in_conditions`."""
+    return json.loads(run.read("scores.json"))
 
 
 def score_table(
@@ -245,7 +248,7 @@ def score_table(
     -------
     pandas.DataFrame
         Columns: method, seed, condition, task, aside (see `aside`), unusual (see
-        `unusual`), valid, adherence, fits, speaks, own.
+        `unusual`), adherence, valid, speaks, own.
     """
     parts = []
     for (method, seed), run in runs.items():
