@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from mipo.numbers import Number
 from mipo_study.figures import cost, style, training, world
+from mipo_study.methods import METHODS
 
 RNG = np.random.default_rng(0)
 ARMS = [
@@ -291,20 +292,41 @@ def test_spread_keeps_order_and_distance():
     ).tolist() == [1, 2, 3, 4, 0]
 
 
-def test_arms_are_told_apart():
-    assert (
-        style.ARM_COLOURS.keys() == style.ARM_LABELS.keys() == style.ARM_MARKERS.keys()
-    )
-    assert (
-        len(set(style.ARM_COLOURS.values()))
-        == len(style.ARM_COLOURS)
-        == len(set(style.ARM_LABELS.values()))
-    )
+SHOWN_TOGETHER = (
+    "base",
+    "sft",
+    "mipo-random",
+    "mipo-missing",
+    "mipo-lora",
+    "infonca",
+    "context-infonce",
+    "sami",
+    "mi-reward",
+    "cad",
+    "optimum",
+    "placebo",
+)
+
+
+def test_methods_of_one_figure_are_told_apart():
+    colours = {style.arm_colour(name) for name in SHOWN_TOGETHER}
+    markers = {style.arm_marker(name) for name in SHOWN_TOGETHER}
+    assert len(colours) == len(markers) == len(SHOWN_TOGETHER)
+
+
+def test_looks_come_from_the_table_of_methods_by_name_or_label():
+    assert style.arm_colour("rmipo") == style.arm_colour("RMiPO") == "#D55E00"
+    assert style.arm_marker("mipo-random") == style.arm_marker("MIPO, random") == "D"
+    assert style.arm_colour("strange", 1) == style.PALETTE[1]
+    assert style.arm_colour("strange", 1, rest=style.GREY) == style.GREY
+    assert style.arm_colour("ipo", len(style.PALETTE) + 2) == style.PALETTE[2]
+    assert style.arm_marker("strange") == "o"
 
 
 def test_ink_is_dark_enough_for_letters():
-    for colour in style.ARM_COLOURS.values():
-        assert np.array(style.ink(colour)) ** 2.2 @ [0.2126, 0.7152, 0.0722] <= 0.3
+    for name in METHODS:
+        colour = style.ink(style.arm_colour(name))
+        assert np.array(colour) ** 2.2 @ [0.2126, 0.7152, 0.0722] <= 0.3
     assert style.ink("#0072B2") == to_rgb("#0072B2")  # already dark
 
 
@@ -340,7 +362,7 @@ def test_gain_line_is_least_squares():
         {"a": 0.0, "b": 1.0, "c": 2.0}, {"sft": {"a": 0.1, "b": 0.3, "c": 0.5}}
     )
     line = next(
-        x for x in fig.axes[0].lines if x.get_color() == style.ARM_COLOURS["sft"]
+        x for x in fig.axes[0].lines if x.get_color() == style.arm_colour("sft")
     )
     assert np.diff(line.get_ydata()) / np.diff(line.get_xdata()) == pytest.approx([0.2])
 

@@ -96,7 +96,7 @@ def test_rows_draw_each_seed_and_write_each_mean():
     for by_seed in values.values():
         assert all(np.isclose(points, v).any() for v in by_seed)
     assert {"0.720", "0.620"} <= {t.get_text() for t in fig.axes[0].texts}
-    with pytest.raises(ValueError, match="has rows"):
+    with pytest.raises(ValueError, match="'b' has arms"):
         draw.rows({"a": {"DPO": 1.0}, "b": {"RMiPO": 1.0}})
 
 
@@ -111,7 +111,8 @@ def test_reference_lines_are_in_view_and_intervals_of_shares_do_not_widen_the_ax
 
 
 def test_a_method_has_one_colour():
-    assert draw.colour_of("RMiPO") == draw.COLOURS["RMiPO"] != draw.colour_of("DPO")
+    assert draw.colour_of("RMiPO") == "#D55E00" != draw.colour_of("DPO")
+    assert draw.colour_of("KTO", 0) != draw.colour_of("KTO", 1)
 
 
 def test_density_of_gamma_adds_up_to_one():

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mipo.numbers import Number
+from mipo_study import methods
 from mipo_study.figures.style import (
     BLACK,
     BLUE,
@@ -15,34 +16,26 @@ from mipo_study.figures.style import (
     LIGHT,
     ORANGE,
     PURPLE,
-    VERMILLION,
     end_labels,
     ink,
     reference_line,
     subplots,
 )
+from mipo_study.methods import METHODS
 
+# Two ways to run DPO, and a pass of the reference model, are told apart here only.
 LABELS = {
-    "sft": "SFT",
     "dpo": "DPO, reference cached",
     "dpo-live": "DPO, reference live",
-    "simpo": "SimPO",
-    "rmipo": "RMiPO",
     "reference": "reference pass",
 }
-COLOURS = {
-    "sft": ORANGE,
-    "dpo": BLUE,
-    "dpo-live": PURPLE,
-    "simpo": GREEN,
-    "rmipo": VERMILLION,
-    "reference": GREY,
-}
+COLOURS = {name: METHODS[name].colour for name in ("sft", "dpo", "simpo", "rmipo")}
+COLOURS |= {"dpo-live": PURPLE, "reference": GREY}
 Lengths = tuple[int, int]  # tokens of prompt and reply
 
 
 def label(method: str) -> str:
-    return LABELS.get(method, method)
+    return LABELS.get(method) or methods.label(method)
 
 
 def lengths_label(lengths: Lengths) -> str:

@@ -6,7 +6,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mipo_study.figures.style import (
-    ARM_MARKERS,
     BLUE,
     GREEN,
     GREY,
@@ -16,11 +15,12 @@ from mipo_study.figures.style import (
     TALL,
     VERMILLION,
     arm_colour,
-    arm_label,
+    arm_marker,
     ink,
     strip_points,
     subplots,
 )
+from mipo_study.methods import label
 
 # predictors that only this chapter has; the others keep the study's colours
 OWN = {
@@ -76,7 +76,7 @@ def measures(metrics: dict) -> Figure:
                 row,
                 values[arm],
                 colour=colour_of(arm),
-                marker=ARM_MARKERS.get(arm, "o"),
+                marker=arm_marker(arm),
                 horizontal=True,
             )
             ax.annotate(
@@ -93,7 +93,7 @@ def measures(metrics: dict) -> Figure:
         ax.locator_params(axis="x", nbins=3)
         ax.grid(axis="y", visible=False)
         ax.tick_params(axis="y", length=0)
-    axes[0][0].set_yticks(range(len(arms)), [arm_label(a) for a in arms])
+    axes[0][0].set_yticks(range(len(arms)), [label(a) for a in arms])
     axes[0][0].set_ylim(len(arms) - 0.5, -0.5)
     return fig
 
@@ -131,7 +131,7 @@ def calibration_curves(curves: dict) -> Figure:
             color=colour,
             zorder=3,
         )
-        ax.set_title(f"{arm_label(arm)}: error {c['ece']:.3f}")
+        ax.set_title(f"{label(arm)}: error {c['ece']:.3f}")
         ax.set_xlabel("predicted chance of “agree”")
         ax.set_aspect("equal")
     axes[0][0].set_ylabel("share who agreed")
@@ -153,7 +153,7 @@ def by_division(centres: np.ndarray, gains: dict, labels: Sequence[str]) -> Figu
                 v,
                 colour=colour,
                 width=0.1,
-                label=arm_label(arm) if i == 0 else None,
+                label=label(arm) if i == 0 else None,
             )
     ax.axhline(0, color=GREY, lw=1)
     ax.set_xticks(centres, labels)
@@ -179,15 +179,15 @@ def beta_sweep(metrics: dict, base: dict) -> Figure:
                         np.log2(b),
                         by_beta[b],
                         colour=colour_of(arm),
-                        marker=ARM_MARKERS[arm],
-                        label=arm_label(arm) if i == 0 else None,
+                        marker=arm_marker(arm),
+                        label=label(arm) if i == 0 else None,
                     )
             else:
                 ax.plot(
                     np.log2(betas),
                     [np.mean(by_beta[b]) for b in betas],
                     color=colour_of(arm),
-                    label=arm_label(arm),
+                    label=label(arm),
                 )
         ax.axhline(base[title], color=GREY, ls="--", lw=1.2, label="base")
         ticks = sorted({b for arm in arms.values() for b in arm})

@@ -1,7 +1,5 @@
 """Figures of chapter 9: RMiPO against its kin, its controls, its margin on pairs whose truth is known, wrong labels."""
 
-import textwrap
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,94 +7,35 @@ from matplotlib.figure import Figure
 from mipo_study.figures.style import (
     BLACK,
     BLUE,
-    GREEN,
     GREY,
     NORMAL,
-    ORANGE,
     PURPLE,
     SKY,
     VERMILLION,
     WIDE,
-    ink,
+    arm_colour,
+    arm_panels,
     reference_line,
     spread,
     strip_points,
     subplots,
 )
 
-COLOURS = {
-    "RMiPO": VERMILLION,
-    "RMiPO, paper's γ": ORANGE,
-    "DPO": BLUE,
-    "SimPO": GREEN,
-}  # the same in every figure
-
 
 def colour_of(label: str, index: int = 0) -> str:
-    """The method's own colour; others take turns."""
-    return COLOURS.get(label, (SKY, PURPLE, GREY)[index % 3])
+    """The method's own colour, the same in every figure; others take turns."""
+    return arm_colour(label, rest=(SKY, PURPLE, GREY)[index % 3])
 
 
-def rows(
-    panels: dict,
-    *,
-    reference: dict | None = None,
-    digits: int = 3,
-    height: float = 0.27,
-) -> Figure:
-    """Small multiples with one row per method: seeds as points, mean and 95 % interval, the mean written at the right.
+def rows(panels: dict, *, reference: dict | None = None) -> Figure:
+    """`style.arm_panels` with three decimals; what has no colour of its own is grey.
 
-    panels     {title with unit: {label: one number, or one per seed}}, the same labels in each; at most three fit
-    reference  {title: (value, text)}, a dashed line
+    Where all values are shares the axes end with 0 and 1, though intervals may not.
     """
-    labels = list(next(iter(panels.values())))
-    fig, axes = subplots(
-        1, len(panels), (6.5, 1.3 + height * len(labels)), squeeze=False
-    )
-    for k, (ax, (title, values)) in enumerate(
-        zip(axes[0], panels.items(), strict=True)
-    ):
-        if list(values) != labels:
-            raise ValueError(
-                f"panel {title!r} has rows {list(values)}; the first panel has {labels}"
-            )
-        for row, (label, v) in enumerate(values.items()):
-            colour = COLOURS.get(label, GREY)
-            mean, _, _ = strip_points(ax, row, v, colour=colour, horizontal=True)
-            text = f"{mean:.{digits}f}".replace("-", "\N{MINUS SIGN}")
-            ax.annotate(
-                text,
-                (1, row),
-                xycoords=ax.get_yaxis_transform(),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8.5,
-                color=ink(colour),
-            )
-        ax.set_yticks(range(len(labels)), labels if k == 0 else [""] * len(labels))
-        ax.set_ylim(len(labels) - 0.5, -0.5)
-        ax.grid(axis="y", visible=False)
-        ax.tick_params(axis="y", length=0)
-        ax.set_xlabel(textwrap.fill(title, 60 // len(panels) - 2))
-        ax.locator_params(axis="x", nbins=4 if len(panels) < 3 else 3)
-        if reference and title in reference:
-            value, text = reference[title]
-            ax.axvline(value, color=BLACK, ls="--", lw=1, zorder=1)
-            ax.annotate(
-                text,
-                (value, 1),
-                xycoords=ax.get_xaxis_transform(),
-                xytext=(0, 3),
-                textcoords="offset points",
-                ha="center",
-                va="bottom",
-                fontsize=8.5,
-                color=GREY,
-            )
-        if all(
-            0 <= np.min(v) and np.max(v) <= 1 for v in values.values()
-        ):  # a share: intervals may reach further
+    digits = dict.fromkeys(panels, 3)
+    fig = arm_panels(panels, reference=reference, digits=digits, height=0.27, rest=GREY)
+    for ax, values in zip(fig.axes, panels.values(), strict=True):
+        if all(0 <= np.min(v) and np.max(v) <= 1 for v in values.values()):
             low, high = ax.get_xlim()
             ax.set_xlim(max(low, -0.03), min(high, 1.03))
     return fig

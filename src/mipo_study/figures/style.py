@@ -12,62 +12,38 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from mipo.evaluate import t_interval
-
-# Okabe & Ito (2008), "Color Universal Design", with two readable stand-ins at the end: its yellow vanishes on white.
-BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = (
-    "#000000",
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#0072B2",
-    "#D55E00",
-    "#CC79A7",
+from mipo_study.methods import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    INDIGO,
+    LIGHT,
+    METHODS,
+    OLIVE,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    Method,
+    label,
 )
-OLIVE, INDIGO, GREY, LIGHT = "#9A8B00", "#332288", "#777777", "#BDBDBD"
-PALETTE = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, OLIVE, INDIGO)
 
-ARM_LABELS = {
-    "base": "base",
-    "sft": "SFT",
-    "mipo-random": "MIPO, random",
-    "mipo-missing": "MIPO, missing",
-    "mipo-lora": "MIPO, LoRA",
-    "infonca": "InfoNCA",
-    "context-infonce": "InfoNCE",
-    "sami": "SAMI",
-    "mi-reward": "MI reward",
-    "cad": "CAD",
-    "optimum": "exact optimum",
-    "placebo": "placebo",
-}
-ARM_COLOURS = {
-    "base": GREY,
-    "sft": ORANGE,
-    "mipo-random": BLUE,
-    "mipo-missing": SKY,
-    "mipo-lora": INDIGO,
-    "infonca": GREEN,
-    "context-infonce": "#882255",
-    "sami": PURPLE,
-    "mi-reward": OLIVE,
-    "cad": VERMILLION,
-    "optimum": BLACK,
-    "placebo": LIGHT,
-}
-ARM_MARKERS = {
-    "base": "o",
-    "sft": "s",
-    "mipo-random": "D",
-    "mipo-missing": "d",
-    "mipo-lora": "P",
-    "infonca": "^",
-    "context-infonce": "v",
-    "sami": "<",
-    "mi-reward": ">",
-    "cad": "X",
-    "optimum": "*",
-    "placebo": ".",
-}
+__all__ = [
+    "BLACK",
+    "BLUE",
+    "GREEN",
+    "GREY",
+    "INDIGO",
+    "LIGHT",
+    "OLIVE",
+    "ORANGE",
+    "PURPLE",
+    "SKY",
+    "VERMILLION",
+]
+
+PALETTE = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, OLIVE, INDIGO)
 
 WIDE, NORMAL, TALL = (
     (6.5, 2.8),
@@ -123,14 +99,30 @@ def subplots(
     return plt.subplots(rows, cols, figsize=size, **kwargs)
 
 
-def arm_label(arm: str) -> str:
-    """The name readers see; an arm without an entry keeps its own."""
-    return ARM_LABELS.get(arm, arm)
+def _method(name: str) -> Method:
+    """The method of that name or label; anything else is drawn like one of no look."""
+    labelled = {method.label: method for method in METHODS.values()}
+    return METHODS.get(name) or labelled.get(name) or Method(name)
 
 
-def arm_colour(arm: str, index: int = 0) -> str:
-    """The arm's own colour, the same in every figure; an unknown arm takes number `index` of the palette."""
-    return ARM_COLOURS.get(arm, PALETTE[index % len(PALETTE)])
+def arm_colour(name: str, index: int = 0, rest: str = "") -> str:
+    """A method's own colour, the same in every figure.
+
+    Parameters
+    ----------
+    name : str
+        A method's name or label, or anything else.
+    index : int
+        What has no colour of its own takes this number of the palette,
+    rest : str
+        or this colour, if given.
+    """
+    return _method(name).colour or rest or PALETTE[index % len(PALETTE)]
+
+
+def arm_marker(name: str) -> str:
+    """A method's own marker, the same in every figure; a dot for anything else."""
+    return _method(name).marker
 
 
 def ink(colour: str) -> tuple[float, float, float]:
@@ -299,20 +291,34 @@ def end_labels(
 
 
 def arm_rows(
-    ax: Axes, values: dict, *, digits: int | None = 2, names: bool = True
+    ax: Axes,
+    values: dict,
+    *,
+    digits: int | None = 2,
+    names: bool = True,
+    rest: str = "",
 ) -> None:
-    """One row per arm, the first on top: seeds, mean and interval along x, the mean in figures at the right edge.
+    """One row per method, the first on top: seeds, mean and interval along x.
 
-    values  {arm: one number, or one per seed}        digits  decimals of the mean written out; None writes none
+    Parameters
+    ----------
+    values : dict
+        {method or any text: one number, or one per seed}.
+    digits : int, optional
+        Decimals of the mean, written at the right edge; None writes none.
+    names : bool
+        Whether the rows are named at the left.
+    rest : str
+        Colour of what has none of its own; by default the palette in turn.
     """
-    for row, (arm, v) in enumerate(values.items()):
-        colour = arm_colour(arm, row)
+    for row, (name, seeds) in enumerate(values.items()):
+        colour = arm_colour(name, row, rest)
         mean, _, _ = strip_points(
-            ax, row, v, colour=colour, marker=ARM_MARKERS.get(arm, "o"), horizontal=True
+            ax, row, seeds, colour=colour, marker=arm_marker(name), horizontal=True
         )
         if digits is not None:
             ax.annotate(
-                f"{mean:.{digits}f}",
+                f"{mean:.{digits}f}".replace("-", "\N{MINUS SIGN}"),
                 (1, row),
                 xycoords=ax.get_yaxis_transform(),
                 xytext=(4, 0),
@@ -321,10 +327,8 @@ def arm_rows(
                 fontsize=9,
                 color=ink(colour),
             )
-    ax.set_yticks(
-        range(len(values)),
-        [arm_label(a) for a in values] if names else [""] * len(values),
-    )
+    labels = [label(name) if names else "" for name in values]
+    ax.set_yticks(range(len(values)), labels)
     ax.set_ylim(len(values) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
     ax.tick_params(axis="y", length=0)
@@ -336,26 +340,41 @@ def arm_panels(
     reference: dict | None = None,
     digits: dict | None = None,
     height: float = 0.3,
+    rest: str = "",
 ) -> Figure:
-    """Small multiples: one panel per metric, one row per arm, all panels with the arms of the first.
+    """Small multiples: one panel per metric, one row per method, the same in all panels.
 
-    metrics    {title with unit: {arm: one number, or one per seed}}, at most three panels fit the page
-    reference  {title: (value, text)}, a dashed line        digits  {title: decimals}, 2 unless given
+    Parameters
+    ----------
+    metrics : dict
+        {title with unit: {method or any text: one number, or one per seed}}; at most
+        three panels fit the page.
+    reference : dict, optional
+        {title: (value, text)}: a dashed line.
+    digits : dict, optional
+        {title: decimals}; 2 unless given.
+    height : float
+        Of a row, inches.
+    rest : str
+        See `arm_rows`.
+
+    Raises
+    ------
+    ValueError
+        Where nothing is to be drawn, or the rows of two panels differ.
     """
     if not metrics or not all(metrics.values()):
         raise ValueError("nothing to draw: every metric needs at least one arm")
     arms = list(next(iter(metrics.values())))
-    fig, axes = subplots(
-        1, len(metrics), (6.5, 1.3 + height * len(arms)), squeeze=False
-    )
-    for k, (ax, (title, values)) in enumerate(
-        zip(axes[0], metrics.items(), strict=True)
-    ):
+    size = (6.5, 1.3 + height * len(arms))
+    fig, axes = subplots(1, len(metrics), size, squeeze=False)
+    for ax, (title, values) in zip(axes[0], metrics.items(), strict=True):
         if list(values) != arms:
             raise ValueError(
                 f"metric {title!r} has arms {list(values)}; the first metric has {arms}"
             )
-        arm_rows(ax, values, names=k == 0, digits=(digits or {}).get(title, 2))
+        decimals = (digits or {}).get(title, 2)
+        arm_rows(ax, values, names=ax is axes[0, 0], digits=decimals, rest=rest)
         ax.set_xlabel(textwrap.fill(title, 60 // len(metrics) - 2))
         ax.locator_params(axis="x", nbins=4 if len(metrics) < 3 else 3)
         if title in (reference or {}):

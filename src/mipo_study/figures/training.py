@@ -8,13 +8,12 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from mipo_study.figures.style import (
-    ARM_MARKERS,
     BLACK,
     GREY,
     NORMAL,
     WIDE,
     arm_colour,
-    arm_label,
+    arm_marker,
     arm_panels,
     arm_rows,
     end_labels,
@@ -23,6 +22,7 @@ from mipo_study.figures.style import (
     strip_points,
     subplots,
 )
+from mipo_study.methods import label
 
 ADHERENCE = "adherence (share of slots that follow the person)"
 
@@ -128,13 +128,11 @@ def beta_sweep(
                     b * shift,
                     v,
                     colour=colour,
-                    marker=ARM_MARKERS.get(arm, "o"),
+                    marker=arm_marker(arm),
                     width=0,
                 )
             if ax is top:
-                ends.append(
-                    (beta[-1] * shift, values[-1].mean(), arm_label(arm), colour)
-                )
+                ends.append((beta[-1] * shift, values[-1].mean(), label(arm), colour))
     if base is not None:
         reference_line(top, base, "base", at=0.0)
     top.set_ylabel("adherence (share of slots)")
@@ -167,7 +165,7 @@ def training_curves(curves: dict, *, smooth: int = 1) -> Figure:
             values = np.stack([_running_mean(v, smooth) for v in values])
             if len(values) > 1:
                 ax.plot(curve["step"], values.T, color=colour, alpha=0.25, lw=0.8)
-            ax.plot(curve["step"], values.mean(0), color=colour, label=arm_label(arm))
+            ax.plot(curve["step"], values.mean(0), color=colour, label=label(arm))
         ax.set_xlabel("step")
     axes[0, 0].set_title("loss (nats)")
     reference_line(axes[0, 0], np.log(2), "log 2")
@@ -214,7 +212,7 @@ def lr_grid(
                 rates,
                 values.mean(1),
                 color=colour,
-                marker=ARM_MARKERS.get(arm, "o"),
+                marker=arm_marker(arm),
                 markersize=5,
             )
             if values.shape[1] > 1:
@@ -238,7 +236,7 @@ def lr_grid(
                     mew=1.2,
                 )
             if ax is axes[1]:
-                ends.append((rates[-1], values[-1].mean(), arm_label(arm), colour))
+                ends.append((rates[-1], values[-1].mean(), label(arm), colour))
         _log_ticks(ax, rates)
         ax.set_xlabel("learning rate")
     axes[0].set_title("adherence (share of slots)")
@@ -279,12 +277,12 @@ def tradeoff(
             y.mean(),
             s=size,
             color=colour,
-            marker=ARM_MARKERS.get(arm, "o"),
+            marker=arm_marker(arm),
             edgecolor="white",
             lw=0.6,
             zorder=4,
         )
-        ends.append((x.mean(), y.mean(), arm_label(arm), colour))
+        ends.append((x.mean(), y.mean(), label(arm), colour))
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     ax.margins(x=0.1, y=0.1)

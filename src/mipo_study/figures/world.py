@@ -7,7 +7,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mipo_study.figures.style import (
-    ARM_MARKERS,
     BLACK,
     BLUE,
     GREY,
@@ -17,7 +16,7 @@ from mipo_study.figures.style import (
     PALETTE,
     WIDE,
     arm_colour,
-    arm_label,
+    arm_marker,
     arm_panels,
     end_labels,
     ink,
@@ -26,6 +25,7 @@ from mipo_study.figures.style import (
     strip_points,
     subplots,
 )
+from mipo_study.methods import label
 
 _TINTS = ("#0072B2", "#4B9FCB", "#96C8E2", "#D3E8F3")  # blue, from common to rare
 
@@ -212,7 +212,7 @@ def pmi_histogram(
     pmi = {k: np.asarray(v, float) for k, v in pmi.items()}
     edges = np.histogram_bin_edges(np.concatenate(list(pmi.values())), bins)
     fig, ax = subplots(size=NORMAL)
-    for k, (label, values) in enumerate(pmi.items()):
+    for k, (name, values) in enumerate(pmi.items()):
         weights = np.full(len(values), 1 / len(values))
         ax.hist(
             values,
@@ -260,17 +260,17 @@ def gain_vs_information(
     for k, (arm, by_task) in enumerate(gains.items()):
         colour, means = arm_colour(arm, k), []
         for task, nats in information.items():
-            marker = ARM_MARKERS.get(arm, "o")
+            marker = arm_marker(arm)
             means.append(
                 strip_points(
                     ax, nats, by_task[task], colour=colour, marker=marker, width=0
                 )[0]
             )
-        ends.append(_fit_line(ax, x, np.array(means), arm_label(arm), colour))
+        ends.append(_fit_line(ax, x, np.array(means), label(arm), colour))
     if optimum:
         y = np.array([optimum[t] for t in information])
         ax.scatter(x, y, s=70, marker="*", color=BLACK, zorder=4)
-        ends.append(_fit_line(ax, x, y, arm_label("optimum"), BLACK))
+        ends.append(_fit_line(ax, x, y, label("optimum"), BLACK))
     reference_line(ax, 0.0)
     _task_names(ax, information)
     ax.set_xlabel("I(Y; C | X = task) (nats per reply)")
@@ -365,7 +365,7 @@ def win_tie_loss(
         fontsize=9,
         va="bottom",
     )
-    ax.set_yticks(range(len(rates)), [arm_label(a) for a in rates])
+    ax.set_yticks(range(len(rates)), [label(a) for a in rates])
     ax.set_ylim(len(rates) - 0.5, -0.5)
     ax.set_xlim(0, 1)
     ax.grid(visible=False)
@@ -394,9 +394,9 @@ def robustness(
                 i + step * (k - (len(arms) - 1) / 2),
                 adherence[kind][arm],
                 colour=arm_colour(arm, k),
-                marker=ARM_MARKERS.get(arm, "o"),
+                marker=arm_marker(arm),
                 width=step * 0.5,
-                label=arm_label(arm) if i == 0 else None,
+                label=label(arm) if i == 0 else None,
             )
         if exact:
             ax.hlines(
@@ -453,7 +453,7 @@ def length_distributions(
         q = np.quantile(values, [0.05, 0.25, 0.75, 0.95])
         ax.hlines(row, q[0], q[3], color=colour, lw=1.4)
         ax.hlines(row, q[1], q[2], color=colour, lw=7, alpha=0.45)
-        marker = ARM_MARKERS.get(arm, "o")
+        marker = arm_marker(arm)
         ax.scatter(
             values.mean(),
             row,
@@ -473,7 +473,7 @@ def length_distributions(
             fontsize=9,
             color=ink(colour),
         )
-    ax.set_yticks(range(len(lengths)), [arm_label(a) for a in lengths])
+    ax.set_yticks(range(len(lengths)), [label(a) for a in lengths])
     ax.set_ylim(len(lengths) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel(unit)
