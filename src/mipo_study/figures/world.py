@@ -229,7 +229,7 @@ def pmi_histogram(
             histtype="step",
             lw=1.6,
             color=PALETTE[k],
-            label=f"{label}: mean {values.mean():.2f}".replace("-", "\N{MINUS SIGN}"),
+            label=f"{name}: mean {values.mean():.2f}".replace("-", "\N{MINUS SIGN}"),
         )
         ax.axvline(values.mean(), color=PALETTE[k], ls=":", lw=1.4)
     ax.grid(axis="x", visible=False)
