@@ -226,6 +226,20 @@ NOT_FAST = (  # modules that train, run notebooks or start processes
     "mipo/test_verifier.py",
     "mipo/test_wide.py",
     "mipo_study/test_bench_speed.py",
+    "mipo_study/test_ch05_pairs.py",
+    "mipo_study/test_ch08_word_problems.py",
+    "mipo_study/test_ch10_ingredient.py",
+    "mipo_study/test_ch11_tuning.py",
+    "mipo_study/test_ch12_cost.py",
+    "mipo_study/test_ch13_votes.py",
+    "mipo_study/test_ch16_scaling.py",
+    "mipo_study/test_figures.py",
+    "mipo_study/test_figures_rmipo.py",
+    "mipo_study/test_hub_comparison.py",
+    "mipo_study/test_hub_harness.py",
+    "mipo_study/test_hub_launch.py",
+    "mipo_study/test_hub_runs.py",
+    "mipo_study/test_experiment.py",
 )
 
 
