@@ -6,6 +6,7 @@ Training on pairs is `mipo_study.experiment.train`, as everywhere.
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ from mipo.baselines.verifier import train_verifier
 from mipo.cache import Run, cached
 from mipo.data import render
 from mipo.evaluate.answers import log_odds, majority
-from mipo.files import dumps, read_json, write_whole
+from mipo.files import dumps, write_whole
 from mipo.lm import sampling
 from mipo.pairs import flip_by_coin, synthesise_pairs
 from mipo.worlds import word_problem_law, word_problems
@@ -341,7 +342,7 @@ class Graded:
     """
 
     def __init__(self, run: Run, *, split: str, n_problems: int, seed: int):
-        rows = read_json(run.path / "graded.json")
+        rows = json.loads(run.read("graded.json"))
         self.types, self.answers = np.array(rows["types"]), rows["answers"]
         self.problems = word_problems.problems(n_problems, split=split, seed=seed)
 
