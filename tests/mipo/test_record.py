@@ -189,15 +189,17 @@ def test_what_is_made_while_the_notebook_runs_is_not_the_notebooks_own_time(
     tmp_path, monkeypatch
 ):
     """The chain started the kernel 30 s ago; a record of 0.3 s is made."""
-    monkeypatch.setenv(cache.STARTED, str(time.time() - 30))
+    began = time.time() - 30
+    monkeypatch.setenv(cache.STARTED, str(began))
     nb = notebook(tmp_path)
-    cache.run_or_load(
+    slow = cache.run_or_load(
         tmp_path, "slow", {}, lambda folder: time.sleep(0.3) or {}, code=[]
     )
     result = json.loads(nb.close().read_text())
-    assert result["seconds"] == pytest.approx(30.3, abs=0.2) == result["seconds_cold"]
+    passed = time.time() - began  # more on a busy machine
+    assert 30.25 <= result["seconds"] == result["seconds_cold"] <= passed + 0.1
     assert result["seconds_cold"] - result["seconds_outside"] == pytest.approx(
-        0.3, abs=0.11
+        slow.seconds, abs=0.11
     )
 
 
