@@ -102,9 +102,11 @@ def test_the_floor_is_the_entropy_of_replies_to_known_people(no_gaps):
     assert floor() == pytest.approx(entropy_per_task(told=True) / 10, rel=0.02)
 
 
-def test_the_floor_is_higher_where_nobody_is_known(no_gaps, monkeypatch):
+@pytest.mark.parametrize("share", ["NOBODY_SHARE", "INCOMPLETE_SHARE"])
+def test_the_floor_is_higher_where_nobody_is_known(share, no_gaps, monkeypatch):
     before = floor()
-    monkeypatch.setattr(language_model, "NOBODY_SHARE", 1.0)
+    monkeypatch.setattr(language_model, share, 1.0)
+    monkeypatch.setattr(language_model, "LINES_KEPT", 0.0)
     information = np.mean([WORLD.mutual_information(task) for task in TASKS])
     assert floor() - before == pytest.approx(information / 10, abs=0.012)
 
