@@ -149,7 +149,7 @@ MAYBE_NAME = Rule("", empty=True)
 NAMES = Rule([""])
 MAYBE_NAMES = Rule([""], empty=True)
 
-# By name; "15-gpu-models.beta" is of that notebook, where the name takes something else.
+# By name; "15-gpu-models.beta" is of that notebook, where it takes something else.
 RULES: dict[str, Rule] = {
     # of the chain
     "run_dir": NAME,

@@ -170,9 +170,11 @@ def test_answers_are_cached_and_survive_a_crash(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sampling, "generate", generate)
     monkeypatch.setattr(llm_judge, "render", lambda tokenizer, text: text)
-    make = lambda key="k": Judge(
-        lambda: (None, None), key, tmp_path / "v" / "said.jsonl", batch_size=1
-    )  # noqa: E731
+    file = tmp_path / "v" / "said.jsonl"
+
+    def make(key="k"):
+        return Judge(lambda: (None, None), key, file, batch_size=1)
+
     texts = [f"t{i}" for i in range(20)] + ["t0"]
     with pytest.raises(KeyboardInterrupt):
         make().say(texts)
