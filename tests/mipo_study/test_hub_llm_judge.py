@@ -170,10 +170,10 @@ def test_answers_are_cached_and_survive_a_crash(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sampling, "generate", generate)
     monkeypatch.setattr(llm_judge, "render", lambda tokenizer, text: text)
-    file = tmp_path / "v" / "said.jsonl"
+    answers = tmp_path / "v" / "said.jsonl"
 
     def make(key="k"):
-        return Judge(lambda: (None, None), key, file, batch_size=1)
+        return Judge(lambda: (None, None), key, answers, batch_size=1)
 
     texts = [f"t{i}" for i in range(20)] + ["t0"]
     with pytest.raises(KeyboardInterrupt):
