@@ -29,12 +29,18 @@ def site():
 
 @pytest.fixture(scope="module")
 def pages(site):
-    """{path: parsed page}, without the theme's own templates."""
+    """{path: parsed page}, without the theme's own templates and what only forwards."""
     files = [file for file in site.rglob("*.html") if "_static" not in file.parts]
-    return {
+    parsed = {
         str(file.relative_to(site)): BeautifulSoup(file.read_bytes(), "html.parser")
         for file in files
     }
+    return {path: page for path, page in parsed.items() if not forwards(page)}
+
+
+def forwards(page):
+    """Whether a page only leads to a new address."""
+    return page.find("meta", attrs={"http-equiv": "refresh"}) is not None
 
 
 def article(page):
