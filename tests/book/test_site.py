@@ -48,7 +48,7 @@ def article(page):
 
 
 def run_here(pages):
-    """{name: page} of the notebooks that were run: one that cannot, as 12 without data, shows the published run."""
+    """{name: page} of the notebooks that were run: one that cannot, as 13 without data, shows the published run."""
     found = {
         name: page
         for name, page in pages.items()

@@ -143,6 +143,8 @@ def settle(step: Step) -> dict:
     for library in ("OMP", "OPENBLAS", "MKL", "RAYON"):
         os.environ[f"{library}_NUM_THREADS"] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    for library in ("HUB", "DATASETS"):  # nobody watches bars in a page of the book
+        os.environ[f"HF_{library}_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # not a kernel of the user's own
     os.environ[STARTED] = str(time.time())
     parameters = {**step.parameters, "run_dir": step.run_dir, "scale": step.scale}

@@ -1,4 +1,4 @@
-"""Figures of notebook 11: what a step of each loss costs, where RMiPO is cheaper than DPO, and what a search adds."""
+"""Figures of chapter 12: what a step of each loss costs, where RMiPO is cheaper than DPO, and what a search adds."""
 
 from collections.abc import Mapping, Sequence
 
