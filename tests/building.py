@@ -1,6 +1,7 @@
 """What several test files share: the real book at smoke scale, built once, and a small project of two notebooks."""
 
 import functools
+import json
 import os
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import papermill
 from filelock import FileLock
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -137,3 +139,16 @@ def small_project(where):
         "  - file: notebooks/02-second\n  - file: notebooks/03-third\n"
     )
     return where
+
+
+def run_notebook(name, folder, **parameters):
+    """Execute a notebook with these parameters by papermill; its results as a dict."""
+    papermill.execute_notebook(
+        str(ROOT / "notebooks" / f"{name}.ipynb"),
+        str(folder / f"{name}.ipynb"),
+        cwd=str(ROOT),
+        progress_bar=False,
+        parameters={"run_dir": str(folder / "run"), **parameters},
+    )
+    results = folder / "run" / "results" / f"{name}.json"
+    return json.loads(results.read_text(encoding="utf-8"))

@@ -344,7 +344,13 @@ def start(project):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=hang_up_by_default,
     )
+
+
+def hang_up_by_default():
+    """As in a terminal, also where these tests were started by nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def wait_for(check, seconds=120):

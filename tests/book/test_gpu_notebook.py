@@ -11,8 +11,8 @@ import hub_fixtures
 import pytest
 import torch
 from building import ROOT
+from building import run_notebook as run
 from hub_fixtures import parrot, roomy
-from test_notebooks import run
 
 SMALL = {
     "judge": "",

@@ -1,7 +1,7 @@
 """Chosen and rejected assigned by coin: no finding may then hold. A file of its own, since it is the longest test."""
 
 import pytest
-from test_notebooks import run
+from building import run_notebook as run
 
 from mipo_study.book.results import load_claims
 

@@ -165,7 +165,8 @@ def test_no_placeholder_is_left(pages):
 
 def test_every_image_has_an_alt_text_that_says_something(pages):
     wrong = []
-    for name, page in pages.items():
+    ours = {name: page for name, page in pages.items() if "/" in name}
+    for name, page in ours.items():  # the others are the theme's: search, index
         for image in article(page).find_all("img"):
             alt = (image.get("alt") or "").strip()
             if len(alt.split()) < 3 or re.search(

@@ -197,6 +197,8 @@ def shared_attention(
         The `shared_mask` of `collate_shared`.
     shared_rows : (spread, gather), optional
         See `collate_shared`; without them this is transformers' own attention.
+    **kwargs
+        Of transformers' own attention.
 
     Returns
     -------
