@@ -1,4 +1,4 @@
-"""Shared fixtures: two tiny chat models in hub format (Qwen2, Llama), twenty records as JSONL, the data folder."""
+"""Shared fixtures: two tiny chat models in hub format (Qwen2, Llama), twenty examples as JSONL, the data folder."""
 
 import errno
 import json
@@ -149,8 +149,8 @@ def tiny_model_dir(request) -> Path:
 
 
 @pytest.fixture(scope="session")
-def records_list() -> list[dict]:
-    """Twenty records: five people, four queries; every fourth has no gold answer, one person has no context."""
+def examples_list() -> list[dict]:
+    """Twenty examples: five people, four queries; every fourth has no gold answer, one person has no context."""
     rows = []
     for i, person in enumerate(PEOPLE):
         for j, query in enumerate(QUERIES):
@@ -164,11 +164,11 @@ def records_list() -> list[dict]:
 
 
 @pytest.fixture(scope="session")
-def records_jsonl(tmp_path_factory, records_list) -> Path:
-    """The twenty records as a JSONL file."""
-    path = tmp_path_factory.mktemp("records") / "records.jsonl"
+def examples_jsonl(tmp_path_factory, examples_list) -> Path:
+    """The twenty examples as a JSONL file."""
+    path = tmp_path_factory.mktemp("examples") / "examples.jsonl"
     path.write_text(
-        "".join(json.dumps(r) + "\n" for r in records_list), encoding="utf-8"
+        "".join(json.dumps(r) + "\n" for r in examples_list), encoding="utf-8"
     )
     return path
 

@@ -65,7 +65,7 @@ def synthesise_pairs(
     -------
     datasets.Dataset
         prompt, chosen, rejected; rejected_prompt (what y_l answers); query, context,
-        rejected_context; record (the example's index); collision (y_l answers the row's
+        rejected_context; example (the example's index); collision (y_l answers the row's
         own prompt); identical (y_l reads like the chosen reply).
 
     Raises
@@ -149,7 +149,7 @@ def synthesise_pairs(
                 "query": example["query"],
                 "context": example.get("context") or "",
                 "rejected_context": single(contexts[i]),
-                "record": i,
+                "example": i,
                 "collision": prompts[i] in answered[i],
                 "identical": chosen[i] in rejected[i],
             }

@@ -28,9 +28,9 @@ from mipo.worlds.grammar import (
     parse,
     write,
 )
-from mipo.worlds.population import NOBODY, Person, person, records
+from mipo.worlds.population import NOBODY, Person, examples, person
 
-__all__ = ["NOBODY", "TASKS", "Law", "Person", "World", "person", "records"]
+__all__ = ["NOBODY", "TASKS", "Law", "Person", "World", "examples", "person"]
 
 Values = tuple[str, ...]  # one per slot, in the task's order
 Table = tuple[tuple[int, ...], np.ndarray]  # slot indices, probabilities

@@ -314,7 +314,7 @@ def _mean(values: pd.Series) -> float:
 # ---- exercises ----
 
 
-def told_about(people: Mapping[str, Person], task: str) -> dict[str, float]:
+def information_about(people: Mapping[str, Person], task: str) -> dict[str, float]:
     """What replies to a task tell about each person: KL(p(·|x,c) ‖ p(·|x)), nats."""
     world = World()
     marginal = world.marginal(task)

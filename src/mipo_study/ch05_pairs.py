@@ -47,7 +47,7 @@ def reply_table(pairs, examples: Sequence[Mapping], side: str) -> pd.DataFrame:
     """
     world, rows = World(), []
     for pair in pairs.to_list():
-        example = examples[pair["record"]]
+        example = examples[pair["example"]]
         task, topic = example["task"], example["topic"]
         for reply in replies_of(pair, side):
             valid = parse(reply, task, topic=topic) is not None
@@ -67,7 +67,7 @@ def slot_table(pairs, examples: Sequence[Mapping], side: str) -> pd.DataFrame:
     """
     rows = []
     for number, pair in enumerate(pairs.to_list()):
-        example = examples[pair["record"]]
+        example = examples[pair["example"]]
         slots = TASKS[example["task"]].slots
         for reply in replies_of(pair, side):
             parsed = parse(reply, example["task"], topic=example["topic"])

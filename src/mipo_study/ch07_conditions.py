@@ -63,7 +63,7 @@ def examples_of(
     if condition not in CONDITIONS:
         known = ", ".join(CONDITIONS)
         raise ValueError(f"no condition {condition!r}; conditions are {known}")
-    return population.records(
+    return population.examples(
         n_people, per_task=per_task, seed=seed, **CONDITIONS[condition]
     )
 

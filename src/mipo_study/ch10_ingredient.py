@@ -24,7 +24,7 @@ def exact_delta_pmi(
     Parameters
     ----------
     rows : sequence of dict
-        Labelled pairs: chosen, rejected, and record, the place of theirs in `examples`.
+        Labelled pairs: chosen, rejected, and example, the place of theirs in `examples`.
     examples : sequence of dict
         The prompts that the pairs answer.
     tokenizer
@@ -50,7 +50,7 @@ def _exact_pmi(rows, side, examples, tokenizer):
     tokens = token_lengths([row[side] for row in rows], tokenizer) + 1
     pmis = []
     for row, length in zip(rows, tokens, strict=True):
-        example, reply = examples[row["record"]], row[side]
+        example, reply = examples[row["example"]], row[side]
         task, topic = example["task"], example["topic"]
         with_prompt = world.log_prob(reply, task, as_person(example), topic=topic)
         if not np.isfinite(with_prompt):

@@ -74,7 +74,7 @@ def example_users(
 
     Each line has query, context and person.
     """
-    examples = population.records(n_people, split="mipo", per_task=per_task, seed=seed)
+    examples = population.examples(n_people, split="mipo", per_task=per_task, seed=seed)
     rows = [
         {
             "context": example["context"],

@@ -90,7 +90,7 @@ def examples_of(
     width : int
         Places of the world, 1 in the small world itself; see `mipo.worlds.wide`.
     """
-    examples = population.records(
+    examples = population.examples(
         n_people, split=split, per_task=per_task, wordings=wordings, seed=seed
     )
     if width == 1:
@@ -191,7 +191,7 @@ def label_pairs(
     """Run of two replies to each prompt, labelled by the checker with Bradley-Terry noise, in `pairs_file`.
 
     Columns beside prompt, chosen and rejected: the base model's log-probs
-    (ref_chosen_logps and ref_rejected_logps, nats, summed over tokens), record (the
+    (ref_chosen_logps and ref_rejected_logps, nats, summed over tokens), example (the
     prompt's index), wrong (the label goes against the checker).
 
     Parameters

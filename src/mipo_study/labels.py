@@ -46,7 +46,7 @@ def label(
     Returns
     -------
     list of dict
-        first_wins; wrong (the chosen reply is worth less); record (the prompt's index).
+        first_wins; wrong (the chosen reply is worth less); example (the prompt's index).
 
     Notes
     -----
@@ -71,7 +71,7 @@ def label(
     wins ^= rng.random(len(examples)) < flips
     lead = np.where(wins, gap, -gap)
     return [
-        {"first_wins": bool(wins[i]), "wrong": bool(lead[i] < 0), "record": i}
+        {"first_wins": bool(wins[i]), "wrong": bool(lead[i] < 0), "example": i}
         for i in range(len(examples))
         if first[i] != second[i]
     ]
@@ -95,7 +95,7 @@ def labelled_pairs(
     marks = label(first, second, examples, strength=strength, flips=flips, seed=seed)
     prompts, replies = [], []
     for mark in marks:
-        i = mark["record"]
+        i = mark["example"]
         prompts.append(render(tokenizer, examples[i]["query"], examples[i]["context"]))
         both = [first[i], second[i]]
         replies.append(both if mark["first_wins"] else both[::-1])
@@ -115,7 +115,7 @@ def labelled_pairs(
             prompts, replies, logps, marks, strict=True
         )
     ]
-    answered = [examples[mark["record"]] for mark in marks]
+    answered = [examples[mark["example"]] for mark in marks]
     chosen_worth = worth([chosen for chosen, _ in replies], answered)
     rejected_worth = worth([rejected for _, rejected in replies], answered)
     return rows, {

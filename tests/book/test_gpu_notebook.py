@@ -152,7 +152,7 @@ def test_the_other_data_sets_with_adapters(tiny_llama, tmp_path):
 
 
 def test_ones_own_people_beside_prism_in_two_processes(
-    tiny_llama, records_jsonl, tmp_path
+    tiny_llama, examples_jsonl, tmp_path
 ):
     """One set of the reader's own is enough for no claim to get a status."""
     model = str(roomy(tiny_llama, tmp_path / "m"))
@@ -162,12 +162,12 @@ def test_ones_own_people_beside_prism_in_two_processes(
         scale="gpu",
         model=model,
         dataset="prism",
-        more=[[model, str(records_jsonl)]],
+        more=[[model, str(examples_jsonl)]],
         launch="configs/accelerate/two-cpus.yaml",
         data_dir=data(tmp_path / "data", "prism"),
         **SMALL | {"seeds": [0]},
     )
-    assert {f"retrieval-mipo-random-m-{d}" for d in ("prism", "records_jsonl")} <= set(
+    assert {f"retrieval-mipo-random-m-{d}" for d in ("prism", "examples_jsonl")} <= set(
         found["numbers"]
     )
     assert found["own"] and not found["claims"]

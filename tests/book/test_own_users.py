@@ -65,11 +65,11 @@ def pairs(conversational):
     "kind, conversational", [("tiny_qwen2", True), ("tiny_llama", False)]
 )
 def test_users_preferences_and_model(
-    kind, conversational, request, records_list, tmp_path
+    kind, conversational, request, examples_list, tmp_path
 ):
     """What is measured, and that hostile text of a user is shown, not obeyed."""
     hostile = {"context": "<script>x</script> | *c*", "query": "`{ref}`", "person": "h"}
-    users = [{**example} for example in records_list] + [hostile] * 4
+    users = [{**example} for example in examples_list] + [hostile] * 4
     results, shown = run(
         tmp_path,
         model=str(request.getfixturevalue(kind)),
@@ -120,11 +120,11 @@ def test_the_example_trains_on_what_the_model_says(small_world, tmp_path):
 
 
 def test_words_that_the_small_world_does_not_know_are_refused(
-    small_world, records_jsonl, tmp_path
+    small_world, examples_jsonl, tmp_path
 ):
-    message = r"\d+% of the tokens in records.jsonl are unknown.*-p model NAME"
+    message = r"\d+% of the tokens in examples.jsonl are unknown.*-p model NAME"
     with pytest.raises(Exception, match=message):
-        run(tmp_path, users=str(records_jsonl))
+        run(tmp_path, users=str(examples_jsonl))
 
 
 def test_without_chapter_4_it_says_how_to_make_it(tmp_path):
@@ -166,14 +166,14 @@ def test_an_unknown_method_is_named(tiny_qwen2, tmp_path):
         workshop.train("mipo-randon", [], [])
 
 
-def test_a_training_that_diverges_is_said(tiny_qwen2, records_list, tmp_path):
+def test_a_training_that_diverges_is_said(tiny_qwen2, examples_list, tmp_path):
     """The others go on; the policy that is lost is not measured."""
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
     place = own.Place("tiny", tiny_qwen2)
     workshop = own.Workshop(
         tmp_path, place, learning_rate=1e38, max_new_tokens=8, seed=1
     )
-    users = [{**e, "person": e["context"] or "nobody"} for e in records_list]
+    users = [{**e, "person": e["context"] or "nobody"} for e in examples_list]
     metrics = workshop.train("mipo-random", users, [])
     assert "failed" in metrics and list(workshop.policies) == ["base"]
     table = own.pd.DataFrame([{"method": "mipo-random", **metrics}])

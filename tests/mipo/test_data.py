@@ -14,12 +14,12 @@ def _write(tmp_path, content):
     return path
 
 
-def test_read_jsonl_twenty_records(records_jsonl, records_list):
-    records = data.load(records_jsonl)
-    assert len(records) == 20
-    assert records[0] == {**records_list[0], "read_from": f"{records_jsonl}, line 1"}
-    assert records[3]["gold"] is None  # left out in the file
-    assert data.load(str(records_jsonl)) == records  # a path as text is the same
+def test_read_jsonl_twenty_examples(examples_jsonl, examples_list):
+    examples = data.load(examples_jsonl)
+    assert len(examples) == 20
+    assert examples[0] == {**examples_list[0], "read_from": f"{examples_jsonl}, line 1"}
+    assert examples[3]["gold"] is None  # left out in the file
+    assert data.load(str(examples_jsonl)) == examples  # a path as text is the same
 
 
 def test_read_jsonl_keeps_extra_fields_blank_lines_and_bom(tmp_path):
@@ -169,8 +169,9 @@ def test_tiny_models_load_and_answer(tiny_model_dir):
     )
 
 
-def test_environment_is_offline(records_jsonl):
+def test_environment_is_offline(examples_jsonl):
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     assert (
-        len([json.loads(line) for line in records_jsonl.read_text().splitlines()]) == 20
+        len([json.loads(line) for line in examples_jsonl.read_text().splitlines()])
+        == 20
     )

@@ -95,9 +95,9 @@ def test_training_lowers_the_loss_and_follows_its_seed():
 
 def test_sample_replies_asks_with_the_contexts_it_is_given(tokenizer):
     model = models.small_model(tokenizer, hidden=16, layers=1, heads=2, seed=0)
-    records = population.records(3, split=None, tasks=["lookup"], seed=0)
-    own = language_model.sample_replies(model, tokenizer, records, seed=0)
+    examples = population.examples(3, split=None, tasks=["lookup"], seed=0)
+    own = language_model.sample_replies(model, tokenizer, examples, seed=0)
     assert own == language_model.sample_replies(
-        model, tokenizer, records, seed=0, contexts=[r["context"] for r in records]
+        model, tokenizer, examples, seed=0, contexts=[r["context"] for r in examples]
     )
-    assert own != language_model.sample_replies(model, tokenizer, records, seed=1)
+    assert own != language_model.sample_replies(model, tokenizer, examples, seed=1)

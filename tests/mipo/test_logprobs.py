@@ -244,20 +244,20 @@ def test_bad_input_is_named(loaded, prompts):
 # ---- pointwise mutual information ------------------------------------------------------------------------------------
 
 
-def records():
+def examples():
     contexts = ["I am a nurse.", "I am a farmer.", "I am a nurse."]
     return [{"query": "Explain what a loan is.", "context": c} for c in contexts]
 
 
 def test_conditional_pmi_against_the_average_over_contexts(loaded):
     model, tokenizer = loaded
-    got = logprobs.conditional_pmi(model, tokenizer, records(), REPLIES[:3])
-    for value, record, reply in zip(got, records(), REPLIES, strict=False):
+    got = logprobs.conditional_pmi(model, tokenizer, examples(), REPLIES[:3])
+    for value, record, reply in zip(got, examples(), REPLIES, strict=False):
         under = [
             naive(model, tokenizer, render(tokenizer, r["query"], r["context"]), reply)[
                 0
             ]
-            for r in records()
+            for r in examples()
         ]
         mean = (
             torch.tensor(under, dtype=torch.float64).exp().mean().log()
@@ -273,8 +273,8 @@ def test_conditional_pmi_against_the_average_over_contexts(loaded):
 
 def test_conditional_pmi_against_a_missing_context(loaded):
     model, tokenizer = loaded
-    got = logprobs.conditional_pmi(model, tokenizer, records(), REPLIES[:3], "missing")
-    for value, record, reply in zip(got, records(), REPLIES, strict=False):
+    got = logprobs.conditional_pmi(model, tokenizer, examples(), REPLIES[:3], "missing")
+    for value, record, reply in zip(got, examples(), REPLIES, strict=False):
         prompts = [
             render(tokenizer, record["query"], c) for c in (record["context"], "")
         ]
@@ -289,12 +289,12 @@ def test_conditional_pmi_against_a_missing_context(loaded):
 
 def test_conditional_pmi_of_one_context_is_zero(loaded):
     model, tokenizer = loaded
-    got = logprobs.conditional_pmi(model, tokenizer, records()[:1], REPLIES[:1])
+    got = logprobs.conditional_pmi(model, tokenizer, examples()[:1], REPLIES[:1])
     assert_close(got, torch.zeros(1), atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="marginal must be"):
-        logprobs.conditional_pmi(model, tokenizer, records()[:1], REPLIES[:1], "none")
+        logprobs.conditional_pmi(model, tokenizer, examples()[:1], REPLIES[:1], "none")
     with pytest.raises(ValueError, match="3 examples but 1 replies"):
-        logprobs.conditional_pmi(model, tokenizer, records(), REPLIES[:1])
+        logprobs.conditional_pmi(model, tokenizer, examples(), REPLIES[:1])
 
 
 def nats(*values):

@@ -36,8 +36,8 @@ def base(tiny_qwen2):
 
 
 @pytest.fixture(scope="module")
-def rows(tokenizer, records_list):
-    prompts = [render(tokenizer, r["query"], r["context"]) for r in records_list]
+def rows(tokenizer, examples_list):
+    prompts = [render(tokenizer, r["query"], r["context"]) for r in examples_list]
     return [
         {"prompt": p, "chosen": w, "rejected": u}
         for p, (w, u) in zip(prompts, REPLIES * 2, strict=False)

@@ -20,18 +20,18 @@ def tiny():
 
 
 @pytest.fixture(scope="module")
-def records():
-    return population.records(8, split="mipo", tasks=["email", "lookup"], seed=1)
+def examples():
+    return population.examples(8, split="mipo", tasks=["email", "lookup"], seed=1)
 
 
-def make(tiny, records, **settings):
-    return pairs.synthesise_pairs(*tiny, records, max_new_tokens=4, **settings)
+def make(tiny, examples, **settings):
+    return pairs.synthesise_pairs(*tiny, examples, max_new_tokens=4, **settings)
 
 
-def test_columns_and_prompts(tiny, records):
-    made = make(tiny, records)
+def test_columns_and_prompts(tiny, examples):
+    made = make(tiny, examples)
     assert {"prompt", "chosen", "rejected", "rejected_prompt"} <= set(made.column_names)
-    for row, r in zip(made, records, strict=True):
+    for row, r in zip(made, examples, strict=True):
         assert (
             row["prompt"]
             == f"<|user|>{r['context']}\n\n{r['query']}<|end|><|assistant|>"
@@ -40,9 +40,9 @@ def test_columns_and_prompts(tiny, records):
             row["rejected_prompt"]
             == f"<|user|>{row['rejected_context']}\n\n{r['query']}<|end|><|assistant|>"
         )
-        assert row["rejected_context"] in {r["context"] for r in records}
-    assert made.to_list() == make(tiny, records).to_list()
-    assert made["chosen"] != make(tiny, records, seed=1)["chosen"]
+        assert row["rejected_context"] in {r["context"] for r in examples}
+    assert made.to_list() == make(tiny, examples).to_list()
+    assert made["chosen"] != make(tiny, examples, seed=1)["chosen"]
 
 
 def test_random_context_is_drawn_evenly_and_own_context_is_counted(tiny):
@@ -52,18 +52,18 @@ def test_random_context_is_drawn_evenly_and_own_context_is_counted(tiny):
     counts = np.bincount(draws.ravel(), minlength=40)
     assert abs(counts - 500).max() < 5 * np.sqrt(500)
     assert (draws == np.arange(40)[:, None]).any()
-    two = population.records(
+    two = population.examples(
         1, split="mipo", tasks=["lookup"], per_task=6, seed=0
     )  # one person: c' = c always
     assert all(make(tiny, two)["collision"])
 
 
-def test_missing_context_asks_nobody(tiny, records):
-    made = make(tiny, records, negatives="missing_context")
+def test_missing_context_asks_nobody(tiny, examples):
+    made = make(tiny, examples, negatives="missing_context")
     assert set(made["rejected_context"]) == {""} and not any(made["collision"])
     assert (
         made[0]["rejected_prompt"]
-        == f"<|user|>{records[0]['query']}<|end|><|assistant|>"
+        == f"<|user|>{examples[0]['query']}<|end|><|assistant|>"
     )
 
 
@@ -75,27 +75,27 @@ def test_random_prompt_never_takes_the_rows_own_reply():
         pairs.draw_partners(3, "random_prompt", k=3, seed=0)
 
 
-def test_random_prompt_reuses_chosen_replies(tiny, records):
-    made = make(tiny, records, negatives="random_prompt")
+def test_random_prompt_reuses_chosen_replies(tiny, examples):
+    made = make(tiny, examples, negatives="random_prompt")
     of = dict(zip(made["prompt"], made["chosen"], strict=True))
     assert all(row["rejected"] == of[row["rejected_prompt"]] for row in made)
 
 
-def test_given_prompts_are_what_the_rejected_replies_answer(tiny, records):
+def test_given_prompts_are_what_the_rejected_replies_answer(tiny, examples):
     """With the prompts of "missing_context" given by hand, the pairs are those."""
-    missing = make(tiny, records, negatives="missing_context")
-    given = make(tiny, records, rejected_prompts=missing["rejected_prompt"][:])
+    missing = make(tiny, examples, negatives="missing_context")
+    given = make(tiny, examples, rejected_prompts=missing["rejected_prompt"][:])
     for column in ("chosen", "rejected", "rejected_prompt", "identical", "collision"):
         assert given[column][:] == missing[column][:]
 
 
-def test_k_negatives_are_lists(tiny, records):
-    made = make(tiny, records, k=3)
+def test_k_negatives_are_lists(tiny, examples):
+    made = make(tiny, examples, k=3)
     assert all(len(row["rejected"]) == len(row["rejected_prompt"]) == 3 for row in made)
 
 
-def test_coin_swaps_about_half_and_nothing_else(tiny, records):
-    made = make(tiny, records * 10)
+def test_coin_swaps_about_half_and_nothing_else(tiny, examples):
+    made = make(tiny, examples * 10)
     flipped = pairs.flip_by_coin(made, seed=0)
     swapped = [
         a["chosen"] == b["rejected"] and a["rejected"] == b["chosen"]
@@ -109,26 +109,26 @@ def test_coin_swaps_about_half_and_nothing_else(tiny, records):
     assert flipped["prompt"] == made["prompt"]
 
 
-def test_clear_errors(tiny, records):
+def test_clear_errors(tiny, examples):
     with pytest.raises(ValueError, match="at least one example"):
         make(tiny, [])
     with pytest.raises(ValueError, match="random_contexts"):
-        make(tiny, records, negatives="random_contexts")
+        make(tiny, examples, negatives="random_contexts")
     with pytest.raises(ValueError, match="all pairs are identical"):
         make(
             tiny,
-            population.records(1, split="mipo", tasks=["lookup"], seed=0),
+            population.examples(1, split="mipo", tasks=["lookup"], seed=0),
             temperature=0,
         )
 
 
-def test_trl_dpo_command_trains_on_the_pairs_as_they_are(tiny, records, tmp_path):
+def test_trl_dpo_command_trains_on_the_pairs_as_they_are(tiny, examples, tmp_path):
     """`trl dpo` reads the JSONL that the chain writes, without conversion."""
     model, tokenizer = tiny
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     (tmp_path / "data").mkdir()
-    make(tiny, records).to_json(tmp_path / "data" / "train.jsonl")
+    make(tiny, examples).to_json(tmp_path / "data" / "train.jsonl")
     command = [
         sys.executable,
         "-m",

@@ -12,7 +12,7 @@ from mipo import models
 from mipo.baselines import pmi_reward, reinforce
 from mipo.data import render
 
-RECORDS = [
+EXAMPLES = [
     {"query": "Drink?", "context": "Ann."},
     {"query": "Drink?", "context": "Bob."},
 ]
@@ -138,14 +138,14 @@ def optimum(base, beta):
 def test_rewards_of_replies_equal_the_pmi(base):
     model, tokenizer = base
     p = {c: table(model, tokenizer, c) for c in (*TASTE, "")}
-    rows = reinforce.sample_rows(model, tokenizer, RECORDS, 3, 4, seed=0)
+    rows = reinforce.sample_rows(model, tokenizer, EXAMPLES, 3, 4, seed=0)
     for contexts in (["Ann.", "Bob."], ["Bob.", "Bob.", "Ann."], [""]):
         own, got = pmi_reward.score_pmi(
-            model, tokenizer, RECORDS, rows, [contexts, contexts]
+            model, tokenizer, EXAMPLES, rows, [contexts, contexts]
         )
         for i, (_, tail) in enumerate(rows):
             y = [tokenizer(d)["input_ids"][0] for d in TASTE["Ann."]].index(tail[0])
-            mine = p[RECORDS[i // 3]["context"]][y]
+            mine = p[EXAMPLES[i // 3]["context"]][y]
             want = mine - (sum(p[c][y].exp() for c in contexts) / len(contexts)).log()
             assert_close(
                 [own[i].double(), got[i].double()], [mine, want], atol=1e-5, rtol=1e-5
@@ -157,7 +157,7 @@ def test_training_reaches_the_optimum(base):
     log = pmi_reward.train_mi_reward(
         model,
         tokenizer,
-        RECORDS,
+        EXAMPLES,
         beta=1.0,
         lr=1e-3,
         steps=60,
@@ -195,7 +195,7 @@ def test_same_seed_same_run_and_the_model_is_trained_in_place(base):
         log = pmi_reward.train_mi_reward(
             model,
             base[1],
-            RECORDS,
+            EXAMPLES,
             beta=1,
             lr=1e-3,
             steps=3,
@@ -215,9 +215,9 @@ def test_same_seed_same_run_and_the_model_is_trained_in_place(base):
 
 def test_a_reply_that_was_cut_is_scored_without_an_end(base):
     model, tokenizer = base
-    rows = reinforce.sample_rows(model, tokenizer, RECORDS, 2, 1, seed=0)
+    rows = reinforce.sample_rows(model, tokenizer, EXAMPLES, 2, 1, seed=0)
     assert all(len(tail) == 1 and tail[0] != tokenizer.eos_token_id for _, tail in rows)
-    rows = reinforce.sample_rows(model, tokenizer, RECORDS, 2, 4, seed=0)
+    rows = reinforce.sample_rows(model, tokenizer, EXAMPLES, 2, 4, seed=0)
     assert all(tail[-1] == tokenizer.eos_token_id for _, tail in rows)
 
 
@@ -236,12 +236,12 @@ def test_a_reply_that_was_cut_is_scored_without_an_end(base):
         ({"k": 1}, "k must be .* at least 2"),
         ({"contexts_per_marginal": 0}, "contexts_per_marginal"),
         ({"marginal": "none"}, "'contexts' or 'missing'"),
-        ({"records": []}, "at least one example"),
-        ({"records": [{"context": "Ann."}]}, 'example 0: field "query"'),
-        ({"records": RECORDS[:1] * 3}, "same context"),
+        ({"examples": []}, "at least one example"),
+        ({"examples": [{"context": "Ann."}]}, 'example 0: field "query"'),
+        ({"examples": EXAMPLES[:1] * 3}, "same context"),
         (
             {
-                "records": [{"query": "Drink?", "context": None}] * 2,
+                "examples": [{"query": "Drink?", "context": None}] * 2,
                 "marginal": "missing",
             },
             "same context",
@@ -251,16 +251,16 @@ def test_a_reply_that_was_cut_is_scored_without_an_end(base):
 )
 def test_bad_settings(base, change, message):
     settings = {
-        "records": RECORDS,
+        "examples": EXAMPLES,
         "beta": 1.0,
         "lr": 1e-3,
         "steps": 1,
         "max_new_tokens": 4,
     } | change
-    records = settings.pop("records")
+    examples = settings.pop("examples")
     with pytest.raises(ValueError, match=message):
         pmi_reward.train_mi_reward(
-            base[0], base[1], records, progress=False, **settings
+            base[0], base[1], examples, progress=False, **settings
         )
 
 
@@ -276,8 +276,8 @@ def test_nan_weights_and_a_diverging_run_are_named(base):
     broken = copy.deepcopy(base[0])
     broken.model.norm.weight.data[0] = math.nan
     with pytest.raises(FloatingPointError, match="not finite when sampling"):
-        pmi_reward.train_mi_reward(broken, base[1], RECORDS, lr=1e-3, **settings)
+        pmi_reward.train_mi_reward(broken, base[1], EXAMPLES, lr=1e-3, **settings)
     with pytest.raises(FloatingPointError, match="not finite"):
         pmi_reward.train_mi_reward(
-            copy.deepcopy(base[0]), base[1], RECORDS, lr=1e37, **settings
+            copy.deepcopy(base[0]), base[1], EXAMPLES, lr=1e37, **settings
         )

@@ -279,7 +279,7 @@ def test_panel_filters_and_splits(talk, world):
     assert world.names.tolist() == list(
         range(100, 111)
     )  # 111 was turned down by the moderators
-    assert world.names[world.asked].tolist() == [102, 105, 108]  # every third
+    assert world.names[world.held_out].tolist() == [102, 105, 108]  # every third
     everybody = np.concatenate(list(world.rows.values()))
     assert sorted(everybody) == list(
         range(len(world.votes))

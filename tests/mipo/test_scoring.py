@@ -107,13 +107,16 @@ def test_exact_adherence_of_the_optimum_is_that_of_the_world():
 
 
 def test_exact_adherence_meets_sampled_scores():
-    records, rng = population.records(200, split=None, seed=0), np.random.default_rng(0)
+    examples, rng = (
+        population.examples(200, split=None, seed=0),
+        np.random.default_rng(0),
+    )
     replies = [
         World().sample(r["task"], scoring.as_person(r), r["topic"], rng)
-        for r in records
+        for r in examples
     ]
-    gap = scoring.score(replies, records)["adherence"] - scoring.exact_adherence(
-        records
+    gap = scoring.score(replies, examples)["adherence"] - scoring.exact_adherence(
+        examples
     )
     assert abs(gap.mean()) < 4 * gap.std() / np.sqrt(len(gap))
 
@@ -144,14 +147,14 @@ def test_kl_to_optimum_is_a_mean_of_log_ratios(tiny):
 
 def test_information_is_bounded_by_the_number_of_contexts(tiny):
     """With one context, which is the example's own, there is nothing to tell apart: 0. With n of them at most log n."""
-    records = population.records(2, split=None, tasks=["lookup"], seed=0)
+    examples = population.examples(2, split=None, tasks=["lookup"], seed=0)
     replies = ["The tower is 300 metres high."] * 2
     alone = scoring.information(
-        *tiny, replies, [records[0]] * 2, contexts=[records[0]["context"]]
+        *tiny, replies, [examples[0]] * 2, contexts=[examples[0]["context"]]
     )
     assert alone == pytest.approx(0, abs=1e-5)
     assert scoring.information(
-        *tiny, replies, records, contexts=[r["context"] for r in records]
+        *tiny, replies, examples, contexts=[r["context"] for r in examples]
     ) <= np.log(2)
 
 
@@ -176,7 +179,7 @@ def test_exact_information_by_hand():
 
 def test_exact_information_of_many_people_is_the_worlds():
     """Among many people drawn from the prior it approaches I(Y; C | X = task), which the world has in closed form."""
-    records = population.records(3000, split=None, tasks=["recommend"], seed=4)
-    assert scoring.exact_information(records) == pytest.approx(
+    examples = population.examples(3000, split=None, tasks=["recommend"], seed=4)
+    assert scoring.exact_information(examples) == pytest.approx(
         World().mutual_information("recommend"), rel=0.03
     )

@@ -37,10 +37,10 @@ def base(tiny_llama):
 
 
 @pytest.fixture(scope="module")
-def rows(tokenizer, records_list):
+def rows(tokenizer, examples_list):
     found = []
-    for i, r in enumerate(records_list):
-        other = records_list[(7 * i + 3) % 20]
+    for i, r in enumerate(examples_list):
+        other = examples_list[(7 * i + 3) % 20]
         found.append(
             {
                 "prompt": render(tokenizer, r["query"], r["context"]),
@@ -210,7 +210,7 @@ def test_cache_notices_other_weights_and_other_data(make, rows, base):
 
 
 def test_cache_notices_another_template_and_another_precision(
-    make, records_list, tokenizer
+    make, examples_list, tokenizer
 ):
     talk = [
         {
@@ -218,7 +218,7 @@ def test_cache_notices_another_template_and_another_precision(
             "chosen": [{"role": "assistant", "content": "Yes."}],
             "rejected": [{"role": "assistant", "content": "No."}],
         }
-        for r in records_list
+        for r in examples_list
     ]
     folder = make(talk).reference.folder
     make(talk, bf16=True)
@@ -280,7 +280,7 @@ def test_an_adapter_that_arrives_trained_is_its_own_reference(make, rows, base):
 
 
 def test_conversational_format_gives_the_same_sequences_as_its_text(
-    make, tokenizer, records_list
+    make, tokenizer, examples_list
 ):
     def turn(role, text):
         return [{"role": role, "content": text}]
@@ -291,10 +291,10 @@ def test_conversational_format_gives_the_same_sequences_as_its_text(
             "chosen": turn("assistant", "Yes."),
             "rejected": turn("assistant", "No, " + r["query"]),
         }
-        for r in records_list
+        for r in examples_list
     ]
     sets = make(talk).train_dataset
-    for i, r in enumerate(records_list):
+    for i, r in enumerate(examples_list):
         for (head, tail), reply in zip(
             sets[i]["rows"], ("Yes.", "No, " + r["query"]), strict=True
         ):

@@ -49,11 +49,11 @@ def base(tiny_qwen2):
 
 
 @pytest.fixture(scope="module")
-def pairs(tokenizer, records_list):
+def pairs(tokenizer, examples_list):
     """Twenty pairs of unequal lengths; one rejected reply is empty."""
     rows = []
-    for i, r in enumerate(records_list):
-        other = records_list[(7 * i + 3) % 20]
+    for i, r in enumerate(examples_list):
+        other = examples_list[(7 * i + 3) % 20]
         rows.append(
             {
                 "prompt": render(tokenizer, r["query"], r["context"]),

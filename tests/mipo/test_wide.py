@@ -25,13 +25,13 @@ def life_of(text):
 
 
 def test_width_one_is_the_small_world():
-    tokenizer, records = (
+    tokenizer, examples = (
         lives.build_tokenizer(1),
-        population.records(3, split="test", seed=0),
+        population.examples(3, split="test", seed=0),
     )
     assert tokenizer.get_vocab() == language_model.build_tokenizer().get_vocab()
     assert (
-        lives.widen(records, 1, split="test", seed=0) == records
+        lives.widen(examples, 1, split="test", seed=0) == examples
         and lives.positions(1) == 256
     )
     mine, theirs = (
@@ -48,7 +48,7 @@ def test_width_one_is_the_small_world():
 def test_wide_texts_survive_the_tokenizer_and_a_line_is_a_token(width):
     tokenizer = lives.build_tokenizer(width)
     for r in lives.widen(
-        population.records(4, split="test", seed=0), width, split="test", seed=0
+        population.examples(4, split="test", seed=0), width, split="test", seed=0
     ):
         ids = tokenizer(r["context"])["input_ids"]
         assert len(ids) == 8 * width and tokenizer.decode(ids) == r["context"]
@@ -101,7 +101,7 @@ def test_shares_of_unknown_and_incomplete_lives_are_the_small_worlds():
 
 
 def test_widened_records_keep_people_scores_and_splits():
-    plain = population.records(40, split="select", seed=1)
+    plain = population.examples(40, split="select", seed=1)
     wide = lives.widen(plain, 3, split="select", seed=1)
     assert [r["values"] for r in wide] == [r["values"] for r in plain]
     assert np.array_equal(

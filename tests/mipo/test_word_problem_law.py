@@ -179,7 +179,7 @@ def test_the_base_is_right_about_half_the_time():
         assert shares[TYPES.index(name)] > 0.05
     parts = [
         word_problem_law.mean_shares(laws, sort=sort)
-        * sum(law.asked.sort == sort for law in laws)
+        * sum(law.problem.sort == sort for law in laws)
         for sort in word_problems.SORTS
     ]
     np.testing.assert_allclose(sum(parts) / 80, shares)

@@ -313,13 +313,14 @@ def test_contexts_written_badly():
 
 def test_records_are_reproducible_and_split_by_wording():
     a, b = (
-        population.records(5, split="test", wordings="unseen", seed=2) for _ in range(2)
+        population.examples(5, split="test", wordings="unseen", seed=2)
+        for _ in range(2)
     )
     assert a == b and len(a) == 5 * len(TASKS)
     assert all(r["wording"] in TASKS[r["task"]].queries[-2:] for r in a)
-    assert {r["wording"] for r in population.records(50, split="mipo")}.isdisjoint(
+    assert {r["wording"] for r in population.examples(50, split="mipo")}.isdisjoint(
         {r["wording"] for r in a}
     )
     for name, value in {"split": "train", "wordings": "new"}.items():
         with pytest.raises(ValueError, match=value):
-            population.records(1, **{"split": "mipo", name: value})
+            population.examples(1, **{"split": "mipo", name: value})

@@ -176,7 +176,7 @@ def test_exact_adherence_of_a_task_is_a_mean_over_its_slots():
 def test_missing_nats_against_a_forward_pass():
     tokenizer = language_model.build_tokenizer()
     model = small_model(tokenizer, hidden=32, layers=1, heads=2, inner=32, seed=0)
-    examples = population.records(2, split="test", seed=0)
+    examples = population.examples(2, split="test", seed=0)
     rng = np.random.default_rng(5)
     missing = ch04_distance.missing_nats({"b": (model, tokenizer)}, examples, rng)
     assert len(missing) == len(examples) == 12
@@ -222,7 +222,7 @@ def test_no_valid_reply_leaves_an_empty_table():
 
 def test_replies_of_the_world_to_nobody_are_as_far_from_the_marginal_as_chance():
     rng = np.random.default_rng(0)
-    examples = population.records(200, split="test", seed=0)
+    examples = population.examples(200, split="test", seed=0)
     replies = [WORLD.sample(e["task"], NOBODY, e["topic"], rng) for e in examples]
     frequencies = ch04_distance.slot_frequencies(replies, examples)
     distance = (frequencies["exact"] - frequencies["frequency"]).abs().mean()
@@ -267,9 +267,9 @@ def test_an_interval_is_over_bases_where_there_are_several(nb):
 # ---- exercises ----
 
 
-def test_an_unusual_person_is_told_about_most():
+def test_an_unusual_person_is_information_about_most():
     usual = person(tone="friendly", hobby="cooking", budget="low")
-    told = ch04_distance.told_about({"usual": usual, "rare": RARE}, "recommend")
+    told = ch04_distance.information_about({"usual": usual, "rare": RARE}, "recommend")
     by_hand = 0.0
     for name, follow in (("tone", 0.2), ("hobby", 0.5), ("budget", 0.4)):
         prior = np.array(list(ATTRIBUTES[name].values()))

@@ -28,7 +28,7 @@ def by_hand(rejected=OTHER):
     return Dataset.from_list(
         [
             {
-                "record": 0,
+                "example": 0,
                 "chosen": OWN,
                 "rejected": rejected,
                 "rejected_context": "b"
@@ -39,27 +39,27 @@ def by_hand(rejected=OTHER):
     )
 
 
-def sampled(records, rng):
+def sampled(examples, rng):
     """Pairs from the exact laws: chosen from p(y|x,c), rejected from the marginal."""
     return Dataset.from_list(
         [
             {
-                "record": i,
+                "example": i,
                 "rejected_context": "",
                 "chosen": WORLD.sample(
                     r["task"], scoring.as_person(r), r["topic"], rng
                 ),
                 "rejected": WORLD.sample(r["task"], NOBODY, r["topic"], rng),
             }
-            for i, r in enumerate(records)
+            for i, r in enumerate(examples)
         ]
     )
 
 
 @pytest.fixture(scope="module")
 def drawn():
-    records = population.records(500, split=None, seed=0)
-    return sampled(records, np.random.default_rng(0)), records
+    examples = population.examples(500, split=None, seed=0)
+    return sampled(examples, np.random.default_rng(0)), examples
 
 
 def test_counts_by_hand():
@@ -104,10 +104,10 @@ def test_k_negatives_give_k_rows():
 
 
 def test_expected_values_meet_monte_carlo(drawn):
-    pairs, records = drawn
+    pairs, examples = drawn
     differ, expected = (
-        ch05_pairs.differing(pairs, records),
-        ch05_pairs.expected_differing(records),
+        ch05_pairs.differing(pairs, examples),
+        ch05_pairs.expected_differing(examples),
     )
     assert list(differ.index) == list(expected.index)
     for (
@@ -115,50 +115,50 @@ def test_expected_values_meet_monte_carlo(drawn):
         share,
     ) in expected.items():  # at least 500 slots each: five standard errors
         assert differ[label] == pytest.approx(share, abs=5 * 0.5 / np.sqrt(500))
-    gaps = ch05_pairs.pmi(pairs, records, "chosen") - ch05_pairs.pmi(
-        pairs, records, "rejected"
+    gaps = ch05_pairs.pmi(pairs, examples, "chosen") - ch05_pairs.pmi(
+        pairs, examples, "rejected"
     )
     assert gaps.mean() == pytest.approx(
-        ch05_pairs.expected_gap(records), abs=5 * gaps.std() / np.sqrt(len(gaps))
+        ch05_pairs.expected_gap(examples), abs=5 * gaps.std() / np.sqrt(len(gaps))
     )
     same = np.mean(
         [a == b for a, b in zip(pairs["chosen"], pairs["rejected"], strict=True)]
     )
-    expected = ch05_pairs.expected_identical(records)
-    assert same == pytest.approx(expected, abs=5 * np.sqrt(expected / len(records)))
+    expected = ch05_pairs.expected_identical(examples)
+    assert same == pytest.approx(expected, abs=5 * np.sqrt(expected / len(examples)))
 
 
 def test_collisions_by_hand():
     """Contexts a, a, b: own one is drawn with chance 2/3, 2/3, 1/3; mean 5/9. Two draws: 1 - (1 - p)²."""
-    records = [{"context": c} for c in "aab"]
-    assert ch05_pairs.expected_collisions(records) == pytest.approx(5 / 9)
-    assert ch05_pairs.expected_collisions(records, k=2) == pytest.approx(
+    examples = [{"context": c} for c in "aab"]
+    assert ch05_pairs.expected_collisions(examples) == pytest.approx(5 / 9)
+    assert ch05_pairs.expected_collisions(examples, k=2) == pytest.approx(
         (8 / 9 + 8 / 9 + 5 / 9) / 3
     )
 
 
 def test_same_law_accepts_the_marginal_and_rejects_another(drawn):
-    pairs, records = drawn
-    alike = ch05_pairs.same_law(pairs["chosen"], pairs["rejected"], records)
+    pairs, examples = drawn
+    alike = ch05_pairs.same_law(pairs["chosen"], pairs["rejected"], examples)
     assert (
         set(alike) == set(scoring.TASKS) and min(alike.values()) > 1e-4
     )  # chosen replies mix to the marginal, too
     rng, usual = np.random.default_rng(1), World("default")
-    other = [usual.sample(r["task"], NOBODY, r["topic"], rng) for r in records]
-    assert max(ch05_pairs.same_law(pairs["chosen"], other, records).values()) < 1e-6
+    other = [usual.sample(r["task"], NOBODY, r["topic"], rng) for r in examples]
+    assert max(ch05_pairs.same_law(pairs["chosen"], other, examples).values()) < 1e-6
 
 
 def test_same_law_has_uniform_p_values():
     """Under the null, about a tenth of the p-values lie below 0.1 (15 runs of six tasks)."""
-    rng, records, below = (
+    rng, examples, below = (
         np.random.default_rng(2),
-        population.records(100, split=None, seed=3),
+        population.examples(100, split=None, seed=3),
         [],
     )
     for _ in range(15):
         a, b = (
-            [WORLD.sample(r["task"], NOBODY, r["topic"], rng) for r in records]
+            [WORLD.sample(r["task"], NOBODY, r["topic"], rng) for r in examples]
             for _ in range(2)
         )
-        below += [p < 0.1 for p in ch05_pairs.same_law(a, b, records).values()]
+        below += [p < 0.1 for p in ch05_pairs.same_law(a, b, examples).values()]
     assert 0.01 < np.mean(below) < 0.23

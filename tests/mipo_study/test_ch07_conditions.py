@@ -12,10 +12,10 @@ from mipo_study import ch07_conditions
 
 def test_conditions_draw_from_their_split_and_wordings():
     for name, settings in ch07_conditions.CONDITIONS.items():
-        records = ch07_conditions.examples_of(name, n_people=3, per_task=2, seed=5)
-        assert len(records) == 3 * 2 * len(TASKS)
-        assert {scoring.as_person(r).split for r in records} == {settings["split"]}
-        for r in records:
+        examples = ch07_conditions.examples_of(name, n_people=3, per_task=2, seed=5)
+        assert len(examples) == 3 * 2 * len(TASKS)
+        assert {scoring.as_person(r).split for r in examples} == {settings["split"]}
+        for r in examples:
             place = TASKS[r["task"]].queries.index(r["wording"])
             assert (place < population.SEEN_WORDINGS) == (
                 settings["wordings"] == "seen"
@@ -104,7 +104,7 @@ def test_chance_of_own_by_hand():
 
 def test_chance_of_own_is_what_sampled_replies_show():
     rng, world = np.random.default_rng(0), World()
-    rows = population.records(60, split="test", per_task=8, seed=1)
+    rows = population.examples(60, split="test", per_task=8, seed=1)
     replies = [
         world.sample(r["task"], scoring.as_person(r), r["topic"], rng) for r in rows
     ]
@@ -116,7 +116,7 @@ def test_chance_of_own_is_what_sampled_replies_show():
 
 
 def test_unusual_marks_the_lowest_quarter_of_people():
-    rows = population.records(40, split=None, seed=0)
+    rows = population.examples(40, split=None, seed=0)
     marked = ch07_conditions.unusual(rows)
     prior = np.array([scoring.as_person(r).log_prior for r in rows])
     assert marked.mean() == pytest.approx(0.25, abs=0.08)
@@ -124,7 +124,7 @@ def test_unusual_marks_the_lowest_quarter_of_people():
 
 
 def test_variety_is_full_for_copies_and_low_for_different_replies():
-    rows = population.records(6, split=None, tasks=["email"], seed=0)
+    rows = population.examples(6, split=None, tasks=["email"], seed=0)
     rng = np.random.default_rng(0)
     values = [
         [str(rng.choice(list(s.options))) for s in TASKS["email"].slots] for _ in rows

@@ -21,26 +21,29 @@ WORLD = World()
 
 @pytest.fixture(scope="module")
 def pairs():
-    records, rng = population.records(8, split="mipo", seed=1), np.random.default_rng(0)
+    examples, rng = (
+        population.examples(8, split="mipo", seed=1),
+        np.random.default_rng(0),
+    )
     said = [
-        [WORLD.sample(r["task"], as_person(r), r["topic"], rng) for r in records]
+        [WORLD.sample(r["task"], as_person(r), r["topic"], rng) for r in examples]
         for _ in range(2)
     ]
     rows = [
-        {"chosen": a, "rejected": b, "record": i}
+        {"chosen": a, "rejected": b, "example": i}
         for i, (a, b) in enumerate(zip(*said, strict=True))
     ]
-    return rows, records
+    return rows, examples
 
 
 def test_exact_delta_pmi_is_the_person_s_pmi_plus_what_lengths_leave(pairs):
     """By another way: PMI(y) = World.pmi + log(tasks · topics), divided by the tokens that a model would score."""
-    rows, records = pairs
+    rows, examples = pairs
     tokenizer = build_tokenizer()
-    found = ch10_ingredient.exact_delta_pmi(rows, records, tokenizer)
+    found = ch10_ingredient.exact_delta_pmi(rows, examples, tokenizer)
     model = small_model(tokenizer, hidden=16, layers=1, heads=2)
     for row, value in zip(rows, found, strict=True):
-        r, pmi = records[row["record"]], {}
+        r, pmi = examples[row["example"]], {}
         for side in ("chosen", "rejected"):
             prompt = render(tokenizer, r["query"], r["context"])
             tokens = response_logps(
@@ -55,7 +58,7 @@ def test_exact_delta_pmi_is_the_person_s_pmi_plus_what_lengths_leave(pairs):
 
 def test_a_sentence_gives_its_task_and_topic_away(pairs):
     """So p(y) has one term: under every other task or topic the same reply is impossible."""
-    rows, records = pairs
+    rows, examples = pairs
     for row in rows[:6]:
         possible = [
             (task, topic)
@@ -64,23 +67,23 @@ def test_a_sentence_gives_its_task_and_topic_away(pairs):
             if np.isfinite(WORLD.log_prob(row["chosen"], task, topic=topic))
         ]
         assert possible == [
-            (records[row["record"]]["task"], records[row["record"]]["topic"])
+            (examples[row["example"]]["task"], examples[row["example"]]["topic"])
         ]
 
 
 def test_a_reply_outside_the_grammar_or_off_topic_has_no_exact_pmi(pairs):
-    rows, records = pairs
+    rows, examples = pairs
     other = next(
         i
-        for i, r in enumerate(records)
-        if r["task"] == records[0]["task"] and r["topic"] != records[0]["topic"]
+        for i, r in enumerate(examples)
+        if r["task"] == examples[0]["task"] and r["topic"] != examples[0]["topic"]
     )
     broken = [
         rows[0] | {"chosen": "no sentence"},
         rows[0] | {"rejected": rows[other]["chosen"]},
         rows[0],
     ]
-    found = ch10_ingredient.exact_delta_pmi(broken, records, build_tokenizer())
+    found = ch10_ingredient.exact_delta_pmi(broken, examples, build_tokenizer())
     assert np.isnan(found[:2]).all() and np.isfinite(found[2])
 
 

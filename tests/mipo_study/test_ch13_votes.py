@@ -63,7 +63,7 @@ def test_a_base_model_says_what_the_crowd_and_nobody_answers(talk, shared):
     world = ch13_votes.town(talk, 20, 0)
     for name in ("crowd.json", "nobody.json"):
         table = ch13_votes.read_table(shared["base"], name)
-        assert table.shape == (world.asked.sum(), 2)
+        assert table.shape == (world.held_out.sum(), 2)
         assert ((table > 0) & (table < 1)).all()
 
 

@@ -1,4 +1,4 @@
-"""Models of any size: the rules, training that equals chapter 4's, and records that say what they claim."""
+"""Models of any size: the rules, training that equals chapter 4's, and examples that say what they claim."""
 
 import inspect
 import math
@@ -94,14 +94,14 @@ def test_a_million_parameters_at_width_one_is_chapter_4_s_record(tmp_path):
 def test_law_distance_is_zero_at_the_law_and_grows_by_what_a_model_lacks(
     made, monkeypatch
 ):
-    records = ch16_scaling.examples_of(3, 2, split="test", seed=0, wordings="seen")
+    examples = ch16_scaling.examples_of(3, 2, split="test", seed=0, wordings="seen")
     seen = {}
 
     def exact(model, tokenizer, prompts, replies, **more):
         seen["replies"] = replies
         logps = [
             World().log_prob(y, r["task"], scoring.as_person(r), topic=r["topic"])
-            for y, r in zip(replies, records, strict=True)
+            for y, r in zip(replies, examples, strict=True)
         ]
         return type(
             "LogProbs",
@@ -112,10 +112,10 @@ def test_law_distance_is_zero_at_the_law_and_grows_by_what_a_model_lacks(
     monkeypatch.setattr(ch16_scaling, "response_logps", exact)
     tokenizer = wide.build_tokenizer(2)
     for missing in (0.0, 0.3):
-        assert ch16_scaling.law_distance(None, tokenizer, records) == pytest.approx(
+        assert ch16_scaling.law_distance(None, tokenizer, examples) == pytest.approx(
             missing, abs=1e-9
         )
-    assert scoring.score(seen["replies"], records)["valid"].all()
+    assert scoring.score(seen["replies"], examples)["valid"].all()
 
 
 def test_scores_agree_with_the_other_chapters_at_width_one(tmp_path):
@@ -166,17 +166,17 @@ def test_prospect_of_the_exact_law_is_its_information_and_optimum(made, monkeypa
         draws=64,
         progress=False,
     ).metrics
-    records = asked["rows"][::64]
-    assert len(records) == 120 and {r["task"] for r in records} == set(TASKS)
+    examples = asked["rows"][::64]
+    assert len(examples) == 120 and {r["task"] for r in examples} == set(TASKS)
     assert found["adherence"] == pytest.approx(
-        scoring.exact_adherence(records).mean(), abs=0.02
+        scoring.exact_adherence(examples).mean(), abs=0.02
     )
     assert found["own_optimum"] == pytest.approx(
-        scoring.exact_adherence(records, beta=1.0).mean(), abs=0.02
+        scoring.exact_adherence(examples, beta=1.0).mean(), abs=0.02
     )
     exact = [
         world.law(r["task"], scoring.as_person(r)).kl(world.marginal(r["task"]))
-        for r in records
+        for r in examples
     ]
     assert found["information"] == pytest.approx(np.mean(exact), abs=0.05)
 

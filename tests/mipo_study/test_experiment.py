@@ -61,7 +61,7 @@ def test_chosen_replies_may_be_shared_and_the_placebo_only_swaps(base, tmp_path)
 
 def test_examples_are_those_of_the_population_and_of_wider_worlds():
     narrow = experiment.examples_of(2, split="test", seed=3, wordings="unseen")
-    assert narrow == population.records(2, split="test", seed=3, wordings="unseen")
+    assert narrow == population.examples(2, split="test", seed=3, wordings="unseen")
     wide = experiment.examples_of(2, split="test", seed=3, width=2)
     assert len(wide) == len(narrow) and wide[0]["context"] != narrow[0]["context"]
 
@@ -153,7 +153,7 @@ def test_the_same_people_are_asked_whatever_the_policy(base, tmp_path):
         tmp_path, policy=base, split="test", n_people=3, seed=1, progress=False
     )
     people = [row["values"] for row in experiment.read_replies(run)]
-    expected = population.records(3, split="test", wordings="unseen", seed=7001)
+    expected = population.examples(3, split="test", wordings="unseen", seed=7001)
     assert people == [example["values"] for example in expected]
     assert run.metrics["valid"] == 0  # random weights say nothing
     scores = experiment.read_scores(run)

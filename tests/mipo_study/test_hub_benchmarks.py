@@ -1,4 +1,4 @@
-"""Public data sets as records: fixtures in the hub's layout and with its columns, and the real files under MIPO_DATA."""
+"""Public data sets as examples: fixtures in the hub's layout and with its columns, and the real files under MIPO_DATA."""
 
 import hub_fixtures
 import pytest
@@ -6,8 +6,8 @@ import pytest
 from mipo_study.hub import benchmarks, download
 
 
-def people_of(records):
-    return {r["person"] for r in records}
+def people_of(examples):
+    return {r["person"] for r in examples}
 
 
 def test_prism(tmp_path):
@@ -165,8 +165,8 @@ def test_every_data_set_is_pinned():
     )
 
 
-def test_a_readers_own_file(records_jsonl):
-    found = benchmarks.load(str(records_jsonl), n_test=6)
+def test_a_readers_own_file(examples_jsonl):
+    found = benchmarks.load(str(examples_jsonl), n_test=6)
     assert (
         not people_of(found.train) & people_of(found.test)
         and found.source["people"] == 5
@@ -182,9 +182,9 @@ def test_unknown_names(name, message):
         benchmarks.load(name)
 
 
-def test_people_need_a_test_part(records_jsonl):
+def test_people_need_a_test_part(examples_jsonl):
     with pytest.raises(ValueError, match="n_test=0: people have no test part"):
-        benchmarks.load(str(records_jsonl), n_test=0)
+        benchmarks.load(str(examples_jsonl), n_test=0)
 
 
 def test_a_folder_may_hold_several_data_sets(tmp_path):
@@ -237,7 +237,7 @@ def test_two_people_are_too_few(tmp_path):
 
 @pytest.mark.parametrize("n_test", [2, 4, 5])
 def test_a_test_part_has_two_people_to_tell_apart(n_test):
-    """Three people of ten records each: the first alone would fill the test part."""
+    """Three people of ten examples each: the first alone would fill the test part."""
     examples = [{"person": p, "i": i} for p in "abc" for i in range(10)]
     found = benchmarks.split_people(examples, n_test=n_test)
     assert (

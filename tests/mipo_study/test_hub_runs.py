@@ -215,33 +215,33 @@ def test_two_examples_are_the_least_for_random_prompts():
         real.negatives_of([{"query": "q", "context": ""}], "random_prompt", 0)
 
 
-def test_pairs_replies_and_measures(tiny_qwen2, records_list, tmp_path, monkeypatch):
+def test_pairs_replies_and_measures(tiny_qwen2, examples_list, tmp_path, monkeypatch):
     """Sampled pairs of people train, their replies are measured, and everything is found again."""
     base = Place(str(tiny_qwen2), tiny_qwen2)
-    records = [
-        {**r, "wishes": [r["context"]], "person": r["context"]} for r in records_list
+    examples = [
+        {**r, "wishes": [r["context"]], "person": r["context"]} for r in examples_list
     ]
     common = dict(seed=0, progress=False)
     sampling = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 5}
     made = real.make_pairs(
-        tmp_path, base, records, "random_context", sampling=sampling, **common
+        tmp_path, base, examples, "random_context", sampling=sampling, **common
     )
     rows = real.read_pairs(made)
     assert made.metrics["pairs"] + made.metrics["left_out"] == 20 and rows[0]["prompt"][
         0
-    ]["content"].endswith(records[0]["query"])
+    ]["content"].endswith(examples[0]["query"])
     tuned = real.train_policy(tmp_path, *MIPO, base, made, **SETTINGS)
-    answered = real.make_replies(tmp_path, tuned, records, sampling=sampling, **common)
+    answered = real.make_replies(tmp_path, tuned, examples, sampling=sampling, **common)
     assert len(real.read_replies(answered)) == 20
     found = scores.measure(
-        tmp_path, tuned, base, records, answered, contexts=3, **common
+        tmp_path, tuned, base, examples, answered, contexts=3, **common
     )
     assert (
         found.metrics["chance"] == pytest.approx(1 / 3)
         and max(found.metrics["pmi"], found.metrics["pmi_base"]) <= 1.0987
     )
     assert not scores.measure(
-        tmp_path, tuned, base, records, answered, contexts=3, **common
+        tmp_path, tuned, base, examples, answered, contexts=3, **common
     ).fresh
     asked, original = [], reference_free.under_contexts
     monkeypatch.setattr(
@@ -250,7 +250,7 @@ def test_pairs_replies_and_measures(tiny_qwen2, records_list, tmp_path, monkeypa
         lambda *args, **how: asked.append(1) or original(*args, **how),
     )
     plain = scores.measure(
-        tmp_path, base, base, records, answered, contexts=3, **common
+        tmp_path, base, base, examples, answered, contexts=3, **common
     ).metrics
     assert (
         len(asked) == 1
@@ -263,11 +263,11 @@ def test_pairs_replies_and_measures(tiny_qwen2, records_list, tmp_path, monkeypa
 
 
 def test_what_was_measured_is_found_without_the_files(
-    tiny_qwen2, records_list, tmp_path, monkeypatch
+    tiny_qwen2, examples_list, tmp_path, monkeypatch
 ):
     """The folders are gone, as on another machine: no model is loaded, none trained."""
     base = Place(str(tiny_qwen2), tiny_qwen2)
-    examples = [{**e, "person": e["context"]} for e in records_list]
+    examples = [{**e, "person": e["context"]} for e in examples_list]
     sampling = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 5}
     how = {"seed": 0, "sampling": sampling, "progress": False}
 
@@ -338,16 +338,16 @@ def test_a_talk_is_asked_and_judged_whole(tiny_qwen2):
 
 
 def test_a_judge_out_of_form_says_so_and_what_it_said_is_kept(
-    tiny_qwen2, records_list, tmp_path
+    tiny_qwen2, examples_list, tmp_path
 ):
     place = Place("tiny", roomy(tiny_qwen2, tmp_path / "judge"))
     base = Place(str(tiny_qwen2), tiny_qwen2)
-    records = [{**r, "wishes": ["short"], "person": "p"} for r in records_list[:3]]
+    examples = [{**r, "wishes": ["short"], "person": "p"} for r in examples_list[:3]]
     sides = [
         real.make_replies(
             tmp_path,
             base,
-            records,
+            examples,
             seed=s,
             progress=False,
             sampling={"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 4},
@@ -357,32 +357,32 @@ def test_a_judge_out_of_form_says_so_and_what_it_said_is_kept(
     with pytest.raises(
         ValueError, match="judge .*answers are not in the form.*-p judge"
     ):
-        scores.judged(tmp_path, place, records, *sides, progress=False)
+        scores.judged(tmp_path, place, examples, *sides, progress=False)
     assert (
         sum(len(f.read_text().splitlines()) for f in (tmp_path / "verdicts").iterdir())
         == 6
     )
 
 
-def test_a_corrected_gold_reply_is_judged_anew(tiny_qwen2, records_list, tmp_path):
+def test_a_corrected_gold_reply_is_judged_anew(tiny_qwen2, examples_list, tmp_path):
     """What the judge said is cached by its text; the record of it knows the gold replies that it was compared with."""
     place, base = (
         Place("parrot", parrot(tiny_qwen2, tmp_path / "judge")),
         Place(str(tiny_qwen2), tiny_qwen2),
     )
-    records = [{**r, "wishes": ["short"], "gold": "Good."} for r in records_list[:2]]
+    examples = [{**r, "wishes": ["short"], "gold": "Good."} for r in examples_list[:2]]
     sides = [
         real.make_replies(
-            tmp_path, base, records, seed=s, progress=False, sampling=GREEDY
+            tmp_path, base, examples, seed=s, progress=False, sampling=GREEDY
         )
         for s in (0, 1)
     ]
     common = dict(rated=True, missing=0, progress=False)
-    assert scores.judged(tmp_path, place, records, *sides, **common).fresh
-    assert not scores.judged(tmp_path, place, records, *sides, **common).fresh
+    assert scores.judged(tmp_path, place, examples, *sides, **common).fresh
+    assert not scores.judged(tmp_path, place, examples, *sides, **common).fresh
     for field, value in (("gold", "Better."), ("wishes", ["long"])):
         assert scores.judged(
-            tmp_path, place, [{**r, field: value} for r in records], *sides, **common
+            tmp_path, place, [{**r, field: value} for r in examples], *sides, **common
         ).fresh, field
 
 
@@ -433,7 +433,7 @@ def test_weights_that_were_changed_do_not_go_on_from_old_checkpoints(
     assert steps[7:] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
 
 
-def test_out_of_memory_is_one_message(base, records_list, tmp_path, monkeypatch):
+def test_out_of_memory_is_one_message(base, examples_list, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise torch.cuda.OutOfMemoryError(
             "CUDA out of memory. Tried to allocate 20.00 MiB"
@@ -445,12 +445,12 @@ def test_out_of_memory_is_one_message(base, records_list, tmp_path, monkeypatch)
         download.Unavailable, match="out of memory.*sample_batch.*Finished work is kept"
     ):
         real.make_replies(
-            tmp_path, base, records_list, seed=0, sampling=GREEDY, progress=False
+            tmp_path, base, examples_list, seed=0, sampling=GREEDY, progress=False
         )
 
 
 def test_the_engine_is_chosen_once_and_is_part_of_what_a_reply_is(
-    base, records_list, tmp_path, monkeypatch
+    base, examples_list, tmp_path, monkeypatch
 ):
     timed, used = [], []
     monkeypatch.setattr(
@@ -467,22 +467,22 @@ def test_the_engine_is_chosen_once_and_is_part_of_what_a_reply_is(
     )
     common = dict(sampling=GREEDY, batch_size=2)
     assert [
-        real.engine_of(tmp_path, base, records_list, **common) for _ in range(2)
+        real.engine_of(tmp_path, base, examples_list, **common) for _ in range(2)
     ] == ["continuous"] * 2
     smaller = dict(
         common, batch_size=1
     )  # who runs out of memory keeps the engine, and with it the replies
-    assert real.engine_of(tmp_path, base, records_list, **smaller) == "continuous"
+    assert real.engine_of(tmp_path, base, examples_list, **smaller) == "continuous"
     assert (
         timed == ["example 0"]
-        and real.engine_of(tmp_path, base, records_list, engine="batched", **common)
+        and real.engine_of(tmp_path, base, examples_list, engine="batched", **common)
         == "batched"
     )
     ways = [
         real.make_replies(
             tmp_path,
             base,
-            records_list,
+            examples_list,
             seed=0,
             progress=False,
             sampling=GREEDY | {"engine": engine},
@@ -493,18 +493,18 @@ def test_the_engine_is_chosen_once_and_is_part_of_what_a_reply_is(
         used == ["batched", "continuous"] and ways[0].key == ways[2].key != ways[1].key
     )
     with pytest.raises(ValueError, match="choose one of auto, batched, continuous"):
-        real.engine_of(tmp_path, base, records_list, engine="fast", **common)
+        real.engine_of(tmp_path, base, examples_list, engine="fast", **common)
 
 
 @pytest.mark.parametrize(
     "full", ["train.jsonl", "replies.json", "log.json", "run.json"]
 )
 def test_a_full_disk_is_one_message_wherever_it_strikes(
-    full, base, made, records_jsonl, tmp_path, fill_disk
+    full, base, made, examples_jsonl, tmp_path, fill_disk
 ):
     fill_disk(full)
     steps = {
-        "data": lambda: real.data(tmp_path, str(records_jsonl), n_train=0, n_test=6),
+        "data": lambda: real.data(tmp_path, str(examples_jsonl), n_train=0, n_test=6),
         "replies": lambda: real.make_replies(
             tmp_path, base, [HI], seed=0, sampling=GREEDY, progress=False
         ),
@@ -662,9 +662,9 @@ def test_methods_by_name():
         protocol.methods_for("reasoning", ["dpo"])
 
 
-def test_data_is_a_record(records_jsonl, tmp_path):
-    first = real.data(tmp_path, str(records_jsonl), n_train=0, n_test=6)
-    again = real.data(tmp_path, str(records_jsonl), n_train=0, n_test=6)
+def test_data_is_a_run(examples_jsonl, tmp_path):
+    first = real.data(tmp_path, str(examples_jsonl), n_train=0, n_test=6)
+    again = real.data(tmp_path, str(examples_jsonl), n_train=0, n_test=6)
     assert (
         first.train == again.train
         and first.kind == "people"
@@ -674,27 +674,27 @@ def test_data_is_a_record(records_jsonl, tmp_path):
 
 
 def test_a_judge_that_takes_the_first_and_rates_all_alike(
-    tiny_qwen2, records_list, tmp_path
+    tiny_qwen2, examples_list, tmp_path
 ):
     place, base = (
         Place("parrot", parrot(tiny_qwen2, tmp_path / "judge")),
         Place(str(tiny_qwen2), tiny_qwen2),
     )
-    records = [
-        {**r, "wishes": ["short", "kind"], "person": "p"} for r in records_list[:4]
+    examples = [
+        {**r, "wishes": ["short", "kind"], "person": "p"} for r in examples_list[:4]
     ]
     sides = [
         real.make_replies(
             tmp_path,
             base,
-            records,
+            examples,
             seed=s,
             progress=False,
             sampling={"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 4},
         )
         for s in (0, 1)
     ]
-    found = scores.judged(tmp_path, place, records, *sides, rated=True, progress=False)
+    found = scores.judged(tmp_path, place, examples, *sides, rated=True, progress=False)
     assert (
         found.metrics["tie"],
         found.metrics["position"],
@@ -705,31 +705,31 @@ def test_a_judge_that_takes_the_first_and_rates_all_alike(
     )  # all rated 1: ties, which win as released
     assert found.metrics["unformed"] == 0
     assert not scores.judged(
-        tmp_path, place, records, *sides, rated=True, progress=False
+        tmp_path, place, examples, *sides, rated=True, progress=False
     ).fresh
 
 
 def test_a_judge_in_a_folder_is_known_by_its_content(
-    tiny_qwen2, records_list, tmp_path
+    tiny_qwen2, examples_list, tmp_path
 ):
     """The same folder with other weights is another judge: what the first one said does not count for it."""
     place, base = (
         Place("parrot", parrot(tiny_qwen2, tmp_path / "judge")),
         Place(str(tiny_qwen2), tiny_qwen2),
     )
-    records = [{**r, "wishes": ["short"], "person": "p"} for r in records_list[:2]]
+    examples = [{**r, "wishes": ["short"], "person": "p"} for r in examples_list[:2]]
     sides = [
         real.make_replies(
             tmp_path,
             base,
-            records,
+            examples,
             seed=s,
             progress=False,
             sampling={"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 4},
         )
         for s in (0, 1)
     ]
-    scores.judged(tmp_path, place, records, *sides, progress=False)
+    scores.judged(tmp_path, place, examples, *sides, progress=False)
     (place.path / "notes.txt").write_text("another version")
-    assert scores.judged(tmp_path, place, records, *sides, progress=False).fresh
+    assert scores.judged(tmp_path, place, examples, *sides, progress=False).fresh
     assert len(list((tmp_path / "verdicts").iterdir())) == 2

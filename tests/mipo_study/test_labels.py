@@ -32,7 +32,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def asked():
-    return population.records(3, split="mipo", tasks=["lookup", "email"], seed=0)
+    return population.examples(3, split="mipo", tasks=["lookup", "email"], seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -44,23 +44,23 @@ def pairs(base, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def crowd():
-    """6000 records with two sampled replies each, and their worth by World.adherence; one reply in six is no sentence."""
-    records = population.records(1000, split="mipo", seed=3)
+    """6000 examples with two sampled replies each, and their worth by World.adherence; one reply in six is no sentence."""
+    examples = population.examples(1000, split="mipo", seed=3)
     rng = np.random.default_rng(1)
     sides = [
-        [WORLD.sample(r["task"], as_person(r), r["topic"], rng) for r in records]
+        [WORLD.sample(r["task"], as_person(r), r["topic"], rng) for r in examples]
         for _ in range(2)
     ]
     sides[1][::6] = ["no sentence of this world"] * len(sides[1][::6])
     worth = [
         [
             WORLD.adherence(y, r["task"], as_person(r))
-            for y, r in zip(side, records, strict=True)
+            for y, r in zip(side, examples, strict=True)
         ]
         for side in sides
     ]
     worth[1][::6] = [-1.0] * len(worth[1][::6])
-    return records, sides, np.array(worth)
+    return examples, sides, np.array(worth)
 
 
 def outside(hits, p, n):
@@ -69,19 +69,19 @@ def outside(hits, p, n):
 
 
 def test_worth_is_adherence_and_minus_one_outside_the_grammar(crowd):
-    records, sides, worth = crowd
+    examples, sides, worth = crowd
     for side, expected in zip(sides, worth, strict=True):
-        np.testing.assert_allclose(labels.worth(side, records), expected)
+        np.testing.assert_allclose(labels.worth(side, examples), expected)
 
 
 @pytest.mark.parametrize("flips", [0.0, 0.3])
 def test_labels_have_bradley_terry_frequencies(crowd, flips):
     """P(first) = σ(strength · gap), turned round with probability `flips`: in each group of equal gaps within 4 errors."""
-    records, sides, worth = crowd
-    marks = labels.label(*sides, records, strength=2.0, flips=flips, seed=5)
+    examples, sides, worth = crowd
+    marks = labels.label(*sides, examples, strength=2.0, flips=flips, seed=5)
     won, gap = (
         np.array([m["first_wins"] for m in marks]),
-        (worth[0] - worth[1])[[m["record"] for m in marks]],
+        (worth[0] - worth[1])[[m["example"] for m in marks]],
     )
     groups = [
         g for g in np.unique(gap.round(6)) if (np.abs(gap - g) < 1e-6).sum() >= 40
@@ -96,17 +96,17 @@ def test_labels_have_bradley_terry_frequencies(crowd, flips):
 
 
 def test_wrong_means_chosen_is_worth_less(crowd):
-    records, sides, worth = crowd
-    for m in labels.label(*sides, records, flips=0.2, seed=1):
-        first, second = worth[:, m["record"]]
+    examples, sides, worth = crowd
+    for m in labels.label(*sides, examples, flips=0.2, seed=1):
+        first, second = worth[:, m["example"]]
         assert m["wrong"] == ((first < second) if m["first_wins"] else (second < first))
 
 
 def test_flips_turn_the_same_labels_and_more_as_their_share_grows(crowd):
-    records, sides, _ = crowd
+    examples, sides, _ = crowd
     wins = {
         f: np.array(
-            [m["first_wins"] for m in labels.label(*sides, records, flips=f, seed=2)]
+            [m["first_wins"] for m in labels.label(*sides, examples, flips=f, seed=2)]
         )
         for f in (0.0, 0.1, 0.2, 0.4)
     }
@@ -118,10 +118,10 @@ def test_flips_turn_the_same_labels_and_more_as_their_share_grows(crowd):
     for f, kept in turned.items():
         assert outside(kept.sum(), f, len(kept)) < 4
     again = np.array(
-        [m["first_wins"] for m in labels.label(*sides, records, flips=0.2, seed=2)]
+        [m["first_wins"] for m in labels.label(*sides, examples, flips=0.2, seed=2)]
     )
     other = np.array(
-        [m["first_wins"] for m in labels.label(*sides, records, flips=0.2, seed=3)]
+        [m["first_wins"] for m in labels.label(*sides, examples, flips=0.2, seed=3)]
     )
     assert (again == wins[0.2]).all() and (other != wins[0.2]).any()
 
@@ -132,7 +132,7 @@ def test_identical_replies_make_no_pair(asked):
         for i, r in enumerate(asked)
     ]
     other = [y if i in (1, 4) else "something else" for i, y in enumerate(said)]
-    assert [m["record"] for m in labels.label(said, other, asked)] == [0, 2, 3, 5]
+    assert [m["example"] for m in labels.label(said, other, asked)] == [0, 2, 3, 5]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import importlib
 
 # Who makes the examples of each source. Imported when they are asked for, so that
 # whoever reads a file of their own waits for no world.
-SOURCES = {"world": "mipo.world.records", "polis": "mipo.worlds.votes.load"}
+SOURCES = {"world": "mipo.world.examples", "polis": "mipo.worlds.votes.load"}
 
 
 def examples(source: str, **settings) -> list[dict]:

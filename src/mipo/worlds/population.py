@@ -184,7 +184,7 @@ def _another(attribute: str, value: str, rng: np.random.Generator) -> str:
     return str(rng.choice([v for v in ATTRIBUTES[attribute] if v != value]))
 
 
-def records(
+def examples(
     n_people: int,
     *,
     split: str,
@@ -227,7 +227,7 @@ def records(
     seen = wordings == "seen"
     pool = slice(None, SEEN_WORDINGS) if seen else slice(SEEN_WORDINGS, None)
     rng = np.random.default_rng((seed, 1))
-    examples = []
+    drawn = []
     for i, who in enumerate(people(n_people, split=split, seed=seed)):
         for name in [task for task in tasks or TASKS for _ in range(per_task)]:
             topic = str(rng.choice(TASKS[name].topics))
@@ -241,5 +241,5 @@ def records(
                 "person": i,
                 "values": dict(who.values),
             }
-            examples.append(example)
-    return examples
+            drawn.append(example)
+    return drawn

@@ -29,7 +29,7 @@ def score(replies: Sequence[str], examples: Sequence[Example]) -> dict[str, np.n
     replies : sequence of str, length n
         One per example.
     examples : sequence of dict, length n
-        As `mipo.worlds.population.records` makes them.
+        As `mipo.worlds.population.examples` makes them.
 
     Returns
     -------

@@ -36,7 +36,7 @@ class Panel:
         Statement ids.
     texts : tuple of str, length S
         What each statement says.
-    asked : ndarray of bool, shape (S,)
+    held_out : ndarray of bool, shape (S,)
         Asked about, and so never shown in a context.
     rows : dict
         {split: rows of `votes`}.
@@ -49,7 +49,7 @@ class Panel:
     votes: np.ndarray
     names: np.ndarray
     texts: tuple[str, ...]
-    asked: np.ndarray
+    held_out: np.ndarray
     rows: dict[str, np.ndarray]
     people: np.ndarray
     groups: np.ndarray
@@ -96,11 +96,11 @@ def panel(
     is_vote = np.abs(conversation.votes) == 1  # neither a pass nor NaN
     decided = np.where(is_vote, conversation.votes, 0).astype(np.int8)
     keep = conversation.accepted & (np.abs(decided).sum(0) >= min_votes)
-    asked = np.arange(keep.sum()) % ask_every == ask_every - 1
+    held_out = np.arange(keep.sum()) % ask_every == ask_every - 1
     votes = decided[:, keep]
-    has_context = np.abs(votes[:, ~asked]).sum(1) >= min_context
-    people = np.flatnonzero(has_context & (votes[:, asked] != 0).any(1))
-    if asked.sum() < 1 or len(people) < 10:
+    has_context = np.abs(votes[:, ~held_out]).sum(1) >= min_context
+    people = np.flatnonzero(has_context & (votes[:, held_out] != 0).any(1))
+    if held_out.sum() < 1 or len(people) < 10:
         raise ValueError(
             f"{conversation.topic}: {keep.sum()} statements with {min_votes} votes and "
             f"{len(people)} people with {min_context} of them are too few; lower "
@@ -112,7 +112,7 @@ def panel(
         votes=votes[people],
         names=conversation.statements[keep],
         texts=tuple(np.array(conversation.texts, object)[keep]),
-        asked=asked,
+        held_out=held_out,
         rows=dict(zip(SPLITS, np.split(order, ends[:-1]), strict=True)),
         people=people,
         groups=conversation.groups[people],
@@ -183,11 +183,11 @@ def context_text(names: Ids, values: Sequence[float] | np.ndarray) -> str:
 
 def vocabulary(world: Panel) -> list[str]:
     """Texts that hold every word, for `mipo.models.build_tokenizer`."""
-    shown = world.names[~world.asked]
+    shown = world.names[~world.held_out]
     return [
         context_text(shown, np.ones(len(shown))),
         context_text(shown, -np.ones(len(shown))),
-        *(question(name) for name in world.names[world.asked]),
+        *(question(name) for name in world.names[world.held_out]),
         *REPLIES,
         "\n\n",
     ]
@@ -195,7 +195,7 @@ def vocabulary(world: Panel) -> list[str]:
 
 def _context(world: Panel, row: int, size: int, rng: np.random.Generator) -> str:
     """`size` of a person's shown votes in random order; all, where there are fewer."""
-    known = np.flatnonzero((world.votes[row] != 0) & ~world.asked)
+    known = np.flatnonzero((world.votes[row] != 0) & ~world.held_out)
     known = rng.permutation(known)[:size]
     return context_text(world.names[known], world.votes[row, known])
 
@@ -237,7 +237,7 @@ def examples(
     for row in world.rows[split]:
         context = _context(world, row, max_context, rng)
         votes = world.votes[row]
-        candidates = np.flatnonzero(world.asked & ((votes != 0) | (not answered)))
+        candidates = np.flatnonzero(world.held_out & ((votes != 0) | (not answered)))
         for s in rng.permutation(candidates)[:questions]:
             example = {
                 "query": question(world.names[s]),
@@ -245,7 +245,7 @@ def examples(
                 "gold": REPLIES[int(votes[s] < 0)] if answered else None,
                 "person": int(world.people[row]),
                 "statement": int(world.names[s]),
-                "column": int(world.asked[:s].sum()),
+                "column": int(world.held_out[:s].sum()),
             }
             rows.append(example)
     return rows
@@ -342,7 +342,7 @@ def training_examples(
         ``draw(rng, n)`` gives n pairs.
     """
     rows = world.rows["base"]
-    who, what = np.nonzero((world.votes[rows] != 0) & world.asked)
+    who, what = np.nonzero((world.votes[rows] != 0) & world.held_out)
 
     def draw(rng: np.random.Generator, n: int) -> list[tuple[str, str]]:
         pairs = []
@@ -447,7 +447,7 @@ def statement_means(
     ndarray, shape (Q, 2)
         Per statement that is asked about.
     """
-    names = world.names[world.asked]
+    names = world.names[world.held_out]
     total = sum(_under(model, tokenizer, context, names) for context in contexts)
     return np.asarray(total / len(contexts))
 
@@ -519,7 +519,7 @@ def majority(world: Panel) -> np.ndarray:
 
     One vote of each kind is added (Laplace), so that no share is 0.
     """
-    base = world.votes[world.rows["base"]][:, world.asked]
+    base = world.votes[world.rows["base"]][:, world.held_out]
     kinds = [(base == vote).sum(0) + 1 for vote in (AGREE, DISAGREE)]
     counts = np.stack(kinds, axis=1)
     return counts / counts.sum(1, keepdims=True)
@@ -588,8 +588,8 @@ def gain_by(
     count = 1 + max(int(of_seed.max()) for of_seed in classes)
     gains = np.zeros((count, len(classes)))
     rows = zip(classes, ours, theirs, examples, strict=True)
-    for seed, (of_seed, a, b, asked) in enumerate(rows):
-        gain = scores(a, asked)[metric] - scores(b, asked)[metric]
+    for seed, (of_seed, a, b, of_person) in enumerate(rows):
+        gain = scores(a, of_person)[metric] - scores(b, of_person)[metric]
         for i in range(count):
             members = of_seed == i
             if members.any():

@@ -214,7 +214,7 @@ def widen(
     Parameters
     ----------
     examples : list of dict
-        As `mipo.worlds.population.records` makes them.
+        As `mipo.worlds.population.examples` makes them.
     width : int
         Places of a life; 1 changes nothing.
     split, seed

@@ -270,7 +270,7 @@ class Replies:
 
     Parameters
     ----------
-    asked : Problem
+    problem : Problem
         What is asked.
     log_p : ndarray, shape (R,)
         log p(y | x), nats.
@@ -285,7 +285,7 @@ class Replies:
         Answered right.
     """
 
-    asked: Problem
+    problem: Problem
     log_p: np.ndarray
     log_q: dict[str, np.ndarray]
     kind: np.ndarray
@@ -388,7 +388,7 @@ def replies(item: Problem) -> Replies:
     }
     cut, empty = np.full(n, TYPES.index("format")), [TYPES.index("empty")]
     return Replies(
-        asked=item,
+        problem=item,
         log_p=_in_all_forms(own, log_answers),
         log_q=log_q,
         kind=np.concatenate([types.ravel(), cut, empty]),
@@ -486,7 +486,7 @@ def mean_shares(
     shares = [
         law.shares(policy(law) if policy else None)
         for law in laws
-        if law.asked.fits(**which)
+        if law.problem.fits(**which)
     ]
     if not shares:
         raise ValueError(

@@ -43,7 +43,7 @@ def measure(
     tokenizer, found = language_model.build_tokenizer(), {}
     prompts = [
         render(tokenizer, r["query"], r["context"])
-        for r in population.records(n, split="mipo", seed=0)[:n]
+        for r in population.examples(n, split="mipo", seed=0)[:n]
     ]
     for dtype in dtypes:
         model = models.small_model(

@@ -207,14 +207,14 @@ def build(case, device, shapes=SHAPES):
     if not case.prompt:
         tokenizer = language_model.build_tokenizer()
         model = models.small_model(tokenizer, hidden=256, layers=2, heads=4, inner=256)
-        records, world = population.records(n, split="mipo", seed=0)[:n], World()
+        examples, world = population.examples(n, split="mipo", seed=0)[:n], World()
         rng = np.random.default_rng(0)
         said = [
             [
                 world.sample(r["task"], population.NOBODY, r["topic"], rng)
                 for _ in range(2)
             ]
-            for r in records
+            for r in examples
         ]
         rows = [
             {
@@ -222,7 +222,7 @@ def build(case, device, shapes=SHAPES):
                 "chosen": a,
                 "rejected": b,
             }
-            for r, (a, b) in zip(records, said, strict=True)
+            for r, (a, b) in zip(examples, said, strict=True)
         ]
     else:
         hidden, inner, layers, heads, kv, vocabulary = shapes[case.shape]
