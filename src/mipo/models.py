@@ -109,7 +109,18 @@ def small_model(
     -------
     LlamaForCausalLM
         In float32, with input and output embedding tied.
+
+    Raises
+    ------
+    ValueError
+        Where the width does not part into heads of an even width, which rotary
+        positions need.
     """
+    if hidden % (2 * heads):
+        raise ValueError(
+            f"hidden={hidden} with heads={heads}: "
+            f"hidden must be a multiple of 2 * heads = {2 * heads}"
+        )
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),

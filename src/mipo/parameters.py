@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import json
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -288,6 +289,10 @@ RULES: dict[str, Rule] = {
     "revision": MAYBE_NAME,
     "users": MAYBE_NAME,
     "vote_losses": NAMES,
+    # what a config expects of a notebook
+    "expected.minutes": NOT_NEGATIVE,
+    "expected.memory_gb": NOT_NEGATIVE,
+    "expected.disk_mb": NOT_NEGATIVE,
 }
 
 
@@ -366,7 +371,7 @@ def _hint(name: str, value: Any, rule: Rule, papermill: bool) -> str:
     if not papermill:
         return ""
     if isinstance(rule.like, list):
-        return f" (papermill: -y '{name}: {rule.like}')"
+        return f" (papermill: -y '{name}: {json.dumps(rule.like)}')"
     if isinstance(rule.like, str):
         return f" (papermill: -r {name} {rule.choices[0] if rule.choices else 'TEXT'})"
     return f" (papermill: -p {name} {rule.like})"

@@ -100,6 +100,11 @@ def configure(project, text):
         ("01-first:\n  threads: -1\n", "threads is -1; it takes a whole number from 1"),
         ("01-first:\n  threads:\n", "threads is None; it takes a whole number from 1"),
         ("01-first:\n  threads: 1000000000\n", "to 1024"),
+        ("01-first:\n  seeds: [a]\n", r"seeds is \['a'\]; it takes a list of whole"),
+        ("01-first:\n  beta: .nan\n", "beta is nan; it takes a number above 0"),
+        ("01-first:\n  beta: .inf\n", "beta is inf; it takes a number above 0"),
+        ("01-first:\n  beta: 0\n", "beta is 0, a whole number; it takes a number abo"),
+        ("01-first:\n  7: 1\n", "unknown parameter 7"),
         ("02-second: {}\n", "02-second needs 01-first"),
     ],
 )
@@ -121,6 +126,19 @@ def test_wrong_configs(project, text, message):
         ("01-first: 3\n", "expected names and values, not a whole number"),
         ("expected: [1]\n", "section expected: expected names and values, not a list"),
         ("7: {}\n", "section 7 names no notebook"),
+        ("expected: {01-first: 3}\n", "expected, 01-first: expected names and val"),
+        (
+            "expected: {01-first: {minuts: 3}}\n",
+            "expected, 01-first: unknown parameter 'minuts'; did you mean 'minutes'",
+        ),
+        ("expected: {01-first: {minutes: -3}}\n", "minutes is -3.*at least 0"),
+        ("expected: {01-first: {download: 3}}\n", "download is 3.*it takes text"),
+        (
+            "01-first:\n  beta: 1\n  beta: 2\n",
+            "laptop.yml: 'beta' stands twice, again in line 3",
+        ),
+        ("01-first: {}\n01-first: {}\n", "'01-first' stands twice, again in line 2"),
+        ("a: &a {b: *a}\n", "configs/laptop.yml cannot be read"),
         ("a: [\n", "configs/laptop.yml cannot be read"),
     ],
 )

@@ -100,6 +100,34 @@ def test_parameters_are_plain_literals_that_say_what_they_are(name):
     assert names[:2] == ["run_dir", "scale"], "the chain sets these two"
 
 
+def starting_call(name):
+    """The statements before the one that makes the notebook's record, and its call."""
+    statements = [line for source in python(name) for line in ast.parse(source).body]
+    for i, line in enumerate(statements):
+        if isinstance(line, ast.Assign) and "record.Notebook(" in ast.unparse(line):
+            return statements[:i], line.value
+    pytest.fail(f"{name}: nothing checks its parameters")
+
+
+@every_notebook
+def test_no_parameter_is_used_before_all_are_checked(name):
+    """`record.Notebook` checks them; `-p threads 0` must not reach torch before."""
+    before, call = starting_call(name)
+    names = {line.targets[0].id for line in parameters(name)}
+    loads = [
+        node.id
+        for line in before
+        for node in ast.walk(line)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    ]
+    assert names.isdisjoint(loads), f"{name}: put them behind record.Notebook(...)"
+    start = f"record.Notebook('{name}', run_dir=run_dir, scale=scale"
+    assert ast.unparse(call).startswith(start)
+    # what is computed for the call itself may not trust a parameter either
+    risky = (ast.comprehension, ast.Subscript, ast.BinOp)
+    assert not any(isinstance(node, risky) for node in ast.walk(call))
+
+
 @every_notebook
 def test_statements_are_simple(name):
     value = density(python(name))

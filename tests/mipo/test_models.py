@@ -66,6 +66,15 @@ def test_small_model_follows_its_seed(tokenizer):
     )
 
 
+@pytest.mark.parametrize("hidden, heads", [(63, 3), (64, 3), (6, 6)])
+def test_a_width_that_does_not_part_into_even_heads_is_refused(
+    tokenizer, hidden, heads
+):
+    """Rotary positions turn pairs of numbers: 63 in 3 heads leaves one over in each."""
+    with pytest.raises(ValueError, match=f"hidden={hidden} with heads={heads}"):
+        small(tokenizer, hidden=hidden, heads=heads)
+
+
 def test_pretrain_starts_near_the_entropy_of_guessing_and_learns_one_sentence(
     tokenizer,
 ):

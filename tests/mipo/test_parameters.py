@@ -1,10 +1,14 @@
 """Every parameter of every notebook refuses what it cannot take, before anything runs."""
 
 import math
+import shlex
 import types
 
 import pytest
+import yaml
 from building import ROOT
+from papermill.cli import _resolve_type
+from papermill.translators import PythonTranslator
 
 from mipo import cache, parameters, record
 from mipo.parameters import Rule, assigned, check_parameters, rule_of
@@ -211,6 +215,45 @@ def test_a_readers_copy_may_have_parameters_of_its_own(kernel):
     kernel(CELL + "mine = 3\n", '# Parameters\nmine = "4"\n')
     with pytest.raises(ValueError, match="mine is '4', text"):
         check()
+
+
+@pytest.mark.parametrize(
+    "book, name, typed",
+    [
+        ("05-pair-synthesis", "seeds", "[0]"),
+        ("05-pair-synthesis", "seeds", "0"),
+        ("05-pair-synthesis", "run_dir", "2024"),
+        ("05-pair-synthesis", "placebo", "false"),
+        ("08-reasoning", "placebo", "no"),
+        ("10-mi-ingredient", "warm", "off"),
+        ("15-gpu-models", "checkpointing", "false"),
+        ("05-pair-synthesis", "n_people", "2.5"),
+        ("05-pair-synthesis", "temperature", "hot"),
+        ("05-pair-synthesis", "temperature", "nan"),
+        ("06-mipo-training", "learning_rates", "0.001"),
+        ("06-mipo-training", "threads", "0"),
+        ("01-information", "seeds", "True"),
+        ("15-gpu-models", "model", "None"),
+    ],
+)
+def test_what_is_typed_after_p_is_refused_as_papermill_passes_it(
+    kernel, book, name, typed
+):
+    """`papermill ... -p name typed`: papermill guesses the type and writes a cell."""
+    value = _resolve_type(typed)
+    cell = PythonTranslator.codify({name: value})
+    kernel(parameters.parameters_cell(book), cell)
+    with pytest.raises(ValueError, match=rf"{book}: {name} is .*it takes "):
+        parameters.check_notebook(book)
+
+
+def test_a_hint_can_be_pasted_into_a_shell():
+    """papermill -y '...': the list stands in single quotes, so it holds none."""
+    for book, name in LISTS:
+        hint = refused(book, name, 0).split("papermill: ")[1].removesuffix(")")
+        flag, yml = shlex.split(hint)
+        assert flag == "-y"
+        assert yaml.safe_load(yml) == {name: example(book, name)}
 
 
 def test_what_is_edited_by_hand_is_checked_as_well(kernel):

@@ -22,6 +22,8 @@ from mipo.files import digest, dumps, project_root, write_whole
 from mipo.parameters import SCALES, check_parameters, kind_of, suggestion
 
 GIVEN = ("run_dir", "scale")  # set by the chain, never by a config
+# What a config may say of a notebook under `expected`; see `parameters.RULES`.
+EXPECTED = {"minutes": 1.0, "memory_gb": 1.0, "disk_mb": 1.0, "download": "none"}
 
 
 def clone() -> Path:
@@ -212,18 +214,43 @@ def read_config(scale: str) -> dict:
     try:
         text = (clone() / name).read_text(encoding="utf-8")
         config = yaml.safe_load(text) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        twice = _written_twice(yaml.compose(text, yaml.SafeLoader))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"{name} cannot be read: {error}") from None
-    for section, value in [("", config), *_items(config)]:
-        where = f"{name}, section {section}" if section else name
-        if not isinstance(value, dict | None):
-            kind = kind_of(value)
-            raise ValueError(f"{where}: expected names and values, not {kind}")
+    if twice:
+        raise ValueError(f"{name}: {twice}; of two values only one would count")
+    _require_mapping(config, name)
+    for section, values in config.items():
+        _require_mapping(values, f"{name}, section {section}")
+    for step, values in (config.get("expected") or {}).items():
+        where = f"{name}, section expected, {step}"
+        _require_mapping(values, where)
+        check_parameters(EXPECTED, values or {}, where, notebook="expected")
     return config
 
 
-def _items(config: Any) -> list[tuple[str, Any]]:
-    return list(config.items()) if isinstance(config, dict) else []
+def _require_mapping(value: Any, where: str) -> None:
+    if not isinstance(value, dict | None):
+        kind = kind_of(value)
+        raise ValueError(f"{where}: expected names and values, not {kind}")
+
+
+def _written_twice(node: Any) -> str:
+    """The first name that a mapping of a YAML document holds twice, and its line.
+
+    YAML itself takes the last one without a word.
+    """
+    pairs = node.value if node is not None and node.id == "mapping" else []
+    names = [key.value for key, _ in pairs]
+    for i, (key, value) in enumerate(pairs):
+        if key.value in names[:i]:
+            return (
+                f"{key.value!r} stands twice, again in line {key.start_mark.line + 1}"
+            )
+        deeper = _written_twice(value)
+        if deeper:
+            return deeper
+    return ""
 
 
 def steps(scale: str) -> dict[str, Step]:
