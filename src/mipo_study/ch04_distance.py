@@ -96,8 +96,8 @@ def entropy_floor(
     Notes
     -----
     Monte Carlo of -log p over the mean length. A reply without any prompt costs more:
-    nothing tells which task and topic it answers, nor whom. Of the topics of a task each
-    is as likely, and a reply shows which it is.
+    nothing tells which task and topic it answers, nor whom. The topics of a task are
+    equally likely, and a reply shows which it is.
     """
     world, names = World(), list(TASKS)
     nats = tokens = 0.0
@@ -160,7 +160,7 @@ def score_table(
         for number, example in enumerate(prompts[name]):
             reply, valid = texts[number], scores["valid"][number]
             who = scoring.as_person(example)
-            row = {"base": base, "prompts": name}
+            row: dict[str, Any] = {"base": base, "prompts": name}
             row |= {key: example[key] for key in ("task", "person", "context", "query")}
             row |= {"reply": reply, "valid": valid}
             row["adherence"] = scores["adherence"][number]
@@ -229,7 +229,7 @@ def missing_nats(
 def slot_frequencies(
     replies: Sequence[str], examples: Sequence[Example]
 ) -> pd.DataFrame:
-    """How often replies fill each slot with each value, and how often the marginal does.
+    """How often replies fill each slot with each value, and how often the marginal.
 
     Parameters
     ----------
@@ -253,15 +253,15 @@ def slot_frequencies(
             exact = world.marginal(task.name).slot(place)
             stated = [value[place] for value in values]
             for option, share in zip(slot.options, exact, strict=True):
-                row = {"task": task.name, "slot": slot.name, "value": option}
-                row["exact"] = share
-                row["frequency"] = stated.count(option) / len(stated)
-                rows.append(row)
+                frequency = stated.count(option) / len(stated)
+                rows.append((task.name, slot.name, option, share, frequency))
     columns = ["task", "slot", "value", "exact", "frequency"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _values(replies, examples, task):
+def _values(
+    replies: Sequence[str], examples: Sequence[Example], task: Task
+) -> list[tuple[str, ...]]:
     """Slot values of the valid replies to a task."""
     parsed = []
     for reply, example in zip(replies, examples, strict=True):
@@ -271,7 +271,20 @@ def _values(replies, examples, task):
 
 
 def expected_noise(frequencies: pd.DataFrame, n: int) -> float:
-    """Mean distance of a frequency from its probability p with n replies: √(2p(1-p)/πn)."""
+    """Mean distance of frequencies from their probabilities, if replies follow the law.
+
+    Parameters
+    ----------
+    frequencies : pandas.DataFrame
+        Of `slot_frequencies`; only the column exact, p, counts.
+    n : int
+        Replies per slot.
+
+    Returns
+    -------
+    float
+        Mean of √(2p(1 - p) / πn), the normal approximation.
+    """
     p = frequencies["exact"]
     return float(np.sqrt(2 / np.pi * p * (1 - p) / n).mean())
 
@@ -296,6 +309,10 @@ def report(
         A row per reply, with columns base and person.
     column : str
         What is averaged.
+
+    Returns
+    -------
+    Number
     """
     bases = [rows for _, rows in table.groupby("base", sort=False)]
     if len(bases) > 1:

@@ -1,14 +1,15 @@
-"""What chosen and rejected replies differ in: read off pairs, and expected under the exact laws of the small world.
+"""Chapter 5: what chosen and rejected replies differ in.
 
-Tables have a row per reply (`reply_table`) or per slot of a reply (`slot_table`). A slot
-speaks about an attribute of the person, or about nobody: then it is an "aside".
+It is read off pairs, and expected under the exact laws of the small world. Tables have
+a row per reply (`reply_table`) or per slot of a reply (`slot_table`). A slot speaks
+about an attribute of the person, or about nobody: then it is an "aside".
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,9 +18,14 @@ from mipo.evaluate import token_lengths
 from mipo.information import infonce
 from mipo.logprobs import response_logps
 from mipo.world import NOBODY, World
-from mipo.worlds.grammar import TASKS, WORDINGS, parse
+from mipo.worlds.grammar import TASKS, WORDINGS, Slot, parse
 from mipo.worlds.scoring import as_person
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Example = Mapping[str, Any]
 ASIDE = "aside"
 
 
@@ -29,7 +35,7 @@ def replies_of(pair: Mapping[str, Any], side: str) -> list[str]:
     return replies if isinstance(replies, list) else [replies]
 
 
-def reply_table(pairs, examples: Sequence[Mapping], side: str) -> pd.DataFrame:
+def reply_table(pairs: Dataset, examples: Sequence[Example], side: str) -> pd.DataFrame:
     """One row for each reply of a side.
 
     Parameters
@@ -56,14 +62,19 @@ def reply_table(pairs, examples: Sequence[Mapping], side: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def slot_table(pairs, examples: Sequence[Mapping], side: str) -> pd.DataFrame:
-    """One row for each slot of each reply of a side; replies outside the grammar are left out.
+def slot_table(pairs: Dataset, examples: Sequence[Example], side: str) -> pd.DataFrame:
+    """One row for each slot of each valid reply of a side.
+
+    Parameters
+    ----------
+    pairs, examples, side
+        As in `reply_table`; replies outside the grammar are left out.
 
     Returns
     -------
     pandas.DataFrame
-        pair (row number), slot (its place in the reply), attribute, value (number of
-        the option), own (it is the person's own value).
+        pair (row number), slot (its place in the reply), attribute, value (what it
+        states), own (it is the person's own value).
     """
     rows = []
     for number, pair in enumerate(pairs.to_list()):
@@ -86,21 +97,43 @@ def slot_table(pairs, examples: Sequence[Mapping], side: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["pair", "slot", "attribute", "value", "own"])
 
 
-def attribute_of(slot) -> str:
-    """What a slot speaks about: its attribute, or ASIDE where the person does not matter."""
+def attribute_of(slot: Slot) -> str:
+    """What a slot speaks about: its attribute, or ASIDE."""
     return slot.attribute if slot.relevant else ASIDE
 
 
-def differing(pairs, examples: Sequence[Mapping]) -> pd.Series:
-    """Share of slots that chosen and rejected replies fill differently, by attribute; both replies valid."""
+def differing(pairs: Dataset, examples: Sequence[Example]) -> pd.Series:
+    """Share of slots that chosen and rejected reply fill differently, by attribute.
+
+    Parameters
+    ----------
+    pairs : Dataset
+        Those with a reply outside the grammar are left out.
+    examples : sequence of dict
+        That the pairs were made from.
+
+    Returns
+    -------
+    pandas.Series
+    """
     sides = [slot_table(pairs, examples, side) for side in ("chosen", "rejected")]
     both = sides[0].merge(sides[1], on=["pair", "slot", "attribute"])
     differs = both["value_x"] != both["value_y"]
     return in_order(differs.groupby(both["attribute"]).mean())
 
 
-def own_values(pairs, examples: Sequence[Mapping], side: str) -> pd.Series:
-    """Share of slots in which the replies of a side state the person's own value, by attribute."""
+def own_values(pairs: Dataset, examples: Sequence[Example], side: str) -> pd.Series:
+    """Share of slots in which a side states the person's own value, by attribute.
+
+    Parameters
+    ----------
+    pairs, examples, side
+        As in `reply_table`.
+
+    Returns
+    -------
+    pandas.Series
+    """
     slots = slot_table(pairs, examples, side)
     return in_order(slots["own"].astype(float).groupby(slots["attribute"]).mean())
 
@@ -110,22 +143,32 @@ def in_order(shares: pd.Series) -> pd.Series:
     return shares.reindex(sorted(shares.index, key=lambda name: (name == ASIDE, name)))
 
 
-def pmi(pairs, examples: Sequence[Mapping], side: str) -> np.ndarray:
+def pmi(pairs: Dataset, examples: Sequence[Example], side: str) -> np.ndarray:
     """Exact PMI of the replies of a side, nats, (n,); NaN outside the grammar."""
     return reply_table(pairs, examples, side)["pmi"].to_numpy()
 
 
-def mean_pmi(pairs, examples: Sequence[Mapping], side: str) -> float:
+def mean_pmi(pairs: Dataset, examples: Sequence[Example], side: str) -> float:
     """Mean exact PMI of the valid replies of a side, nats."""
     return float(np.nanmean(pmi(pairs, examples, side)))
 
 
-def mean_tokens(pairs, examples: Sequence[Mapping], side: str, tokenizer) -> float:
+def mean_tokens(
+    pairs: Dataset,
+    examples: Sequence[Example],
+    side: str,
+    tokenizer: PreTrainedTokenizerBase,
+) -> float:
     """Mean length of the replies of a side, tokens."""
     return float(token_lengths(pairs[side][:], tokenizer).mean())
 
 
-def over_runs(measure, pairs: Mapping, examples: Mapping, **keywords) -> pd.DataFrame:
+def over_runs(
+    measure: Callable[..., float | pd.Series],
+    pairs: Mapping[tuple[str, int], Dataset],
+    examples: Mapping[int, Sequence[Example]],
+    **keywords: Any,
+) -> pd.DataFrame | pd.Series:
     """A measure of this module for the pairs of several runs.
 
     Parameters
@@ -153,15 +196,30 @@ def over_runs(measure, pairs: Mapping, examples: Mapping, **keywords) -> pd.Data
     return frame.fillna(0.0).set_axis(index)
 
 
-def attributes(examples: Mapping) -> list[str]:
+def attributes(examples: Mapping[int, Sequence[Example]]) -> list[str]:
     """What the slots of all examples' tasks speak about, the aside last."""
     tasks = {example["task"] for asked in examples.values() for example in asked}
     names = {attribute_of(slot) for task in tasks for slot in TASKS[task].slots}
     return sorted(names, key=lambda name: (name == ASIDE, name))
 
 
-def model_gap(model, tokenizer, pairs) -> np.ndarray:
-    """Log-prob of the chosen reply less that of the rejected one, in the chosen one's context, nats; (n,)."""
+def model_gap(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Dataset
+) -> np.ndarray:
+    """By how much a model finds the chosen reply likelier than the rejected one.
+
+    Parameters
+    ----------
+    model, tokenizer
+        What scores them.
+    pairs : Dataset
+        Both replies are scored after the chosen one's prompt.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        Differences of log-probs, nats, summed over tokens.
+    """
     prompts = pairs["prompt"][:]
     chosen, rejected = (
         response_logps(model, tokenizer, prompts, pairs[side][:]).summed
@@ -173,8 +231,19 @@ def model_gap(model, tokenizer, pairs) -> np.ndarray:
 # ---- what the exact laws expect ----
 
 
-def expected_differing(examples: Sequence[Mapping]) -> pd.Series:
-    """`differing` under the exact laws, the rejected reply drawn from the marginal: 1 - Σ_v p(v|c)·p(v), per slot."""
+def expected_differing(examples: Sequence[Example]) -> pd.Series:
+    """`differing` under the exact laws, the rejected reply drawn from the marginal.
+
+    Parameters
+    ----------
+    examples : sequence of dict
+        Of the small world.
+
+    Returns
+    -------
+    pandas.Series
+        By attribute, the mean over slots of 1 - Σ_v p(v|c)·p(v).
+    """
     world, rows = World(), []
     for example in examples:
         law = world.law(example["task"], as_person(example))
@@ -185,8 +254,19 @@ def expected_differing(examples: Sequence[Mapping]) -> pd.Series:
     return in_order(pd.DataFrame(rows).groupby("attribute")["differs"].mean())
 
 
-def expected_gap(examples: Sequence[Mapping]) -> float:
-    """Mean PMI of chosen minus rejected replies under the exact laws: KL(p ‖ q) + KL(q ‖ p), q the marginal; nats."""
+def expected_gap(examples: Sequence[Example]) -> float:
+    """Mean PMI of chosen less rejected replies under the exact laws, nats.
+
+    Parameters
+    ----------
+    examples : sequence of dict
+        Of the small world.
+
+    Returns
+    -------
+    float
+        KL(p ‖ q) + KL(q ‖ p) on average: p the law of an example, q the marginal.
+    """
     world, gaps = World(), []
     for example in examples:
         law = world.law(example["task"], as_person(example))
@@ -195,8 +275,19 @@ def expected_gap(examples: Sequence[Mapping]) -> float:
     return float(np.mean(gaps))
 
 
-def expected_counts(examples: Mapping) -> dict[str, float]:
-    """Expected number of collisions and of identical pairs over the examples of all seeds; random contexts, k = 1."""
+def expected_counts(examples: Mapping[int, Sequence[Example]]) -> dict[str, float]:
+    """How many collisions and identical pairs random contexts are expected to give.
+
+    Parameters
+    ----------
+    examples : dict
+        {seed: examples}, with one rejected reply each.
+
+    Returns
+    -------
+    dict
+        collisions, identical: numbers of pairs, all seeds together.
+    """
     collisions, identical = 0.0, 0.0
     for asked in examples.values():
         collisions += expected_collisions(asked) * len(asked)
@@ -204,8 +295,19 @@ def expected_counts(examples: Mapping) -> dict[str, float]:
     return {"collisions": collisions, "identical": identical}
 
 
-def expected_identical(examples: Sequence[Mapping]) -> float:
-    """Chance that a reply from p(y|x,c) and one from the marginal are the same text, mean over examples."""
+def expected_identical(examples: Sequence[Example]) -> float:
+    """Chance that a reply from p(y|x,c) and one from the marginal are the same text.
+
+    Parameters
+    ----------
+    examples : sequence of dict
+        Of the small world.
+
+    Returns
+    -------
+    float
+        Mean over examples of Π_slots Σ_wordings p² · Π_groups Σ_v p(v|c)·p(v).
+    """
     world = World()
     same_wording = float(np.sum(np.square(WORDINGS)))
     total = 0.0
@@ -221,8 +323,21 @@ def expected_identical(examples: Sequence[Mapping]) -> float:
     return float(total / len(examples))
 
 
-def expected_collisions(examples: Sequence[Mapping], k: int = 1) -> float:
-    """Chance that at least one of k contexts, each drawn evenly from those of all examples, is the row's own."""
+def expected_collisions(examples: Sequence[Example], k: int = 1) -> float:
+    """Chance that at least one of k random contexts is the row's own.
+
+    Parameters
+    ----------
+    examples : sequence of dict
+        Contexts are drawn evenly from theirs.
+    k : int
+        Rejected replies per row.
+
+    Returns
+    -------
+    float
+        Mean over examples.
+    """
     contexts = [example["context"] for example in examples]
     counts = Counter(contexts)
     missed = [(1 - counts[context] / len(contexts)) ** k for context in contexts]
@@ -235,10 +350,10 @@ def expected_collisions(examples: Sequence[Mapping], k: int = 1) -> float:
 def same_law(
     replies: Sequence[str],
     others: Sequence[str],
-    examples: Sequence[Mapping],
-    other_examples: Sequence[Mapping] | None = None,
+    examples: Sequence[Example],
+    other_examples: Sequence[Example] | None = None,
 ) -> dict[str, float]:
-    """Two-sample chi-square test that two lists of replies fill the slots alike, task by task.
+    """Chi-square test that two lists of replies fill the slots alike, task by task.
 
     Parameters
     ----------
@@ -254,9 +369,9 @@ def same_law(
 
     Notes
     -----
-    Slots that share an attribute are counted jointly; cells seen fewer than ten times in
-    both lists are merged. Groups of slots are independent on average over people, so
-    their statistics and degrees of freedom add up.
+    Slots that share an attribute are counted jointly; cells seen fewer than ten times
+    in both lists together are merged. Groups of slots are independent on average over
+    people, so their statistics and degrees of freedom add up.
     """
     from scipy.stats import chi2  # late: scipy.stats is slow to import
 
@@ -278,7 +393,9 @@ def same_law(
     return p_values
 
 
-def _values(replies, examples, task):
+def _values(
+    replies: Sequence[str], examples: Sequence[Example], task: str
+) -> list[tuple[str, ...]]:
     """Values of the valid replies to one task, a tuple over slots each."""
     values = []
     for reply, example in zip(replies, examples, strict=True):
@@ -289,12 +406,15 @@ def _values(replies, examples, task):
     return values
 
 
-def _joint(values, slots):
+def _joint(
+    values: Sequence[tuple[str, ...]], slots: Sequence[int]
+) -> list[tuple[str, ...]]:
+    """The values of some slots only."""
     return [tuple(value[i] for i in slots) for value in values]
 
 
-def _table(sides, least=10):
-    """Counts (2, cells) of two lists, cells that are rare in both merged into a last one."""
+def _table(sides: Sequence[Sequence[tuple[str, ...]]], least: int = 10) -> np.ndarray:
+    """Counts of two lists, (2, cells); rare cells are merged into a last one."""
     counts = [Counter(side) for side in sides]
     cells = sorted(set().union(*counts))
     table = np.array([[count[cell] for cell in cells] for count in counts], float)
@@ -305,8 +425,8 @@ def _table(sides, least=10):
     return np.concatenate([common, rare], axis=1) if rare.sum() else common
 
 
-def generic_replies(examples: Sequence[Mapping], seed: int) -> list[str]:
-    """Replies of a world that gives nobody a generic default: a control for `same_law`."""
+def generic_replies(examples: Sequence[Example], seed: int) -> list[str]:
+    """Replies of a world whose generic reply is a default: a control for `same_law`."""
     rng, usual = np.random.default_rng(seed), World("default")
     return [usual.sample(e["task"], NOBODY, e["topic"], rng) for e in examples]
 
@@ -317,8 +437,13 @@ def corrected(p_values: Mapping[str, float]) -> float:
     return min(1.0, max(len(p_values), 1) * smallest)
 
 
-def contrast(pairs, examples: Sequence[Mapping]) -> dict[str, float]:
+def contrast(pairs: Dataset, examples: Sequence[Example]) -> dict[str, float]:
     """What tells the two sides of pairs apart, in one row of a table.
+
+    Parameters
+    ----------
+    pairs, examples
+        As in `reply_table`.
 
     Returns
     -------
@@ -342,27 +467,27 @@ def contrast(pairs, examples: Sequence[Mapping]) -> dict[str, float]:
 
 
 def play_quiz(pmi: np.ndarray) -> dict[str, Any]:
-    """How often the exact PMI finds the right reply among N, and what InfoNCE certifies.
+    """How often the exact PMI picks the right reply of N, and what InfoNCE certifies.
 
     Parameters
     ----------
-    pmi : array, shape (R, N)
+    pmi : ndarray, shape (R, N)
         Exact PMI of N replies with one person in each of R rounds, nats; the first
         reply is the right one.
 
     Returns
     -------
     dict
-        found (share of rounds, ties shared evenly), certified (mean bound, nats),
+        right (share of rounds, ties shared evenly), certified (mean bound, nats),
         interval (95 %, normal).
     """
     bounds = np.asarray(infonce(pmi))  # (R,)
     best = pmi == pmi.max(axis=1, keepdims=True)
-    found = best[:, 0] / best.sum(axis=1)
+    right = best[:, 0] / best.sum(axis=1)
     mean = float(np.mean(bounds))
     half = float(1.96 * np.std(bounds) / np.sqrt(len(bounds)))
     return {
-        "found": float(np.mean(found)),
+        "right": float(np.mean(right)),
         "certified": mean,
         "interval": (mean - half, mean + half),
     }

@@ -1,14 +1,15 @@
 """Chapter 7: what a policy is asked, what its replies are worth, and what is exact.
 
-A condition is a set of prompts. Policies of one seed reply to the very same prompts with
-the same random numbers, so that their scores can be compared prompt by prompt.
+A condition is a set of prompts. Policies of one seed reply to the very same prompts
+with the same random numbers, so that their scores can be compared prompt by prompt.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -28,11 +29,14 @@ from mipo.worlds import population, scoring
 from mipo.worlds.grammar import ATTRIBUTES, TASKS
 from mipo.worlds.language_model import sample_replies
 from mipo.worlds.population import Person
-from mipo_study.experiment import model_folder
+from mipo_study.experiment import Policy, model_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Example = Mapping[str, Any]
 
-CONDITIONS = {
+CONDITIONS: dict[str, dict[str, Any]] = {
     "unseen": {"split": "test", "wordings": "unseen"},
     "unseen people": {"split": "test", "wordings": "seen"},
     "unseen wordings": {"split": "mipo", "wordings": "unseen"},
@@ -54,6 +58,17 @@ def examples_of(
     condition: str, *, n_people: int, per_task: int, seed: int
 ) -> list[dict]:
     """Examples of a condition; the same seed gives the same people in all of one split.
+
+    Parameters
+    ----------
+    condition : str
+        A key of `CONDITIONS`.
+    n_people, per_task, seed : int
+        How many people, their prompts per task, and who they are.
+
+    Returns
+    -------
+    list of dict
 
     Raises
     ------
@@ -102,7 +117,7 @@ def all_examples(
 
 
 def among(examples: Sequence[Example], contexts: int) -> list[Example]:
-    """Return the examples of the first people: those whose I(Y; C | X) is measured."""
+    """The examples of the first people: those whose I(Y; C | X) is measured."""
     return [example for example in examples if example["person"] < contexts]
 
 
@@ -111,17 +126,17 @@ def among(examples: Sequence[Example], contexts: int) -> list[Example]:
 
 @cached("conditions", inputs=["policy"], keep=["scores.json"])
 def reply_in_conditions(
-    folder,
+    folder: Path,
     *,
-    policy,
-    contexts,
-    n_people,
-    per_task,
-    draws,
-    seed,
-    closely=True,
-    progress,
-):
+    policy: Policy,
+    contexts: int,
+    n_people: int,
+    per_task: int,
+    draws: int,
+    seed: int,
+    closely: bool = True,
+    progress: bool,
+) -> dict[str, Any]:
     """Run of a policy's replies in every condition at temperature 1, and their scores.
 
     Parameters
@@ -153,15 +168,13 @@ def reply_in_conditions(
     write_whole(folder / "replies.json", json.dumps(replies))
     scores = {name: _scores(replies[name], part) for name, part in examples.items()}
     write_whole(folder / "scores.json", json.dumps(scores))
-    unseen = replies["unseen"]
+    unseen, prompts = replies["unseen"], examples["unseen"]
     repeated = replies[REPEATED]
     by_prompt = [repeated[i : i + draws] for i in range(0, len(repeated), draws)]
     return {
-        "information": _information(
-            model, tokenizer, unseen, examples["unseen"], contexts
-        ),
+        "information": _information(model, tokenizer, unseen, prompts, contexts),
         "tokens": float(token_lengths(unseen, tokenizer).mean()),
-        **variety(unseen, examples["unseen"]),
+        **variety(unseen, prompts),
         "within": float(np.mean([self_bleu(texts) for texts in by_prompt])),
     }
 
@@ -172,7 +185,13 @@ def _scores(replies: Sequence[str], examples: Sequence[Example]) -> dict[str, li
     return {"adherence": scores["adherence"].tolist(), **marks}
 
 
-def _information(model, tokenizer, replies, examples, contexts: int) -> float:
+def _information(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    replies: Sequence[str],
+    examples: Sequence[Example],
+    contexts: int,
+) -> float:
     few = among(examples, contexts)
     rows = zip(replies, examples, strict=True)
     theirs = [reply for reply, example in rows if example["person"] < contexts]
@@ -278,7 +297,18 @@ def gains(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def win_rates(rows: pd.DataFrame) -> pd.DataFrame:
-    """Win, tie, loss and win_or_tie of each method and seed against the base's replies."""
+    """How often each method's replies beat those of the base model to the same prompts.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+        Of `score_table`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        win, tie, loss, win_or_tie (shares), with index method and seed.
+    """
     scores = {
         key: part.adherence.to_numpy()
         for key, part in rows.groupby(["method", "seed"], sort=False)
@@ -301,7 +331,7 @@ def replies_against_themselves(scores: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
     Returns
     -------
-    (ndarray, ndarray), shape (prompts · draws · (draws - 1),)
+    first, second : ndarray, shape (prompts · draws · (draws - 1),)
         What a policy that changes nothing would be compared by.
     """
     draws = scores.shape[1]
@@ -318,19 +348,43 @@ def mean_over(
     function: Callable[[Sequence[Example]], np.ndarray],
     groups: Sequence[Sequence[Example]],
 ) -> float:
-    """Mean over seeds of a function's mean over the seed's examples."""
+    """Mean over seeds of a function's mean over the seed's examples.
+
+    Parameters
+    ----------
+    function : callable
+        Gives one number per example.
+    groups : sequence
+        The examples of each seed.
+
+    Returns
+    -------
+    float
+    """
     return float(np.mean([function(examples).mean() for examples in groups]))
 
 
 def unusual(examples: Sequence[Example], share: float = 0.25) -> np.ndarray:
-    """Mark examples of the least usual people: log p(c) in the lowest `share`; (n,)."""
+    """Which examples are of the least usual people.
+
+    Parameters
+    ----------
+    examples : sequence of dict, length n
+        Of any people.
+    share : float
+        Share of people, those with the lowest log p(c).
+
+    Returns
+    -------
+    ndarray of bool, shape (n,)
+    """
     prior = {e["person"]: scoring.as_person(e).log_prior for e in examples}
     edge = np.quantile(list(prior.values()), share)
     return np.array([prior[e["person"]] <= edge for e in examples])
 
 
-def stated(context: str) -> Person:
-    """Return the Person that a context describes.
+def described_person(context: str) -> Person:
+    """The person that a context describes.
 
     An attribute stated twice is left out, since nothing says which is true.
     """
@@ -348,7 +402,7 @@ def exact_adherence_to_truth(examples: Sequence[Example]) -> np.ndarray:
     world = World()
     adherence = []
     for example in examples:
-        law = world.law(example["task"], stated(example["context"]))
+        law = world.law(example["task"], described_person(example["context"]))
         adherence.append(law.adherence(scoring.as_person(example)))
     return np.array(adherence)
 

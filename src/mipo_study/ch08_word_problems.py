@@ -1,4 +1,4 @@
-"""Runs of the chapter on reasoning: a base model of the word problems, its pairs, a verifier's reward, grades.
+"""Chapter 8: a base model of the word problems, its pairs, a verifier's reward, grades.
 
 Training on pairs is `mipo_study.experiment.train`, as everywhere.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -23,8 +25,13 @@ from mipo.pairs import flip_by_coin, synthesise_pairs
 from mipo.worlds import word_problem_law, word_problems
 from mipo.worlds.word_problems import KINDS, TYPES, Problem
 from mipo_study import experiment
+from mipo_study.experiment import Policy
 from mipo_study.methods import METHODS
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Texts = Callable[[np.random.Generator, int], list[tuple[str, str]]]
 PARTIAL_SHARE = 0.2  # of training examples lack the sentence of one operand
 # Are replies alone, so that the model knows how likely a reply is whatever was asked.
 UNPROMPTED_SHARE = 0.06
@@ -40,35 +47,48 @@ def negatives_of(name: str) -> str:
 # ---- base models ----
 
 
-def training_examples(tokenizer, *, replies=4):
-    """A function (rng, n) -> n fresh pairs (prompt, reply) of the exact law; each prompt is answered `replies` times."""
+def training_examples(tokenizer: PreTrainedTokenizerBase, *, replies: int = 4) -> Texts:
+    """What the base model is trained on: replies drawn from the exact law.
 
-    def examples(rng, n):
-        rows = []
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        Renders the prompts.
+    replies : int
+        To each prompt.
+
+    Returns
+    -------
+    callable
+        (rng, n) -> n fresh pairs (prompt, reply).
+    """
+
+    def examples(rng: np.random.Generator, n: int) -> list[tuple[str, str]]:
+        rows: list[tuple[str, str]] = []
         while len(rows) < n:
             problem, u = word_problems.problem(rng), rng.random()
-            hidden = (
-                int(rng.integers(len(problem.operands))) if u < PARTIAL_SHARE else None
-            )
+            hidden = None
+            if u < PARTIAL_SHARE:
+                hidden = int(rng.integers(len(problem.operands)))
             prompt = render(tokenizer, problem.text(without=hidden))
             if u > 1 - UNPROMPTED_SHARE:
                 prompt = tokenizer.eos_token
-            rows += [
-                (prompt, word_problem_law.sample(problem, rng, without=hidden))
-                for _ in range(replies)
-            ]
+            for _ in range(replies):
+                reply = word_problem_law.sample(problem, rng, without=hidden)
+                rows.append((prompt, reply))
         return rows[:n]
 
     return examples
 
 
-def lessons(tokenizer, *, replies=4):
-    """As `training_examples`, for the first steps: multiple choice without errors, so that letters are looked up early.
+def lessons(tokenizer: PreTrainedTokenizerBase, *, replies: int = 4) -> Texts:
+    """As `training_examples`, for the first steps: multiple choice without errors.
 
-    One reply to a prompt, n / `replies` prompts: a step then sees as many problems as later on.
+    So letters are looked up early. There is one reply to a prompt and n / `replies`
+    prompts: a step sees as many problems as later on.
     """
 
-    def examples(rng, n):
+    def examples(rng: np.random.Generator, n: int) -> list[tuple[str, str]]:
         rows = []
         for _ in range(-(-n // replies)):
             problem = word_problems.problem(rng, choice=True)
@@ -85,20 +105,46 @@ def lessons(tokenizer, *, replies=4):
 
 
 @torch.no_grad()
-def prime(model, tokenizer):
+def prime(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Let the token of an option, " (B: 12)", start near that of its number.
 
-    Then a result finds its option by likeness, in one layer; separate tokens need two, and 600 steps did not teach them.
+    Then a result finds its option by likeness, in one layer; separate tokens need two,
+    and 600 steps did not teach them.
     """
-    weights, at = model.get_input_embeddings().weight, tokenizer.convert_tokens_to_ids
-    for x, i in itertools.product(
-        word_problems.LETTERS, range(word_problems.HIGHEST + 1)
-    ):
-        weights[at(word_problems.option(x, i))] += weights[at(f" {i}")]
+    weights = cast(torch.Tensor, model.get_input_embeddings().weight)
+    numbers = range(word_problems.HIGHEST + 1)
+    for letter, number in itertools.product(word_problems.LETTERS, numbers):
+        option = word_problems.option(letter, number)
+        own = tokenizer.convert_tokens_to_ids(option)
+        weights[own] += weights[tokenizer.convert_tokens_to_ids(f" {number}")]
 
 
-def train_base(*, steps, batch_size=64, lr=2e-3, seed=0, hidden=128, progress=True):
-    """(model, tokenizer, losses): a Llama trained from scratch on the habits; a quarter of the steps are `lessons`."""
+def train_base(
+    *,
+    steps: int,
+    batch_size: int = 64,
+    lr: float = 2e-3,
+    seed: int = 0,
+    hidden: int = 128,
+    progress: bool = True,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[float]]:
+    """A small Llama trained from scratch on the exact law of replies.
+
+    Parameters
+    ----------
+    steps, batch_size, lr, seed
+        See `mipo.models.pretrain`; a quarter of the steps are `lessons`.
+    hidden : int
+        Width of the model, which has two layers.
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    model, tokenizer
+    losses : list of float
+        Nats per token, one per step.
+    """
     tokenizer = word_problems.build_tokenizer()
     model = models.small_model(
         tokenizer,
@@ -128,8 +174,17 @@ def train_base(*, steps, batch_size=64, lr=2e-3, seed=0, hidden=128, progress=Tr
 
 
 @cached("base-sums-{seed}")
-def base_model(folder, *, seed, steps, batch_size=64, lr=2e-3, hidden=128, progress):
-    """Run of a base model, in `path / "model"`.
+def base_model(
+    folder: Path,
+    *,
+    seed: int,
+    steps: int,
+    batch_size: int = 64,
+    lr: float = 2e-3,
+    hidden: int = 128,
+    progress: bool,
+) -> dict[str, Any]:
+    """Run of a base model, in `path / "model"`; settings as of `train_base`.
 
     Returns
     -------
@@ -157,7 +212,9 @@ def hidden_operand(problems: Sequence[Problem], seed: int) -> list[int]:
     return [int(rng.integers(len(problem.operands))) for problem in problems]
 
 
-def partial_prompts(tokenizer, problems: Sequence[Problem], seed: int) -> list[str]:
+def partial_prompts(
+    tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], seed: int
+) -> list[str]:
     """The problems' prompts, each without the sentence of one operand."""
     hidden = hidden_operand(problems, seed)
     return [
@@ -167,12 +224,23 @@ def partial_prompts(tokenizer, problems: Sequence[Problem], seed: int) -> list[s
 
 
 @cached("pairs-sums-{negatives}-{seed}", inputs=["base"])
-def make_pairs(folder, *, base, negatives, n_problems, seed, placebo=False, progress):
-    """Run of MIPO's pairs from a base model's replies at temperature 1; see `experiment.read_pairs`.
+def make_pairs(
+    folder: Path,
+    *,
+    base: Policy,
+    negatives: str,
+    n_problems: int,
+    seed: int,
+    placebo: bool = False,
+    progress: bool,
+) -> dict[str, Any]:
+    """Run of MIPO's pairs from a base model's replies at temperature 1.
+
+    They are read by `experiment.read_pairs`.
 
     Parameters
     ----------
-    base : Run or path
+    base : Run, path or hub name
         The model that answers.
     negatives : str
         "random_prompt": the rejected reply answers another problem; "partial": it
@@ -185,7 +253,12 @@ def make_pairs(folder, *, base, negatives, n_problems, seed, placebo=False, prog
     Returns
     -------
     Run
-        Metrics: pairs, identical.
+        Metrics: pairs, identical (how many).
+
+    Raises
+    ------
+    ValueError
+        For other negatives.
     """
     if negatives not in ("random_prompt", "partial"):
         raise ValueError(
@@ -193,7 +266,7 @@ def make_pairs(folder, *, base, negatives, n_problems, seed, placebo=False, prog
         )
     model, tokenizer = models.load_model(experiment.model_folder(base))
     problems = word_problems.problems(n_problems, split="mipo", seed=seed)
-    law = {"negatives": "random_prompt"}
+    law: dict[str, Any] = {"negatives": "random_prompt"}
     if negatives == "partial":
         law = {"rejected_prompts": partial_prompts(tokenizer, problems, seed)}
     pairs = synthesise_pairs(
@@ -215,27 +288,39 @@ def make_pairs(folder, *, base, negatives, n_problems, seed, placebo=False, prog
 
 @cached("train-verifier", inputs=["base"], keep=["log.json"])
 def reinforce(
-    folder,
+    folder: Path,
     *,
-    base,
-    n_problems,
-    lr,
-    beta,
-    epochs=1.0,
-    batch_size=8,
-    k=4,
-    seed=0,
-    progress,
-):
+    base: Policy,
+    n_problems: int,
+    lr: float,
+    beta: float,
+    epochs: float = 1.0,
+    batch_size: int = 8,
+    k: int = 4,
+    seed: int = 0,
+    progress: bool,
+) -> dict[str, Any]:
     """Run of training on a verifier's reward; `path / "model"` is the policy.
 
-    A run that diverged is a result too: its metrics are {"failed": why}, and it has no
-    model.
+    A training that diverged is a result too: its metrics are {"failed": why}, and it
+    has no model.
+
+    Parameters
+    ----------
+    base : Run, path or hub name
+        The model to start from, which is also the reference.
+    n_problems, seed : int
+        Problems of the split "mipo".
+    lr, beta, batch_size, k
+        See `mipo.baselines.verifier.train_verifier`.
+    epochs : float
+        Passes over the problems.
 
     Returns
     -------
     Run
-        Metrics: steps, first_reward, last_reward; or failed.
+        Metrics: steps, first_reward, last_reward (mean share of right replies); or
+        failed.
     """
     model, tokenizer = models.load_model(experiment.model_folder(base))
     problems = word_problems.problems(n_problems, split="mipo", seed=seed)
@@ -262,30 +347,38 @@ def reinforce(
 # ---- grades ----
 
 
-@cached("evaluate-sums-{split}", inputs=["policy"], keep=["graded.json"])
+@cached("evaluate-sums-{split}", inputs=["policy"], keep=["grades.json"])
 def evaluate(
-    folder,
+    folder: Path,
     *,
-    policy,
-    split,
-    n_problems,
-    seed,
-    k=1,
-    temperature=1.0,
-    alpha=0.0,
-    contrast="alone",
-    progress,
-):
-    """Run of k replies to each of n problems of a split, graded; see `Graded`.
+    policy: Policy,
+    split: str,
+    n_problems: int,
+    seed: int,
+    k: int = 1,
+    temperature: float = 1.0,
+    alpha: float = 0.0,
+    contrast: str = "alone",
+    progress: bool,
+) -> dict[str, Any]:
+    """Run of k replies to each of n problems of a split, and their `Grades`.
 
     The same seed asks the same problems of every policy.
 
     Parameters
     ----------
+    policy : Run, path or hub name
+        What replies.
+    split, n_problems, seed
+        See `mipo.worlds.word_problems.problems`.
+    k : int
+        Replies to each problem.
     temperature : float
         0 is greedy.
-    alpha, contrast : float, str
-        Above 0: context-aware decoding against no prompt ("alone") or a partial one.
+    alpha : float
+        Above 0: strength of context-aware decoding.
+    contrast : str
+        What it decodes against: "alone", no prompt, or "partial".
 
     Returns
     -------
@@ -293,9 +386,9 @@ def evaluate(
         Metrics: accuracy, and the share of each type of reply.
     """
     model, tokenizer = models.load_model(experiment.model_folder(policy))
-    asked = word_problems.problems(n_problems, split=split, seed=seed)
-    problems = [problem for problem in asked for _ in range(k)]
-    against = {}
+    items = word_problems.problems(n_problems, split=split, seed=seed)
+    problems = [problem for problem in items for _ in range(k)]
+    against: dict[str, Any] = {}
     if alpha:
         bare = [tokenizer.eos_token] * len(problems)
         if contrast == "partial":
@@ -320,21 +413,21 @@ def evaluate(
         "types": np.reshape(grades, (-1, k)).tolist(),
         "answers": [answers[i : i + k] for i in range(0, len(answers), k)],
     }
-    write_whole(folder / "graded.json", dumps(rows))
+    write_whole(folder / "grades.json", dumps(rows))
     shares = np.bincount(grades, minlength=len(TYPES)) / len(grades)
     by_type = dict(zip(TYPES, shares.tolist(), strict=True))
     return {"accuracy": float(word_problem_law.accuracy(shares))} | by_type
 
 
-class Graded:
-    """What `evaluate` graded, problem by problem.
+class Grades:
+    """The grades of an `evaluate`, problem by problem.
 
     Methods take `which`: sort, kind and manner of the problems that count, as in
     `word_problems.Problem.fits`; all of them without.
 
     Attributes
     ----------
-    types : array, shape (n, k)
+    types : ndarray, shape (n, k)
         Of each reply, as indices into TYPES.
     answers : list
         n lists of k answers.
@@ -342,7 +435,7 @@ class Graded:
     """
 
     def __init__(self, run: Run, *, split: str, n_problems: int, seed: int):
-        rows = json.loads(run.read("graded.json"))
+        rows = json.loads(run.read("grades.json"))
         self.types, self.answers = np.array(rows["types"]), rows["answers"]
         self.problems = word_problems.problems(n_problems, split=split, seed=seed)
 
@@ -387,29 +480,33 @@ class Graded:
 
 
 def grade_many(
-    policies: Mapping,
+    policies: Mapping[tuple, Policy],
     *,
-    run_dir,
+    run_dir: str | Path,
     split: str,
     n_problems: int,
     workers: int = 1,
-    **how,
-) -> dict:
+    **how: Any,
+) -> dict[tuple, Grades]:
     """Grade several policies.
 
     Parameters
     ----------
     policies : mapping
         {(…, seed): Run or path}; the last part of a key is the seed of its problems.
-    how
+    run_dir, workers
+        See `experiment.run_many`.
+    split, n_problems
+        See `mipo.worlds.word_problems.problems`.
+    how : keywords
         Further settings of `evaluate`.
 
     Returns
     -------
     dict
-        {key: Graded}.
+        {key: Grades}.
     """
-    size = {"split": split, "n_problems": n_problems}
+    size: dict[str, Any] = {"split": split, "n_problems": n_problems}
     calls = {key: {"policy": p, "seed": key[-1]} for key, p in policies.items()}
     if not calls:
         return {}
@@ -423,15 +520,17 @@ def grade_many(
         **size,
         **how,
     )
-    graded = zip(calls, runs["run"], strict=True)
-    return {key: Graded(run, seed=key[-1], **size) for key, run in graded}
+    return {
+        key: Grades(run, seed=key[-1], **size)
+        for key, run in zip(calls, runs["run"], strict=True)
+    }
 
 
 def search(
-    train: Callable,
-    calls: Mapping,
+    train: Callable[..., Run],
+    calls: Mapping[tuple, Mapping[str, Any]],
     *,
-    run_dir,
+    run_dir: str | Path,
     n_problems: int,
     workers: int = 1,
 ) -> tuple:
@@ -443,6 +542,10 @@ def search(
         `experiment.train` or `reinforce`.
     calls : mapping
         {(*setting, seed): keywords of train}.
+    run_dir, workers
+        See `experiment.run_many`.
+    n_problems : int
+        Problems of "select", for each seed.
 
     Returns
     -------
@@ -454,24 +557,37 @@ def search(
     if len(settings) == 1:
         return settings[0]
     policies = train_many(train, calls, run_dir=run_dir, workers=workers)
-    graded = grade_many(
+    grades = grade_many(
         policies,
         run_dir=run_dir,
         split="select",
         n_problems=n_problems,
         workers=workers,
     )
-    scores = {setting: [] for setting in settings}
+    scores: dict[tuple, list[float]] = {setting: [] for setting in settings}
     for key in calls:
-        score = graded[key].accuracy() if key in graded else 0.0
+        score = grades[key].accuracy() if key in grades else 0.0
         scores[key[:-1]].append(score)
     return max(settings, key=lambda setting: np.mean(scores[setting]))
 
 
 def train_many(
-    train: Callable, calls: Mapping, *, run_dir, workers: int = 1, **shared
-) -> dict:
-    """{key: Run} of trainings; what diverged is left out."""
+    train: Callable[..., Run],
+    calls: Mapping[tuple, Mapping[str, Any]],
+    *,
+    run_dir: str | Path,
+    workers: int = 1,
+    **shared: Any,
+) -> dict[tuple, Run]:
+    """{key: Run} of trainings; what diverged is left out.
+
+    Parameters
+    ----------
+    train, calls, run_dir, workers
+        As in `search`.
+    shared : keywords
+        Of every call.
+    """
     if not calls:
         return {}
     names = [f"part{i}" for i in range(len(next(iter(calls))))]
@@ -492,18 +608,33 @@ def relative_gain(before: Sequence[float], after: Sequence[float]) -> list[float
 
 
 @cached("score-sums-{split}", inputs=["policy"])
-def score_sums(folder, *, policy, split, n_problems, seed, progress):
+def score_sums(
+    folder: Path,
+    *,
+    policy: Policy,
+    split: str,
+    n_problems: int,
+    seed: int,
+    progress: bool,
+) -> dict[str, float]:
     """Run of p(every result right | the right sum is written), without sampling.
+
+    Parameters
+    ----------
+    policy : Run, path or hub name
+        What is scored.
+    split, n_problems, seed
+        See `mipo.worlds.word_problems.problems`.
 
     Returns
     -------
     Run
-        Metrics: open, the mean over the problems that ask for a number. With options the
-        letter still reads the problem.
+        Metrics: open, the mean over the problems that ask for a number. Of those with
+        options it would not be the same question: the letter reads the problem again.
     """
     model, tokenizer = models.load_model(experiment.model_folder(policy))
-    asked = word_problems.problems(n_problems, split=split, seed=seed)
-    problems = [problem for problem in asked if not problem.options]
+    items = word_problems.problems(n_problems, split=split, seed=seed)
+    problems = [problem for problem in items if not problem.options]
     numbers, rows = [], []
     for number, problem in enumerate(problems):
         for row in result_rows(tokenizer, problem):
@@ -520,8 +651,23 @@ def score_sums(folder, *, policy, split, n_problems, seed, progress):
     return {"open": float(total.mean())}
 
 
-def result_rows(tokenizer, problem: Problem) -> list[tuple]:
-    """(ids up to the equals sign, ids of the right result) for each step of the right work."""
+def result_rows(
+    tokenizer: PreTrainedTokenizerBase, problem: Problem
+) -> list[tuple[list[int], list[int]]]:
+    """Token ids of each step of the right work.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        Makes the ids.
+    problem : Problem
+        What is worked out.
+
+    Returns
+    -------
+    list of (list of int, list of int)
+        (prompt and work up to an equals sign, the right result), one per step.
+    """
     prompt, plan = render(tokenizer, problem.text()), KINDS[problem.kind].operations
     work = word_problems.write(plan, problem.operands, problem.results())
     steps = work.split(" = ")  # ["So 7 + 5", "12, 12 - 3", "9"]

@@ -1,7 +1,12 @@
-"""One way to run an experiment in the small world: base model, pairs, training, evaluation, many runs at once.
+"""One way to run an experiment in the small world.
 
-Each step is a run: made once for its settings, inputs and code, then found again.
-`run_many` makes a table of runs, several at a time, and gives a DataFrame back.
+Its steps are a base model, pairs, training and evaluation. Each step is a run: made
+once for its settings, inputs and code, then found again. `run_many` makes a table of
+runs, several at a time, and gives a DataFrame back.
+
+A step is written as ``step(folder, *, progress, **settings)``, which writes files and
+returns metrics. It is called as ``step(run_dir, **settings)``, where `run_dir` is where
+runs are kept, and gives a `Run`; see `mipo.cache.cached`.
 """
 
 from __future__ import annotations
@@ -13,37 +18,52 @@ import math
 import multiprocessing
 import shutil
 import sys
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from mipo import evaluate as statistics
 from mipo import jsonl
-from mipo.cache import Run, cached
+from mipo.cache import Run, RunFile, cached
 from mipo.files import dumps, read_json, write_whole
 from mipo.models import load_model, require_finite
 from mipo.recipes import RECIPES
 from mipo.worlds import population, scoring
 
-Policy = Run | Path | str
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from mipo.record import Notebook
+
+Example = Mapping[str, Any]
+Policy = Run | RunFile | Path | str  # a hub name, if it is a text
 
 # ---- base models and pairs ----
 
 
 @cached("base-{without}-{seed}")
-def base_model(folder, *, seed, steps, batch_size, lr, without="marginal", progress):
+def base_model(
+    folder: Path,
+    *,
+    seed: int,
+    steps: int,
+    batch_size: int,
+    lr: float,
+    without: str = "marginal",
+    progress: bool,
+) -> dict[str, Any]:
     """Run of a base model of the small world, in `path / "model"`.
 
     Parameters
     ----------
-    run_dir : path
-        Where runs are kept.
     seed, steps, batch_size, lr, without
         See `mipo.worlds.language_model.train_base`.
 
@@ -74,7 +94,7 @@ def examples_of(
     per_task: int = 1,
     wordings: str = "seen",
     width: int = 1,
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """Prompts of n people of a split, each with its person; in lives of `width` places.
 
     Parameters
@@ -89,6 +109,11 @@ def examples_of(
         Question wordings, "seen" or "unseen" in MIPO's pairs.
     width : int
         Places of the world, 1 in the small world itself; see `mipo.worlds.wide`.
+
+    Returns
+    -------
+    list of dict
+        As of `mipo.worlds.population.examples`.
     """
     examples = population.examples(
         n_people, split=split, per_task=per_task, wordings=wordings, seed=seed
@@ -102,29 +127,29 @@ def examples_of(
 
 @cached("pairs-{negatives}-{seed}", inputs=["base", "chosen"])
 def make_pairs(
-    folder,
+    folder: Path,
     *,
-    base,
-    negatives,
-    seed,
-    n_people,
-    per_task,
-    split="mipo",
-    wordings="seen",
-    width=1,
-    k=1,
-    temperature=1.0,
-    top_p=1.0,
-    max_new_tokens=40,
-    chosen=None,
-    placebo=False,
-    progress,
-):
+    base: Policy,
+    negatives: str,
+    seed: int,
+    n_people: int,
+    per_task: int,
+    split: str = "mipo",
+    wordings: str = "seen",
+    width: int = 1,
+    k: int = 1,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    max_new_tokens: int = 40,
+    chosen: Policy | None = None,
+    placebo: bool = False,
+    progress: bool,
+) -> dict[str, Any]:
     """Run of MIPO's pairs, made by the base model for its own people, in `pairs_file`.
 
     Parameters
     ----------
-    base : Run or path
+    base : Run, path or hub name
         The model that answers.
     negatives, k, temperature, top_p, max_new_tokens
         See `mipo.pairs.synthesise_pairs`.
@@ -132,7 +157,7 @@ def make_pairs(
         Who asks what; see `examples_of`.
     seed : int
         People, queries and replies.
-    chosen : Run, optional
+    chosen : Run or path, optional
         Pairs of the same prompts whose chosen replies are taken instead of sampled.
     placebo : bool
         Chosen and rejected are assigned by coin.
@@ -144,23 +169,27 @@ def make_pairs(
     """
     from mipo.pairs import flip_by_coin, synthesise_pairs
 
+    model, tokenizer = load_model(model_folder(base))
+    examples = examples_of(
+        n_people,
+        split=split,
+        seed=seed,
+        per_task=per_task,
+        wordings=wordings,
+        width=width,
+    )
+    replies = None if chosen is None else read_pairs(chosen)["chosen"][:]
     pairs = synthesise_pairs(
-        *load_model(model_folder(base)),
-        examples_of(
-            n_people,
-            split=split,
-            seed=seed,
-            per_task=per_task,
-            wordings=wordings,
-            width=width,
-        ),
+        model,
+        tokenizer,
+        examples,
         negatives=negatives,
         k=k,
         temperature=temperature,
         top_p=top_p,
         max_new_tokens=max_new_tokens,
         seed=seed,
-        chosen=None if chosen is None else read_pairs(chosen)["chosen"][:],
+        chosen=replies,
         progress=progress,
     )
     if placebo:
@@ -175,28 +204,29 @@ def make_pairs(
 
 @cached("preferences-{seed}", inputs=["base"])
 def label_pairs(
-    folder,
+    folder: Path,
     *,
-    base,
-    seed,
-    n_people,
-    split="mipo",
-    wordings="seen",
-    people_seed=None,
-    width=1,
-    strength=4.0,
-    flips=0.0,
-    progress,
-):
-    """Run of two replies to each prompt, labelled by the checker with Bradley-Terry noise, in `pairs_file`.
+    base: Policy,
+    seed: int,
+    n_people: int,
+    split: str = "mipo",
+    wordings: str = "seen",
+    people_seed: int | None = None,
+    width: int = 1,
+    strength: float = 4.0,
+    flips: float = 0.0,
+    progress: bool,
+) -> dict[str, Any]:
+    """Run of labelled preferences between two replies to each prompt, in `pairs_file`.
 
-    Columns beside prompt, chosen and rejected: the base model's log-probs
-    (ref_chosen_logps and ref_rejected_logps, nats, summed over tokens), example (the
-    prompt's index), wrong (the label goes against the checker).
+    Labels are the checker's with Bradley-Terry noise. Columns beside prompt, chosen and
+    rejected: the base model's log-probs (ref_chosen_logps and ref_rejected_logps, nats,
+    summed over tokens), example (the prompt's index), wrong (the label goes against the
+    checker).
 
     Parameters
     ----------
-    base : Run or path
+    base : Run, path or hub name
         The model that answers.
     seed : int
         Replies and labels.
@@ -221,8 +251,10 @@ def label_pairs(
         wordings=wordings,
         width=width,
     )
+    model, tokenizer = load_model(model_folder(base))
     rows, metrics = labels.labelled_pairs(
-        *load_model(model_folder(base)),
+        model,
+        tokenizer,
         examples,
         strength=strength,
         flips=flips,
@@ -238,24 +270,24 @@ def label_pairs(
 
 @cached("train-{loss}", inputs=["base", "pairs"], keep=["log.json"])
 def train(
-    folder,
+    folder: Path,
     *,
-    base,
-    pairs,
-    loss,
-    loss_kwargs=None,
-    lr,
-    epochs=1.0,
-    batch_size=24,
-    seed=0,
-    lora_rank=0,
-    recipe="mipo",
-    marginal="policy",
-    first_token="start",
-    margin_warmup=0.0,
-    progress,
-):
-    """Run of one training; `path / "model"` is the policy, `read_log` what each step logged.
+    base: Policy,
+    pairs: Policy,
+    loss: str,
+    loss_kwargs: Mapping[str, Any] | None = None,
+    lr: float,
+    epochs: float = 1.0,
+    batch_size: int = 24,
+    seed: int = 0,
+    lora_rank: int = 0,
+    recipe: str = "mipo",
+    marginal: str = "policy",
+    first_token: str = "start",
+    margin_warmup: float = 0.0,
+    progress: bool,
+) -> dict[str, Any]:
+    """Run of one training: the policy is `path / "model"`, its steps are in `read_log`.
 
     Every method takes the same number of optimiser steps, pairs · epochs / batch_size,
     with the same recipe. A training that diverged is a result too: its metrics are
@@ -263,7 +295,7 @@ def train(
 
     Parameters
     ----------
-    base : Run or path
+    base : Run, path or hub name
         The model to start from, which is also the reference.
     pairs : Run or path
         See `make_pairs` and `label_pairs`; or a JSONL file.
@@ -286,8 +318,15 @@ def train(
         Metrics: steps, first_loss, last_loss; or failed.
     """
     rows = read_pairs(pairs)
-    start = {"folder": folder, "base": base, "lr": lr, "epochs": epochs}
-    start |= {"batch_size": batch_size, "seed": seed, "progress": progress}
+    start: dict[str, Any] = {
+        "folder": folder,
+        "base": base,
+        "lr": lr,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "seed": seed,
+        "progress": progress,
+    }
     try:
         if loss == "mi_reward":
             return _reinforce(rows.to_list(), **start, **(loss_kwargs or {}))
@@ -308,7 +347,7 @@ def train(
 
 
 def train_on(
-    rows,
+    rows: Dataset,
     *,
     folder: Path,
     base: Policy,
@@ -322,8 +361,21 @@ def train_on(
     recipe: str = "mipo",
     progress: bool = True,
     **options: Any,
-) -> dict:
+) -> dict[str, Any]:
     """Train a model on pairs and save it in `folder`; returns the metrics of `train`.
+
+    Parameters
+    ----------
+    rows : Dataset
+        Of pairs, as `mipo.trainer.PreferenceTrainer` reads them.
+    folder : Path
+        Of the run.
+    options
+        Of `mipo.trainer.PreferenceConfig`; the others are those of `train`.
+
+    Returns
+    -------
+    dict
 
     Raises
     ------
@@ -364,7 +416,18 @@ def train_on(
     return _summary(log)
 
 
-def _reinforce(examples, *, folder, base, beta, lr, epochs, batch_size, seed, progress):
+def _reinforce(
+    examples: Sequence[Example],
+    *,
+    folder: Path,
+    base: Policy,
+    beta: float,
+    lr: float,
+    epochs: float,
+    batch_size: int,
+    seed: int,
+    progress: bool,
+) -> dict[str, Any]:
     from mipo.baselines.pmi_reward import train_mi_reward
 
     model, tokenizer = load_model(model_folder(base))
@@ -385,14 +448,14 @@ def _reinforce(examples, *, folder, base, beta, lr, epochs, batch_size, seed, pr
     return _summary(log)
 
 
-def lora(rank: int):
+def lora(rank: int) -> LoraConfig:
     """LoRA on every linear layer, alpha twice the rank."""
     from peft import LoraConfig  # only LoRA needs it
 
     return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
 
 
-def _summary(log: Sequence[Mapping]) -> dict:
+def _summary(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     first, last = log[0]["loss"], log[-1]["loss"]
     return {"steps": len(log), "first_loss": first, "last_loss": last}
 
@@ -402,17 +465,17 @@ def _summary(log: Sequence[Mapping]) -> dict:
 
 @cached("evaluate-{split}", inputs=["policy"], keep=["scores.json"])
 def evaluate(
-    folder,
+    folder: Path,
     *,
-    policy,
-    split,
-    n_people,
-    seed,
-    beta=1.0,
-    wordings="unseen",
-    alpha=0.0,
-    progress,
-):
+    policy: Policy,
+    split: str,
+    n_people: int,
+    seed: int,
+    beta: float = 1.0,
+    wordings: str = "unseen",
+    alpha: float = 0.0,
+    progress: bool,
+) -> dict[str, Any]:
     """Run of a policy's replies to people of a split, and their exact scores.
 
     The same seed asks the same people of every policy. Files: `read_replies` gives the
@@ -439,7 +502,7 @@ def evaluate(
 
     model, tokenizer = load_model(model_folder(policy))
     examples = examples_of(n_people, split=split, seed=7000 + seed, wordings=wordings)
-    contrast = {}
+    contrast: dict[str, Any] = {}
     if alpha:
         bare = prompts_without_context(tokenizer, examples)
         contrast = {"contrast_prompts": bare, "alpha": alpha}
@@ -455,48 +518,67 @@ def evaluate(
     return {"adherence": float(adherence), "valid": float(valid), "kl": kl}
 
 
-def _write_replies(folder, replies, examples, scores, tokenizer):
+def _write_replies(
+    folder: Path,
+    replies: Sequence[str],
+    examples: Sequence[Example],
+    scores: Mapping[str, np.ndarray],
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
     columns = {
         "adherence": scores["adherence"].tolist(),
         "valid": scores["valid"].tolist(),
         "tokens": statistics.token_lengths(replies, tokenizer).tolist(),
     }
-    rows = [
-        {"reply": reply, **example, "adherence": adherence, "valid": valid}
-        for reply, example, adherence, valid in zip(
-            replies, examples, columns["adherence"], columns["valid"], strict=True
-        )
-    ]
+    rows = []
+    for i, (reply, example) in enumerate(zip(replies, examples, strict=True)):
+        marks = {key: columns[key][i] for key in ("adherence", "valid")}
+        rows.append({"reply": reply, **example, **marks})
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     write_whole(folder / "replies.jsonl", lines)
     write_whole(folder / "scores.json", dumps(columns))
 
 
 @cached("score-pairs", inputs=["policy", "pairs"], keep=["gaps.json"])
-def score_pairs(folder, *, policy, pairs, first_token="start", limit=400, progress):
-    """Run of what a policy makes of labelled pairs that it has not seen; `read_gaps` has one number per pair.
+def score_pairs(
+    folder: Path,
+    *,
+    policy: Policy,
+    pairs: Policy,
+    first_token: str = "start",
+    limit: int = 400,
+    progress: bool,
+) -> dict[str, Any]:
+    """Run of what a policy makes of labelled pairs that it has not seen.
 
     Parameters
     ----------
-    policy, pairs : Run or path
-        The first `limit` pairs are scored.
+    policy : Run, path or hub name
+        What scores them.
+    pairs : Run or path
+        Of `label_pairs`.
     first_token : str
         How the first token counts in PMI; see `mipo.logprobs.response_pmi`.
+    limit : int
+        So many pairs are scored: the first.
 
     Returns
     -------
     Run
-        Metrics: accuracy, ratio_accuracy (shares of pairs with a gap above 0, and with
-        a gap above the base model's; labels as given); chosen_drift, rejected_drift
-        (mean log-prob less the base model's, nats per token).
+        `read_gaps` has one number per pair. Metrics: accuracy, ratio_accuracy (shares
+        of pairs with a gap above 0, and with a gap above the base model's; labels as
+        given); chosen_drift, rejected_drift (mean log-prob less the base model's, nats
+        per token).
     """
     from mipo_study import labels
 
     rows = read_pairs(pairs)
-    rows = rows.select(range(min(limit, len(rows))))
+    first = rows.select(range(min(limit, len(rows))))
+    model, tokenizer = load_model(model_folder(policy))
     gaps, metrics = labels.gaps(
-        *load_model(model_folder(policy)),
-        rows,
+        model,
+        tokenizer,
+        first,  # pyrefly: ignore[bad-argument-type]  # its decorators hide the Dataset
         first_token=first_token,
         progress=progress,
     )
@@ -512,7 +594,20 @@ def exact(
     beta: float | None = None,
     wordings: str = "unseen",
 ) -> float:
-    """Expected adherence of the exact law, or of the optimum at β, on the people that `evaluate` asks."""
+    """Expected adherence of the exact law, or of an optimum, to who asks in `evaluate`.
+
+    Parameters
+    ----------
+    split, n_people, seed, wordings
+        Who asks what, as in `evaluate`.
+    beta : float, optional
+        1/nats; of the optimum. None: the exact law itself.
+
+    Returns
+    -------
+    float
+        Share of slots.
+    """
     examples = examples_of(n_people, split=split, seed=7000 + seed, wordings=wordings)
     return float(scoring.exact_adherence(examples, beta=beta).mean())
 
@@ -522,11 +617,13 @@ def exact(
 
 @dataclass(frozen=True)
 class Trial:
-    """What became of one training. A run that diverged answers nothing: adherence and valid are 0.
+    """What became of one training.
+
+    A training that diverged answers nothing: its adherence and valid are 0.
 
     Attributes
     ----------
-    policy : Run, path or str, or None
+    policy : Run, path or hub name, or None
         What answered; None where training diverged.
     metrics : dict
         Of `train` and `evaluate`, and of `score_pairs` where pairs were scored.
@@ -537,22 +634,22 @@ class Trial:
     """
 
     policy: Policy | None
-    metrics: dict
-    scores: dict
-    gaps: dict
+    metrics: dict[str, Any]
+    scores: dict[str, list]
+    gaps: dict[str, list]
 
     @property
     def failed(self) -> str:
-        """Why the run diverged, or an empty text."""
+        """Why training diverged, or an empty text."""
         return self.metrics.get("failed", "")
 
     def log(self) -> list[dict]:
-        """What each training step logged; empty where the run diverged."""
-        return [] if self.failed else read_log(self.policy)
+        """What each training step logged; empty where training diverged."""
+        return [] if self.policy is None else read_log(self.policy)
 
 
 def trial(
-    run_dir,
+    run_dir: str | Path,
     *,
     base: Policy,
     pairs: Policy | None,
@@ -571,17 +668,32 @@ def trial(
 
     Parameters
     ----------
+    run_dir : path
+        Where runs are kept.
+    base, pairs, seed
+        See `train`; nothing is read from pairs where setting is None.
+    split, n_people
+        Who asks; see `evaluate`.
     setting : dict or None
         Keywords of `train`, as `methods.setting` gives them; None: the base as it is.
     lr, epochs, batch_size
         See `train`; a setting may have its own.
     beta : float
         1/nats; the optimum that `kl` is measured against.
+    unseen : Run or path, optional
+        Labelled pairs that the policy does not train on; see `score_pairs`.
+    progress : bool
+        Show bars.
+
+    Returns
+    -------
+    Trial
     """
-    policy, metrics = base, {}
+    policy: Policy = base
+    metrics: dict[str, Any] = {}
     if setting is not None:
         common = {"lr": lr, "epochs": epochs, "batch_size": batch_size}
-        policy = train(
+        trained = train(
             run_dir,
             base=base,
             pairs=pairs,
@@ -589,7 +701,7 @@ def trial(
             progress=progress,
             **(common | dict(setting)),
         )
-        metrics = dict(policy.metrics)
+        policy, metrics = trained, dict(trained.metrics)
         if "failed" in metrics:
             return Trial(None, metrics | {"adherence": 0.0, "valid": 0.0}, {}, {})
     replies = evaluate(
@@ -614,7 +726,7 @@ def trial(
 
 
 def compare(
-    settings: Mapping[Hashable, Mapping[str, Any] | None],
+    settings: Mapping[Any, Mapping[str, Any] | None],
     inputs: Mapping[int, Mapping[str, Any]],
     *,
     index: str | Sequence[str] = "method",
@@ -648,13 +760,19 @@ def compare(
 
 
 def grid(**columns: Iterable) -> list[tuple]:
-    """Every combination of the columns' values, the first column slowest."""
+    """Every combination of the columns' values, the first column slowest.
+
+    Examples
+    --------
+    >>> grid(method=["dpo", "rmipo"], seed=[0, 1])
+    [('dpo', 0), ('dpo', 1), ('rmipo', 0), ('rmipo', 1)]
+    """
     return list(itertools.product(*columns.values()))
 
 
 def run_many(
     function: Callable[..., Any],
-    settings: Mapping[Hashable, Mapping[str, Any]],
+    settings: Mapping[Any, Mapping[str, Any]],
     *,
     run_dir: str | Path,
     index: str | Sequence[str] = "seed",
@@ -693,15 +811,18 @@ def run_many(
     rows = [{**run.metrics, "run": run} for run in runs]
     names = [index] if isinstance(index, str) else list(index)
     keys = [key if isinstance(key, tuple) else (key,) for key in calls]
-    labels = (
-        pd.MultiIndex.from_tuples(keys, names=names)
-        if len(names) > 1
-        else pd.Index([key[0] for key in keys], name=names[0])
-    )
-    return pd.DataFrame(rows, index=labels if keys else None)
+    if not keys:
+        return pd.DataFrame(rows)
+    if len(names) > 1:
+        labels = pd.MultiIndex.from_tuples(keys, names=names)
+    else:
+        labels = pd.Index([key[0] for key in keys], name=names[0])
+    return pd.DataFrame(rows, index=labels)
 
 
-def _side_by_side(function, calls, workers):
+def _side_by_side(
+    function: Callable[..., Any], calls: Sequence[dict[str, Any]], workers: int
+) -> None:
     """Make the runs of all calls in `workers` processes; the caller then finds them.
 
     As fast as one process of two threads on two cores; it pays where there are more
@@ -723,7 +844,7 @@ def _side_by_side(function, calls, workers):
                 future.result()
 
 
-def _one_thread():
+def _one_thread() -> None:
     import torch
     from datasets import disable_progress_bars
     from transformers.utils import logging as their_logging
@@ -735,7 +856,7 @@ def _one_thread():
     logging.getLogger("mipo").setLevel(logging.ERROR)
 
 
-def _make(function, call):
+def _make(function: Callable[..., Any], call: Mapping[str, Any]) -> None:
     function(**call, progress=False)
 
 
@@ -754,20 +875,25 @@ def pairs_file(pairs: Policy) -> Path:
     return pairs.path / PAIRS if isinstance(pairs, Run) else Path(pairs)
 
 
-def read_pairs(pairs: Policy):
+def read_pairs(pairs: Policy) -> Dataset:
     """The pairs of a run or of a JSONL file, as a Dataset."""
     from datasets import Dataset
 
     return Dataset.from_list(jsonl.rows(pairs_file(pairs)))
 
 
-def write_pairs(pairs, folder: Path) -> None:
+def write_pairs(pairs: Dataset, folder: Path) -> None:
     """Write a Dataset of pairs where `read_pairs` finds it."""
     (folder / PAIRS).parent.mkdir(parents=True, exist_ok=True)
     pairs.to_json(folder / PAIRS)
 
 
-def save(model, tokenizer, folder: Path, log: list[dict] | None = None) -> None:
+def save(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    log: Sequence[Mapping[str, Any]] | None = None,
+) -> None:
     """Save model and tokenizer in `folder / "model"`, and what training logged."""
     for part in (model, tokenizer):
         part.save_pretrained(folder / "model")
@@ -775,14 +901,14 @@ def save(model, tokenizer, folder: Path, log: list[dict] | None = None) -> None:
         write_whole(folder / "log.json", json.dumps(log))
 
 
-def read_log(policy: Policy) -> list[dict]:
+def read_log(policy: Policy) -> list[dict[str, Any]]:
     """What each training step logged."""
     if isinstance(policy, Run):
         return json.loads(policy.read("log.json"))
     return read_json(Path(model_folder(policy)).parent / "log.json")
 
 
-def read_replies(run: Run) -> list[dict]:
+def read_replies(run: Run) -> list[dict[str, Any]]:
     """The rows of `evaluate`: reply, the example it answers, adherence, valid."""
     return jsonl.rows(run.path / "replies.jsonl")
 
@@ -797,7 +923,9 @@ def read_gaps(run: Run) -> dict[str, list]:
     return json.loads(run.read("gaps.json"))
 
 
-def prompts_without_context(tokenizer, examples: Sequence[Mapping]) -> list[str]:
+def prompts_without_context(
+    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
+) -> list[str]:
     """The examples' prompts without their context."""
     from mipo.data import render
 
@@ -808,7 +936,19 @@ def prompts_without_context(tokenizer, examples: Sequence[Mapping]) -> list[str]
 
 
 def compare_replies(ours: Trial, theirs: Trial) -> dict[str, float]:
-    """{win, tie, loss, win_or_tie} on the same prompts: by adherence, or -1 outside the grammar."""
+    """How often our replies win, tie and lose against theirs to the same prompts.
+
+    Parameters
+    ----------
+    ours, theirs : Trial
+        Of one seed. The higher adherence wins; a reply outside the grammar counts as
+        -1. Where ours diverged, it loses every time.
+
+    Returns
+    -------
+    dict
+        win, tie, loss, win_or_tie: shares.
+    """
     if not ours.scores:  # diverged: worse than whatever the other says
         return {"win": 0.0, "tie": 0.0, "loss": 1.0, "win_or_tie": 0.0}
     return statistics.win_rate(_worth(ours), _worth(theirs))
@@ -820,7 +960,18 @@ def _worth(trial: Trial) -> list[float]:
 
 
 def tokens_longer(ours: Trial, theirs: Trial) -> float | None:
-    """Tokens by which a reply is longer than the other's to the same prompt, on average; None: diverged."""
+    """By how many tokens our replies are longer than theirs on average.
+
+    Parameters
+    ----------
+    ours, theirs : Trial
+        Of one seed, so that both answer the same prompts.
+
+    Returns
+    -------
+    float or None
+        None where ours diverged.
+    """
     if not ours.scores:
         return None
     return float(np.mean(np.subtract(ours.scores["tokens"], theirs.scores["tokens"])))
@@ -830,6 +981,11 @@ def measures(
     trials: Sequence[Trial], starts: Sequence[Trial]
 ) -> dict[str, tuple[list, str]]:
     """One method's trials beside those of the base model, seed by seed.
+
+    Parameters
+    ----------
+    trials, starts : sequence of Trial
+        Of the method and of the base model, one per seed.
 
     Returns
     -------
@@ -841,7 +997,7 @@ def measures(
     """
     seeds = list(zip(trials, starts, strict=True))
     won = [compare_replies(*pair) for pair in seeds]
-    values = {
+    values: dict[str, tuple[list, str]] = {
         "adherence": ([t.metrics["adherence"] for t in trials], "of slots"),
         "broken": ([1 - t.metrics["valid"] for t in trials], "of replies"),
         "win": ([w["win"] for w in won], "of replies"),
@@ -856,20 +1012,20 @@ def measures(
     return {key: entry for key, entry in values.items() if None not in entry[0]}
 
 
-def report(nb, name: str, trials: pd.Series, starts: pd.Series) -> None:
+def report(nb: Notebook, name: str, trials: pd.Series, starts: pd.Series) -> None:
     """Keep the `measures` of a method as numbers `<measure>-<name>`; say what diverged.
 
     Parameters
     ----------
-    nb : mipo.record.Notebook
+    nb : Notebook
         What keeps the numbers.
     name : str
         Of the method.
     trials, starts : pandas.Series
         Trials of the method and of the base model, by seed.
     """
-    both = trials.to_list(), starts[trials.index].to_list()
-    for key, (values, unit) in measures(*both).items():
+    beside = measures(trials.to_list(), starts[trials.index].to_list())
+    for key, (values, unit) in beside.items():
         nb.number(f"{key}-{name}", values, unit)
     for seed, trial in trials.items():
         if trial.failed:

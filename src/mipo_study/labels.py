@@ -1,9 +1,12 @@
-"""Preferences in the small world: two replies of one model, labelled by the exact checker with Bradley-Terry noise."""
+"""Preferences in the small world: two replies of one model, labelled by its checker.
+
+The labels carry Bradley-Terry noise.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,9 +17,15 @@ from mipo.logprobs import prompt_pmi, response_logps
 from mipo.worlds import scoring
 from mipo.worlds.language_model import sample_replies
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-def worth(replies: Sequence[str], examples: Sequence[Mapping]) -> np.ndarray:
-    """The checker's score of each reply: its adherence, or -1 outside the grammar; (n,)."""
+Example = Mapping[str, Any]
+
+
+def worth(replies: Sequence[str], examples: Sequence[Example]) -> np.ndarray:
+    """The checker's score of each reply: adherence, or -1 outside the grammar; (n,)."""
     scores = scoring.score(replies, examples)
     return np.where(scores["valid"] == 1, scores["adherence"], -1.0)
 
@@ -24,7 +33,7 @@ def worth(replies: Sequence[str], examples: Sequence[Mapping]) -> np.ndarray:
 def label(
     first: Sequence[str],
     second: Sequence[str],
-    examples: Sequence[Mapping],
+    examples: Sequence[Example],
     *,
     strength: float = 4.0,
     flips: float = 0.0,
@@ -46,12 +55,18 @@ def label(
     Returns
     -------
     list of dict
-        first_wins; wrong (the chosen reply is worth less); example (the prompt's index).
+        first_wins; wrong (the chosen reply is worth less); example (index of the
+        prompt).
+
+    Raises
+    ------
+    ValueError
+        For a strength or share out of range, and lists of unequal length.
 
     Notes
     -----
     P(first is chosen) = sigmoid(strength · (worth(first) - worth(second))):
-    Bradley and Terry.
+    Bradley and Terry (1952), "Rank analysis of incomplete block designs".
     """
     if not 0 <= flips < 0.5:
         raise ValueError(
@@ -78,16 +93,38 @@ def label(
 
 
 def labelled_pairs(
-    model,
-    tokenizer,
-    examples: Sequence[Mapping],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
     *,
     strength: float,
     flips: float,
     seed: int,
     progress: bool = True,
-) -> tuple[list[dict], dict[str, float]]:
-    """Rows of labelled pairs and the metrics of `experiment.label_pairs`."""
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Two replies to the prompt of each example, and which of them is chosen.
+
+    Parameters
+    ----------
+    model, tokenizer
+        What answers, at temperature 1.
+    examples : sequence of dict
+        Each with query and context.
+    strength, flips
+        Of the labels; see `label`.
+    seed : int
+        Of the replies and the labels.
+    progress : bool
+        Show bars.
+
+    Returns
+    -------
+    rows : list of dict
+        prompt, chosen, rejected; ref_chosen_logps and ref_rejected_logps, the model's
+        own log-probs (nats, summed over tokens); example, wrong, first_wins.
+    metrics : dict
+        pairs; identical (prompts dropped); wrong, tied (shares).
+    """
     first, second = (
         sample_replies(model, tokenizer, examples, seed=2 * seed + i, progress=progress)
         for i in (0, 1)
@@ -102,22 +139,15 @@ def labelled_pairs(
     logps = response_logps(
         model, tokenizer, prompts, replies, batch_size=256, progress=progress
     ).summed.tolist()
-    rows = [
-        {
-            "prompt": prompt,
-            "chosen": chosen,
-            "rejected": rejected,
-            "ref_chosen_logps": chosen_logp,
-            "ref_rejected_logps": rejected_logp,
-            **mark,
-        }
-        for prompt, (chosen, rejected), (chosen_logp, rejected_logp), mark in zip(
-            prompts, replies, logps, marks, strict=True
-        )
-    ]
-    answered = [examples[mark["example"]] for mark in marks]
-    chosen_worth = worth([chosen for chosen, _ in replies], answered)
-    rejected_worth = worth([rejected for _, rejected in replies], answered)
+    rows = []
+    for i, mark in enumerate(marks):
+        row = {"prompt": prompts[i]}
+        row["chosen"], row["rejected"] = replies[i]
+        row["ref_chosen_logps"], row["ref_rejected_logps"] = logps[i]
+        rows.append(row | mark)
+    answered = [examples[row["example"]] for row in rows]
+    chosen_worth = worth([row["chosen"] for row in rows], answered)
+    rejected_worth = worth([row["rejected"] for row in rows], answered)
     return rows, {
         "pairs": len(rows),
         "identical": len(examples) - len(rows),
@@ -127,18 +157,35 @@ def labelled_pairs(
 
 
 def gaps(
-    model, tokenizer, rows, *, first_token: str = "start", progress: bool = True
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Dataset,
+    *,
+    first_token: str = "start",
+    progress: bool = True,
 ) -> tuple[dict[str, list], dict[str, float]]:
-    """What a policy makes of labelled pairs: one number per pair, and the metrics of `experiment.score_pairs`.
+    """What a policy makes of labelled pairs.
+
+    Parameters
+    ----------
+    model, tokenizer
+        The policy.
+    rows : Dataset
+        Pairs of `labelled_pairs`.
+    first_token : str
+        How the first token counts in PMI; see `mipo.logprobs.response_pmi`.
+    progress : bool
+        Show bars.
 
     Returns
     -------
-    dict
-        Nats per token: gap (mean log-prob of the chosen less that of the rejected),
-        ratio_gap (the same against the base model), delta_pmi; and, where the pairs say
-        `wrong`, right (the label does not go against the checker).
-    dict
-        accuracy, ratio_accuracy, chosen_drift, rejected_drift.
+    columns : dict of list
+        One number per pair, nats per token: gap (mean log-prob of the chosen less that
+        of the rejected), ratio_gap (the same against the base model), delta_pmi; and,
+        where the pairs say `wrong`, right (the label does not go against the checker).
+    metrics : dict
+        accuracy, ratio_accuracy (shares of pairs with a gap above 0); chosen_drift,
+        rejected_drift (mean log-prob less the base model's, nats per token).
     """
     prompts = rows["prompt"][:]
     logps, drifts, pmis = {}, {}, {}

@@ -1,4 +1,4 @@
-"""The one table of methods: what each trains on, its settings by protocol, and how it is drawn.
+"""The one table of methods: their pairs, their settings by protocol, their looks.
 
 A method is a loss of `mipo.losses` with the pairs that it reads. Its settings depend on
 whose protocol is followed, so they stand in `PROTOCOLS`, each with its source:
@@ -133,7 +133,17 @@ PLUGGED = ("dpo", "ipo", "kto")
 
 @dataclass(frozen=True)
 class Setting:
-    """What a protocol sets for one method: keywords of its loss, and where it says so the learning rate."""
+    """What a protocol sets for one method.
+
+    Attributes
+    ----------
+    kwargs : dict
+        Keywords of its loss.
+    lr : float or None
+        Learning rate; None where the protocol names none.
+    recipe : str
+        Of the optimiser: a key of `mipo.recipes.RECIPES`.
+    """
 
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     lr: float | None = None
@@ -213,26 +223,31 @@ def method(name: str) -> Method:
 
 
 def require(
-    names: Iterable[str], known: Iterable[str] = METHODS, parameter: str = "method"
+    names: Iterable[str | float],
+    choices: Iterable[str | float] = METHODS,
+    parameter: str = "method",
 ) -> None:
-    """ValueError for the first name that is not one of the known ones.
+    """Refuse what is none of the choices.
 
     Parameters
     ----------
-    names : iterable of str
-        What was asked for.
-    known : iterable of str
+    names : iterable of str or float
+        What a reader wants.
+    choices : iterable of str or float
         What there is; every method by default.
     parameter : str
         Where the names come from, for the message.
+
+    Raises
+    ------
+    ValueError
+        For the first that is no choice.
     """
-    known = list(known)
+    choices = list(choices)
     for name in names:
-        if name not in known:
-            raise ValueError(
-                f"{parameter}: there is no {name!r}; "
-                f"choose from {', '.join(map(str, known))}"
-            )
+        if name not in choices:
+            offer = ", ".join(map(str, choices))
+            raise ValueError(f"{parameter}: there is no {name!r}; choose from {offer}")
 
 
 def settings_of(name: str, protocol: str = "published") -> Setting:
@@ -255,7 +270,7 @@ def setting(
     beta: float | None = None,
     factor: float = 1.0,
 ) -> dict[str, Any]:
-    """Keywords of `experiment.train` for one method: loss, loss_kwargs, trainer options.
+    """One method's keywords of `experiment.train`: loss, loss_kwargs, trainer options.
 
     Parameters
     ----------
@@ -271,23 +286,43 @@ def setting(
     Returns
     -------
     dict
+
+    Raises
+    ------
+    ValueError
+        For an unknown method or protocol, and for a method that the protocol does not
+        set.
     """
-    chosen = method(name)
+    entry = method(name)
     kwargs = dict(settings_of(name, protocol).kwargs)
     if beta is not None and "beta" in kwargs:
         kwargs["beta"] = beta
-    if chosen.knob and factor != 1.0:
-        kwargs[chosen.knob] = float(f"{factor * kwargs[chosen.knob]:.3g}")
-    return {"loss": chosen.loss, "loss_kwargs": kwargs, **chosen.options}
+    if entry.knob and factor != 1.0:
+        value = factor * kwargs[entry.knob]
+        kwargs[entry.knob] = float(f"{value:.3g}")
+    return {"loss": entry.loss, "loss_kwargs": kwargs, **entry.options}
 
 
-def factors(name: str, tried: Iterable[float]) -> list[float]:
-    """The factors worth trying: all of them where the method has a knob, else only 1."""
-    return list(tried) if method(name).knob else [1.0]
+def factors(name: str, grid: Iterable[float]) -> list[float]:
+    """The factors worth trying: the grid for a method with a knob, else only 1."""
+    return list(grid) if method(name).knob else [1.0]
 
 
 def constant_margin(gamma: float, *, beta: float = 2.0) -> dict[str, Any]:
-    """Setting of SimPO with RMiPO's mean margin γ, nats per token: raw γ = β·γ, to four digits."""
+    """SimPO with RMiPO's mean margin.
+
+    Parameters
+    ----------
+    gamma : float
+        RMiPO's mean γ, nats per token.
+    beta : float
+        Of both.
+
+    Returns
+    -------
+    dict
+        Setting as of `setting`; SimPO's raw γ is β·γ, to four digits.
+    """
     return {
         "loss": "simpo",
         "loss_kwargs": {"beta": beta, "gamma": round(beta * gamma, 4)},
@@ -295,7 +330,20 @@ def constant_margin(gamma: float, *, beta: float = 2.0) -> dict[str, Any]:
 
 
 def flat_margin(name: str, gamma: float) -> dict[str, Any]:
-    """Setting of a plugged loss whose γ no longer decays: every pair has the same margin, nats per token."""
+    """RMiPO's margin in another loss, but the same for every pair.
+
+    Parameters
+    ----------
+    name : str
+        One of `PLUGGED`.
+    gamma : float
+        The margin, nats per token.
+
+    Returns
+    -------
+    dict
+        Setting as of `setting`, in which γ no longer decays.
+    """
     plugged = setting(f"{name}-decay")
     level = round(gamma, 4)
     margin = {"gamma_min": level, "gamma_max": level}

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from numbers import Real
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from mipo.numbers import Number
 from mipo.quote import quote
+
+if TYPE_CHECKING:
+    from mipo.record import Notebook
 
 MISSING = "–"
 
@@ -57,12 +61,14 @@ def markdown(
         "---:" if pd.api.types.is_numeric_dtype(shown[name]) else "---"
         for name in shown.columns
     ]
-    columns = [
-        [str(value).replace("|", r"\|") for value in shown[name]]
-        if name in markup
-        else [cell(value, formats.get(name, "g"), limit=limit) for value in shown[name]]
-        for name in shown.columns
-    ]
+    columns = []
+    for name in shown.columns:
+        form = formats.get(name, "g")
+        if name in markup:
+            texts = [str(value).replace("|", r"\|") for value in shown[name]]
+        else:
+            texts = [cell(value, form, limit=limit) for value in shown[name]]
+        columns.append(texts)
     rows = [map(str, shown.columns), rules, *zip(*columns, strict=True)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -111,13 +117,17 @@ def listed(values: Mapping | pd.Series, form: str = "g") -> str:
 
 
 def measures(
-    nb, rows: Mapping[str, str], columns: Mapping[str, str], *, by: str = "method"
+    nb: Notebook,
+    rows: Mapping[str, str],
+    columns: Mapping[str, str],
+    *,
+    by: str = "method",
 ) -> pd.DataFrame:
     """Means of a notebook's numbers, of this run or else of the published one.
 
     Parameters
     ----------
-    nb : mipo.record.Notebook
+    nb : Notebook
         Its number `<measure>-<name>` fills a cell; None where nobody has it.
     rows : mapping
         {label: name}.
@@ -137,11 +147,11 @@ def measures(
     return pd.DataFrame(means, index=pd.Index(rows, name=by), dtype=float)
 
 
-def known(nb, name: str) -> Number | None:
+def number_of(nb: Notebook, name: str) -> Number | None:
     """A number of this run or, where it has none, of the published one."""
     return nb.numbers.get(name) or nb.published(name)
 
 
-def _mean(nb, name):
-    number = known(nb, name)
+def _mean(nb: Notebook, name: str) -> float | None:
+    number = number_of(nb, name)
     return number.mean if number else None

@@ -162,3 +162,13 @@ def test_same_law_has_uniform_p_values():
         )
         below += [p < 0.1 for p in ch05_pairs.same_law(a, b, examples).values()]
     assert 0.01 < np.mean(below) < 0.23
+
+
+def test_quiz_by_hand():
+    """Round 1: e² against 1, log 2 + 2 - log(e² + 1). Round 2: a tie, worth half."""
+    quiz = ch05_pairs.play_quiz(np.array([[2.0, 0.0], [1.0, 1.0]]))
+    certified = [np.log(2) + 2 - np.log(np.e**2 + 1), 0.0]
+    half = 1.96 * np.std(certified) / np.sqrt(2)
+    assert quiz["right"] == 0.75
+    assert quiz["certified"] == pytest.approx(np.mean(certified))
+    assert quiz["interval"][1] == pytest.approx(np.mean(certified) + half)

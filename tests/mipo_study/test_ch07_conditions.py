@@ -51,9 +51,11 @@ def test_unknown_condition_names_the_known_ones():
 
 def test_stated_reads_back_what_context_wrote():
     for who in population.people(20, seed=3):
-        assert ch07_conditions.stated(who.context()) == who
-    assert ch07_conditions.stated("") == population.NOBODY
-    both = ch07_conditions.stated("Role: owner. Tone: blunt. Tone: formal. Pet: cat.")
+        assert ch07_conditions.described_person(who.context()) == who
+    assert ch07_conditions.described_person("") == population.NOBODY
+    both = ch07_conditions.described_person(
+        "Role: owner. Tone: blunt. Tone: formal. Pet: cat."
+    )
     assert both == population.person(
         role="owner", pet="cat"
     )  # nothing says which tone is true

@@ -114,7 +114,7 @@ def test_every_reply_is_graded(base, how):
         progress=False,
         **how,
     )
-    marks = ch08_word_problems.Graded(made, split="test", n_problems=5, seed=2)
+    marks = ch08_word_problems.Grades(made, split="test", n_problems=5, seed=2)
     assert marks.types.shape == (5, 3) and marks.shares().sum() == pytest.approx(1)
     assert made.metrics["accuracy"] == pytest.approx(marks.accuracy())
     lettered = np.array([bool(p.options) for p in marks.problems])
@@ -149,7 +149,7 @@ def test_graded_by_hand(base, tmp_path, monkeypatch):
     made = ch08_word_problems.evaluate(
         tmp_path, policy=model, split="test", n_problems=2, seed=2, k=3, progress=False
     )
-    marks = ch08_word_problems.Graded(made, split="test", n_problems=2, seed=2)
+    marks = ch08_word_problems.Grades(made, split="test", n_problems=2, seed=2)
     right, empty, wrong = (TYPES.index(t) for t in ("right", "empty", "format"))
     assert marks.types.tolist() == [[right, empty, right], [right, wrong, empty]]
     assert marks.accuracy() == 0.5 and marks.vote() == 1.0
