@@ -651,7 +651,7 @@ def measured(run_dir: str | Path) -> list[Path]:
     home = resolve(run_dir)
     used: set[str] = set()
     for result in sorted((home / "results").glob("*.json")):
-        used |= set(files.read_json(result).get("runs", []))
+        used |= set(files.unseal(result, must=False).get("runs", []))
     committed = project_root() / "results" / home.name / "measured"
     places = [
         [p / f"{label}.json" for p in (home / "measured", committed)]

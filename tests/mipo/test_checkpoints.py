@@ -3,11 +3,13 @@
 import ast
 import json
 import pickle
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from mipo import logprobs, models
@@ -200,6 +202,65 @@ def test_an_adapter_is_no_model(folder):
     assert "holds an adapter" in refusal(folder)
 
 
+# ---- adapters ----
+
+
+@pytest.fixture
+def adapter(tiny_qwen2, tmp_path):
+    """(base, folder): an adapter of the tiny Qwen2 whose files a test may spoil."""
+    base, _ = models.load_model(tiny_qwen2, device="cpu")
+    tuned = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"]))
+    tuned.save_pretrained(tmp_path / "adapter")
+    return tuned.unload(), tmp_path / "adapter"
+
+
+def adapter_refusal(adapter):
+    with pytest.raises(ValueError) as error:
+        checkpoints.load_adapter(*adapter)
+    assert str(adapter[1]) in str(error.value)
+    return str(error.value)
+
+
+def spoil_adapter(folder, change):
+    file = folder / "adapter_model.safetensors"
+    weights = load_file(file)
+    change(weights)
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+A_WEIGHT = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"  # (2, 32)
+
+
+def test_a_whole_adapter_is_put_on(adapter):
+    stored = load_file(adapter[1] / "adapter_model.safetensors")[A_WEIGHT]
+    tuned = checkpoints.load_adapter(*adapter)
+    layer = tuned.base_model.model.model.layers[1].self_attn.q_proj
+    assert torch.equal(layer.lora_A["default"].weight, stored)
+    assert not tuned.training
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda w: w.pop(A_WEIGHT), f"the file does not have: {A_WEIGHT}."),
+        (lambda w: w.update(x=torch.ones(1)), "that the model does not use: x."),
+        (lambda w: w[A_WEIGHT].fill_(float("nan")), "NaN or infinite: .*lora_A"),
+        (lambda w: w.update({A_WEIGHT: torch.ones(3, 32)}), "could not be loaded"),
+    ],
+)
+def test_an_adapter_that_is_not_whole_is_refused(adapter, change, message):
+    spoil_adapter(adapter[1], change)
+    assert re.search(message, adapter_refusal(adapter))
+
+
+def test_an_adapter_in_a_pickle_is_not_read(adapter):
+    touched = adapter[1].parent / "touched"
+    (adapter[1] / "adapter_model.safetensors").unlink()
+    (adapter[1] / "adapter_model.bin").write_bytes(pickle.dumps(Canary(touched)))
+    assert "no adapter_model.safetensors" in adapter_refusal(adapter)
+    assert not touched.exists()
+
+
 # ---- code ----
 
 EVIL = """
@@ -256,17 +317,24 @@ def sources():
                 yield file, "".join(cell["source"])
 
 
+LOADERS = ("from_pretrained", "from_config", "pipeline")
+SWITCH = "trust_remote_code"
+
+
 def trusting(source):
-    """Lines that load by an Auto class of transformers and leave code switched on."""
+    """Lines that load a model or tokenizer and leave code switched on, or switch it on."""
     for node in ast.walk(ast.parse(source)):
-        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+        if isinstance(node, ast.Dict):
+            words = {ast.unparse(k): v for k, v in zip(node.keys, node.values) if k}
+            if ast.unparse(words.get(repr(SWITCH), ast.Constant(False))) != "False":
+                yield node.lineno
+        if not isinstance(node, ast.Call):
             continue
-        owner = ast.unparse(node.func.value).rsplit(".", 1)[-1]
-        loads = node.func.attr in ("from_pretrained", "from_config")
-        if not (loads and owner.startswith("Auto")):
-            continue
+        called = ast.unparse(node.func).split(".")
         given = {word.arg: ast.unparse(word.value) for word in node.keywords}
-        if given.get("trust_remote_code") != "False":
+        # PeftModel puts weights on a model that is already there
+        loads = called[-1] in LOADERS and called[0] != "PeftModel"
+        if given.get(SWITCH, "None" if loads else "False") != "False":
             yield node.lineno
 
 
@@ -276,10 +344,18 @@ def test_every_load_switches_foreign_code_off():
 
 
 def test_the_search_finds_a_load_that_trusts():
-    name = "from_" + "pretrained"
-    fine = f"AutoModel.{name}(x, trust_remote_code=False)"
-    bad = f"transformers.AutoConfig.{name}(x)\nAutoModel.{name}(x, trust_remote_code=t)"
-    assert list(trusting(fine)) == [] and list(trusting(bad)) == [1, 2]
+    name, word = "from_" + "pretrained", "trust_" + "remote_code"
+    fine = f"AutoModel.{name}(x, {word}=False)\nPeftModel.{name}(m, x)"
+    assert list(trusting(fine)) == []
+    bad = [
+        f"transformers.AutoConfig.{name}(x)",
+        f"AutoModel.{name}(x, {word}=t)",
+        f"Loader.{name}(x, {word}=None)",
+        "pipeline('text-generation', x)",
+        f"options = {{'{word}': True}}",
+        f"trainer(model, {word}=True)",
+    ]
+    assert list(trusting("\n".join(bad))) == [1, 2, 3, 4, 5, 6]
     loads = [file for file, text in sources() if f"Auto{'Tokenizer'}.{name}" in text]
     assert ROOT / "src" / "mipo" / "lm" / "checkpoints.py" in loads
 

@@ -5,12 +5,14 @@ the repository runs, no pickle is read, and no file outside the folder is opened
 """
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import torch
 from huggingface_hub.errors import EntryNotFoundError
+from safetensors import safe_open
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -21,6 +23,7 @@ from transformers import (
 from mipo.network import offline
 
 INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_model.safetensors"
 MOST_LAYERS = 1000  # the deepest published language models have some 130
 _DEPTH = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
 _SHOWN = 5  # weights that an error names
@@ -225,13 +228,69 @@ def load_weights(name: str, dtype: torch.dtype) -> PreTrainedModel:
         "weights of another shape": sorted(mismatched),
         "weights that are NaN or infinite": not_finite(model),
     }
-    parts = [f"{what}: {_few(which)}" for what, which in faults.items() if which]
+    _refuse(f"the model of {name}", faults)
+    return model
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> Any:
+    """A model with an adapter of PEFT, every weight of it read from its file.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        The adapter's base model; it is changed in place.
+    folder : Path
+        Holds ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+    Returns
+    -------
+    peft.PeftModel
+        In evaluation mode.
+
+    Raises
+    ------
+    ValueError
+        Naming the folder and what is wrong, as `load_weights` does.
+
+    Notes
+    -----
+    PEFT reads a pickle where there is no safetensors file, fills missing weights with
+    random numbers and leaves out those that it does not know.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+
+    file = folder / ADAPTER
+    if not file.is_file():
+        raise ValueError(f"{folder} has no {ADAPTER}, and pickles are not read")
+    try:
+        with safe_open(file, "pt") as weights:
+            stored = set(weights.keys())
+        with warnings.catch_warnings(action="ignore"):  # what is missing is named below
+            adapted = PeftModel.from_pretrained(model, str(folder)).eval()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # of any kind: the files may be a stranger's
+        raise ValueError(
+            f"the adapter of {folder} could not be loaded: {first_line(error)}"
+        ) from error
+    wanted = set(get_peft_model_state_dict(adapted))
+    faults = {
+        "weights that the file does not have": sorted(wanted - stored),
+        "weights that the model does not use": sorted(stored - wanted),
+        "weights that are NaN or infinite": not_finite(adapted),
+    }
+    _refuse(f"the adapter of {folder}", faults)
+    return adapted
+
+
+def _refuse(what: str, faults: dict[str, list[str]]) -> None:
+    """ValueError that names the weights, if any are at fault."""
+    parts = [f"{fault}: {_few(names)}" for fault, names in faults.items() if names]
     if parts:
         raise ValueError(
-            f"the model of {name} is not whole: {'; '.join(parts)}. Config and weight "
-            "files must come from the same model; fetch or save it again"
+            f"{what} is not whole: {'; '.join(parts)}. Config and weight files must "
+            "come from the same model; fetch or save it again"
         )
-    return model
 
 
 def not_finite(model: torch.nn.Module) -> list[str]:

@@ -25,7 +25,11 @@ def results_in(folder: Path) -> dict[str, dict]:
     Results of the first edition carry no digest and are read as they are.
     """
     found = sorted(folder.glob("[0-9]*.json"))
-    return {file.stem: unseal(file, must=False) for file in found}
+    try:
+        return {file.stem: unseal(file, must=False) for file in found}
+    except ValueError as error:
+        advice = "restore it from git, or delete it and run its chapter again"
+        raise ValueError(f"{error}; {advice}") from None
 
 
 def best_results(scale: str) -> dict[str, dict]:

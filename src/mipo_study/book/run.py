@@ -23,7 +23,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from mipo.cache import STARTED, measured
-from mipo.files import dumps, project_root, read_json, write_whole
+from mipo.files import dumps, project_root, unseal, write_whole
 from mipo_study.book import plan as planning
 from mipo_study.book.plan import Step, minutes_text
 
@@ -327,7 +327,7 @@ def publish(scale: str) -> None:
 
 def copy(step: Step) -> str:
     """Publish one step; old figures of the chapter go."""
-    result = read_json(step.result)
+    result = unseal(step.result)
     target = Path("results") / step.scale
     figures = {figure["file"] for figure in result["figures"].values()}
     for file in [*sorted(figures), f"{step.name}.json"]:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mipo.files import dumps, project_root, read_json, write_whole
+from mipo.files import dumps, project_root, unseal, write_whole
 from mipo_study.book import fill
 from mipo_study.book.plan import Step, file_digest, read_or_empty
 from mipo_study.book.results import best_results
@@ -168,7 +168,7 @@ def stage_notebook(step: Step, target: Path, absent: set[str]) -> None:
             cell.source = unlink_absent(cell.source, absent)
             cells.append(cell)
     if cells and cells[0].cell_type == "markdown":
-        line = provenance_line(read_json(step.result))
+        line = provenance_line(unseal(step.result))
         cells[0].source = titled(cells[0].source, line)
     book.cells = cells
     kept = {k: v for k, v in book.metadata.items() if k != "papermill"}
@@ -214,7 +214,7 @@ def chapters_of(toc: dict) -> set[str]:
 def stage(scale: str, plan: Mapping[str, Step]) -> Path:
     """Lay out runs/<scale>/book like the repository, filled and ready to be built."""
     root, target = project_root(), project_root() / "runs" / scale / "book"
-    own = {name: read_json(root / step.result) for name, step in plan.items()}
+    own = {name: unseal(root / step.result) for name, step in plan.items()}
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(root / "book", target / "book")
     for page in filter(Path.exists, (root / name for name in PAGES_OF_THE_ROOT)):

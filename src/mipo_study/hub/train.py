@@ -20,6 +20,7 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from mipo import files, jsonl
+from mipo.lm import checkpoints
 from mipo.lm.tokens import max_positions
 from mipo.models import load_model, require_finite
 from mipo.preference_data import as_text
@@ -42,11 +43,9 @@ def load(
     adapter = folder / "adapter_config.json"
     if not adapter.is_file():
         return load_model(folder, dtype=dtype, device=device)
-    from peft import PeftModel
-
     base = files.read_json(adapter)["base_model_name_or_path"]
     model, tokenizer = load_model(base, dtype=dtype, device=device)
-    return PeftModel.from_pretrained(model, str(folder)).eval(), tokenizer
+    return checkpoints.load_adapter(model, folder), tokenizer
 
 
 def best_dtype() -> str:
