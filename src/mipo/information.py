@@ -197,6 +197,15 @@ def pmi(p_y_given_x: ArrayLike, p_x: ArrayLike | None = None) -> np.ndarray:
     Notes
     -----
     Source: Fano 1961; Church and Hanks 1990 named it.
+
+    Examples
+    --------
+    Two people, each with a favourite that they choose nine times in ten. A favourite is
+    1.8 times as likely from its person as from anybody, and log 1.8 is 0.59.
+
+    >>> pmi([[0.9, 0.1], [0.1, 0.9]], [0.5, 0.5]).round(2)
+    array([[ 0.59, -1.61],
+           [-1.61,  0.59]])
     """
     p, p_x = _conditional(p_y_given_x, p_x)
     return _log_where_positive(p, marginal(p, p_x)[..., None, :])
@@ -218,6 +227,11 @@ def mutual_information(
     -------
     ndarray, shape (...)
         Nats, 0 to min(H(X), H(Y)).
+
+    Examples
+    --------
+    >>> float(mutual_information([[0.9, 0.1], [0.1, 0.9]], [0.5, 0.5]).round(4))
+    0.3681
     """
     p, p_x = _conditional(p_y_given_x, p_x)
     divergence = kl(p, marginal(p, p_x)[..., None, :])
@@ -289,6 +303,19 @@ def infonce_bound(
     a = e^f(x,y_1) and S the sum of the others, log(a+S) = ∫ (e^-t - e^-t(a+S)) dt/t,
     and E e^-tS is a power: one integral over log t replaces ``|Y|^(N-1)`` terms. The
     trapezoid rule is exact to rounding for such an integrand.
+
+    Examples
+    --------
+    The perfect critic of two people who never say the same: two candidates certify
+    little of the log 2 that there is, for half of the time they are alike.
+
+    >>> told_apart = [[1.0, 0.0], [0.0, 1.0]]
+    >>> p_x = [0.5, 0.5]
+    >>> critic = pmi(told_apart, p_x)
+    >>> round(infonce_bound(critic, told_apart, p_x, n=2), 4)
+    0.3466
+    >>> round(infonce_bound(critic, told_apart, p_x, n=64), 4)
+    0.6853
     """
     p = _probabilities(p_y_given_x, "p_y_given_x", 2)
     p_x = _probabilities(p_x, "p_x")
@@ -324,6 +351,10 @@ def _check_critic(f: np.ndarray, p: np.ndarray, n: int) -> None:
         )
 
 
+# probabilities of the joint scores and of the product scores
+Weights = tuple[ArrayLike, ArrayLike]
+
+
 def _average(values: ArrayLike, weights: ArrayLike | None) -> np.floating:
     values = np.asarray(values, float).reshape(-1)
     if weights is None:
@@ -333,21 +364,17 @@ def _average(values: ArrayLike, weights: ArrayLike | None) -> np.floating:
     return (values[counted] * weights[counted]).sum()
 
 
-def dv(
-    joint: ArrayLike,
-    product: ArrayLike,
-    joint_weights: ArrayLike | None = None,
-    product_weights: ArrayLike | None = None,
-) -> float:
+def dv(joint: ArrayLike, product: ArrayLike, weights: Weights | None = None) -> float:
     """Donsker-Varadhan: E_joint[f] - log E_product[e^f] ≤ I.
 
     Parameters
     ----------
     joint, product : array_like
-        Critic scores, any shape, flattened: samples, or a whole table with its
-        probabilities as weights, which gives the exact value.
-    joint_weights, product_weights : array_like, optional
-        Probabilities of the scores; None: all equal.
+        Critic scores of pairs that belong together, and of shuffled ones; any shape,
+        flattened.
+    weights : (array_like, array_like), optional
+        Probabilities of the joint scores and of the product scores, for the exact value
+        on a whole table; see `exact_bound`. None: samples, all equal.
 
     Returns
     -------
@@ -355,25 +382,20 @@ def dv(
         Nats; tight at f = PMI + constant. From samples it is biased upwards, for the
         log of a mean lies below.
     """
+    of_joint, of_product = weights or (None, None)
     product = np.asarray(product, float).reshape(-1)
-    if product_weights is None:
-        weights = np.full(product.size, 1 / product.size)
-    else:
-        weights = np.asarray(product_weights).reshape(-1)
-    return float(_average(joint, joint_weights) - logsumexp(product, b=weights))
+    if of_product is None:
+        of_product = np.full(product.size, 1 / product.size)
+    log_mean = logsumexp(product, b=np.asarray(of_product).reshape(-1))
+    return float(_average(joint, of_joint) - log_mean)
 
 
-def nwj(
-    joint: ArrayLike,
-    product: ArrayLike,
-    joint_weights: ArrayLike | None = None,
-    product_weights: ArrayLike | None = None,
-) -> float:
+def nwj(joint: ArrayLike, product: ArrayLike, weights: Weights | None = None) -> float:
     """Nguyen-Wainwright-Jordan: E_joint[f] - E_product[e^(f-1)] ≤ I.
 
     Parameters
     ----------
-    joint, product, joint_weights, product_weights
+    joint, product, weights
         As in `dv`.
 
     Returns
@@ -381,21 +403,17 @@ def nwj(
     float
         Nats; tight at f = PMI + 1 only.
     """
+    of_joint, of_product = weights or (None, None)
     growth = np.exp(np.asarray(product, float) - 1)
-    return float(_average(joint, joint_weights) - _average(growth, product_weights))
+    return float(_average(joint, of_joint) - _average(growth, of_product))
 
 
-def jsd(
-    joint: ArrayLike,
-    product: ArrayLike,
-    joint_weights: ArrayLike | None = None,
-    product_weights: ArrayLike | None = None,
-) -> float:
+def jsd(joint: ArrayLike, product: ArrayLike, weights: Weights | None = None) -> float:
     """-E_joint[softplus(-f)] - E_product[softplus(f)] ≤ 2·JSD(joint‖product) - 2 log 2.
 
     Parameters
     ----------
-    joint, product, joint_weights, product_weights
+    joint, product, weights
         As in `dv`.
 
     Returns
@@ -404,9 +422,10 @@ def jsd(
         Nats, at most 0; tight at f = PMI. A lower bound on a different divergence: it
         finds the right critic but does not say how large I is.
     """
+    of_joint, of_product = weights or (None, None)
     missed = np.logaddexp(0, -np.asarray(joint, float))
     fooled = np.logaddexp(0, np.asarray(product, float))
-    return float(-_average(missed, joint_weights) - _average(fooled, product_weights))
+    return float(-_average(missed, of_joint) - _average(fooled, of_product))
 
 
 def exact_bound(
@@ -420,7 +439,7 @@ def exact_bound(
     Parameters
     ----------
     bound : callable
-        `dv`, `nwj` or `jsd`.
+        `dv`, `nwj` or `jsd`; it takes scores of both kinds, and their probabilities.
     critic : array_like, shape (X, Y)
         f(x,y).
     p_y_given_x, p_x : array_like, shapes (X, Y) and (X,)
@@ -435,7 +454,7 @@ def exact_bound(
     p_x = _probabilities(p_x, "p_x")
     joint = p_x[:, None] * p
     product = p_x[:, None] * marginal(p, p_x)
-    return bound(critic, critic, joint, product)
+    return bound(critic, critic, (joint, product))
 
 
 def sample_scores(
@@ -541,29 +560,45 @@ def tilted_optimum(
     -----
     eq-optimum (02-dpo-is-pmi). β -> inf: π_ref. β -> 0: all mass on the largest
     log_ratio.
+
+    Examples
+    --------
+    A reply three times as likely among the chosen as among the rejected gains three to
+    one at β = 1, nine to one at β = 1/2.
+
+    >>> even, ratio = [0.5, 0.5], [np.log(3), 0.0]
+    >>> tilted_optimum(even, ratio, beta=1.0)
+    array([0.75, 0.25])
+    >>> tilted_optimum(even, ratio, beta=0.5)
+    array([0.9, 0.1])
     """
     beta = _positive(beta, "beta")
     p_ref, ratio = np.broadcast_arrays(
         _probabilities(p_ref, "p_ref"), np.asarray(log_ratio, float)
     )
-    impossible = np.isnan(ratio) | (ratio == np.inf)
-    if np.any(impossible & (p_ref > 0)):
+    possible = p_ref > 0
+    if np.any(possible & (np.isnan(ratio) | (ratio == np.inf))):
         raise ValueError("log_ratio: must not be nan or +inf where p_ref > 0")
-    base = np.where(p_ref > 0, _log(p_ref), -np.inf)
-    ratio = np.where(p_ref > 0, ratio, 0)
+    base = np.where(possible, _log(p_ref), -np.inf)
+    ratio = np.where(possible, ratio, 0)
     if lengths is None:
         return softmax(base + ratio / beta, axis=-1)
+    lengths = _positive_lengths(lengths, p_ref.shape[-1])
+    logits = base + lengths * ratio / beta  # (..., Y)
+    optimum = np.empty_like(logits)
+    for row in np.ndindex(logits.shape[:-1]):
+        optimum[row] = _normalised_by_length(logits[row], lengths)
+    return optimum / optimum.sum(-1, keepdims=True)
+
+
+def _positive_lengths(lengths: ArrayLike, replies: int) -> np.ndarray:
     lengths = np.asarray(lengths, float)
-    if lengths.shape != p_ref.shape[-1:] or np.any(lengths <= 0):
+    if lengths.shape != (replies,) or np.any(lengths <= 0):
         raise ValueError(
-            f"lengths: expected {p_ref.shape[-1]} positive numbers of tokens, "
+            f"lengths: expected {replies} positive numbers of tokens, "
             f"got shape {lengths.shape}"
         )
-    logits = base + lengths * ratio / beta  # (..., Y)
-    out = np.empty_like(logits)
-    for row in np.ndindex(logits.shape[:-1]):
-        out[row] = _normalised_by_length(logits[row], lengths)
-    return out / out.sum(-1, keepdims=True)
+    return lengths
 
 
 def _normalised_by_length(logits: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -636,8 +671,6 @@ def token_tilted(p: ArrayLike, q: ArrayLike, alpha: float) -> np.ndarray:
 
 def expected_pmi(policy: ArrayLike, p_ref: ArrayLike, p_c: ArrayLike) -> float:
     """E_c E_{y~policy(.|c)}[PMI_ref(c;y)]: what the reference reads out of replies.
-
-    The reference's own reading of what a reply says about its context.
 
     Parameters
     ----------

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from mipo import logprobs, models
+from mipo.baselines.reinforce import ReinforceConfig
 from mipo.baselines.verifier import train_verifier
 from mipo.cache import Run, cached
 from mipo.data import render
@@ -324,19 +325,18 @@ def reinforce(
     """
     model, tokenizer = models.load_model(experiment.model_folder(base))
     problems = word_problems.problems(n_problems, split="mipo", seed=seed)
+    config = ReinforceConfig(
+        beta=beta,
+        lr=lr,
+        batch_size=batch_size,
+        k=k,
+        max_new_tokens=16,
+        seed=seed,
+        steps=round(epochs * len(problems) / batch_size),
+        progress=progress,
+    )
     try:
-        log = train_verifier(
-            model,
-            tokenizer,
-            problems,
-            beta=beta,
-            lr=lr,
-            batch_size=batch_size,
-            k=k,
-            seed=seed,
-            steps=round(epochs * len(problems) / batch_size),
-            progress=progress,
-        )
+        log = train_verifier(model, tokenizer, problems, config)
     except FloatingPointError as error:
         return {"failed": str(error)}
     experiment.save(model, tokenizer, folder, log)

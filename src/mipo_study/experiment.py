@@ -429,12 +429,10 @@ def _reinforce(
     progress: bool,
 ) -> dict[str, Any]:
     from mipo.baselines.pmi_reward import train_mi_reward
+    from mipo.baselines.reinforce import ReinforceConfig
 
     model, tokenizer = load_model(model_folder(base))
-    log = train_mi_reward(
-        model,
-        tokenizer,
-        examples,
+    config = ReinforceConfig(
         beta=beta,
         lr=lr,
         steps=math.ceil(len(examples) / batch_size * epochs),
@@ -443,6 +441,7 @@ def _reinforce(
         seed=seed,
         progress=progress,
     )
+    log = train_mi_reward(model, tokenizer, examples, config)
     require_finite(model, "mi-reward", lr)
     save(model, tokenizer, folder, log)
     return _summary(log)

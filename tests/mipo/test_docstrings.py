@@ -1,5 +1,9 @@
-"""Every public function of the method is documented as numpydoc, as it is called."""
+"""Every public function of the method is documented as numpydoc, as it is called.
 
+Examples in docstrings are run.
+"""
+
+import doctest
 import importlib
 import inspect
 import pkgutil
@@ -47,6 +51,17 @@ def test_parameters_are_those_of_the_signature(name):
         parameters = set(inspect.signature(function).parameters) - {"self"}
         if names:
             assert names == parameters, label
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_give_what_they_show(name):
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.failed == 0
+
+
+def test_examples_of_losses_are_found():
+    """They hide behind a decorator: 6 lines of simpo, gamma_decay and rmipo."""
+    assert doctest.testmod(importlib.import_module("mipo.losses.margin")).attempted == 6
 
 
 def test_a_parameter_that_is_left_out_is_seen():

@@ -1,8 +1,12 @@
-"""The mutual-information reward: by hand, its gradient by enumeration, a tiny model trained to the optimum."""
+"""The mutual-information reward.
+
+By hand, its gradient by enumeration, and a tiny model trained to the optimum.
+"""
 
 import copy
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +14,7 @@ from torch.testing import assert_close
 
 from mipo import models
 from mipo.baselines import pmi_reward, reinforce
+from mipo.baselines.reinforce import ReinforceConfig
 from mipo.data import render
 
 EXAMPLES = [
@@ -22,16 +27,29 @@ TASTE = {
 }
 
 
+SHORT = ReinforceConfig(
+    beta=1.0,
+    lr=1e-3,
+    steps=3,
+    batch_size=4,
+    k=2,
+    max_new_tokens=4,
+    progress=False,
+)
+
+
 def T(*values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-# ---- formulas --------------------------------------------------------------------------------------------------------
+# ---- formulas ----
 
 
 def test_leave_one_out_by_hand():
-    got = reinforce.leave_one_out(torch.stack([T(1, 2, 6), T(5, 5, 5)]))
-    assert_close(got, torch.stack([T(1 - 4, 2 - 3.5, 6 - 1.5), T(0, 0, 0)]))
+    """Each reward less the mean of the two others."""
+    rewards = torch.stack([T(1, 2, 6), T(5, 5, 5)])
+    want = torch.stack([T(1 - 4, 2 - 3.5, 6 - 1.5), T(0, 0, 0)])
+    assert_close(reinforce.leave_one_out(rewards), want)
 
 
 def test_leave_one_out_needs_two():
@@ -50,16 +68,11 @@ def expected_gradient(logits, ref, r, beta, k):
     logits = logits.clone().requires_grad_()
     logps = logits.log_softmax(-1)
     total = 0.0
-    for ys in itertools.product(range(len(r)), repeat=k):
-        ys = torch.tensor(ys)
-        weight = logps[ys].sum().exp().detach()
-        total = (
-            total
-            + weight
-            * reinforce.surrogate(
-                logps[ys][None], ref[ys][None], r[ys][None], beta=beta
-            )[0]
-        )
+    for replies in itertools.product(range(len(r)), repeat=k):
+        ys = list(replies)
+        chance = logps[ys].sum().exp().detach()
+        one_prompt = logps[ys][None], ref[ys][None], r[ys][None]
+        total += chance * reinforce.surrogate(*one_prompt, beta=beta)[0]
     return torch.autograd.grad(total, logits)[0]
 
 
@@ -74,15 +87,15 @@ def test_gradient_is_unbiased(k, beta):
 
 def test_optimum_is_that_of_mipo():
     ref, q, beta = T(0.6, 0.3, 0.1).log(), T(0.2, 0.5, 0.3).log(), 0.5
+    pmi = ref - q
     best = (1 + 1 / beta) * ref - q / beta  # log π*, up to a constant
-    assert_close(
-        expected_gradient(best, ref, ref - q, beta, 2), T(0, 0, 0), atol=1e-12, rtol=0
-    )
-    log_z = torch.logsumexp(ref + (ref - q) / beta, -1)
-    assert_close(objective(best, ref, ref - q, beta), beta * log_z)  # KL(π ‖ π*) is 0
+    gradient = expected_gradient(best, ref, pmi, beta, 2)
+    assert_close(gradient, T(0, 0, 0), atol=1e-12, rtol=0)
+    log_z = torch.logsumexp(ref + pmi / beta, -1)
+    assert_close(objective(best, ref, pmi, beta), beta * log_z)  # KL(π ‖ π*) is 0
 
 
-# ---- a model of two people and three drinks --------------------------------------------------------------------------
+# ---- a model of two people and three drinks ----
 
 
 @pytest.fixture(scope="module")
@@ -96,17 +109,13 @@ def base():
     )
 
     def examples(rng, n):
-        found = []
+        pairs = []
         for _ in range(n):
             who = rng.choice(list(TASTE))
             reply = rng.choice(list(TASTE[who]), p=list(TASTE[who].values()))
-            found.append(
-                (
-                    render(tokenizer, "Drink?", "" if rng.random() < 0.2 else str(who)),
-                    str(reply),
-                )
-            )
-        return found
+            context = "" if rng.random() < 0.2 else str(who)
+            pairs.append((render(tokenizer, "Drink?", context), str(reply)))
+        return pairs
 
     models.pretrain(
         model, tokenizer, examples, steps=150, batch_size=64, lr=1e-2, progress=False
@@ -115,17 +124,17 @@ def base():
 
 
 def table(model, tokenizer, context):
-    """log p(drink, end | context) of the three drinks, from full logits one row at a time: (3,), float64."""
+    """log p(drink, end | context) of the three drinks, from full logits: (3,)."""
     head = tokenizer(render(tokenizer, "Drink?", context))["input_ids"]
-    found = []
+    drinks = []
     for drink in TASTE["Ann."]:
         tail = [*tokenizer(drink)["input_ids"], tokenizer.eos_token_id]
         with torch.no_grad():
-            logps = (
-                model(torch.tensor([head + tail])).logits[0].double().log_softmax(-1)
-            )
-        found.append(sum(logps[len(head) - 1 + t, y] for t, y in enumerate(tail)))
-    return torch.stack(found)
+            logits = model(torch.tensor([head + tail])).logits[0]
+        logps = logits.double().log_softmax(-1)
+        before = len(head) - 1  # the position that predicts the first token of the tail
+        drinks.append(sum(logps[before + t, token] for t, token in enumerate(tail)))
+    return torch.stack(drinks)
 
 
 def optimum(base, beta):
@@ -140,76 +149,79 @@ def test_rewards_of_replies_equal_the_pmi(base):
     p = {c: table(model, tokenizer, c) for c in (*TASTE, "")}
     rows = reinforce.sample_rows(model, tokenizer, EXAMPLES, 3, 4, seed=0)
     for contexts in (["Ann.", "Bob."], ["Bob.", "Bob.", "Ann."], [""]):
-        own, got = pmi_reward.score_pmi(
-            model, tokenizer, EXAMPLES, rows, [contexts, contexts]
-        )
+        batch = EXAMPLES, rows, [contexts, contexts]
+        logps, rewards = pmi_reward.score_pmi(model, tokenizer, *batch)
         for i, (_, tail) in enumerate(rows):
             y = [tokenizer(d)["input_ids"][0] for d in TASTE["Ann."]].index(tail[0])
-            mine = p[EXAMPLES[i // 3]["context"]][y]
-            want = mine - (sum(p[c][y].exp() for c in contexts) / len(contexts)).log()
-            assert_close(
-                [own[i].double(), got[i].double()], [mine, want], atol=1e-5, rtol=1e-5
-            )
+            own = p[EXAMPLES[i // 3]["context"]][y]
+            marginal = sum(p[c][y].exp() for c in contexts) / len(contexts)
+            got = [logps[i].double(), rewards[i].double()]
+            assert_close(got, [own, own - marginal.log()], atol=1e-5, rtol=1e-5)
 
 
-def test_training_reaches_the_optimum(base):
+@pytest.fixture(scope="module")
+def trained(base):
     model, tokenizer = copy.deepcopy(base[0]), base[1]
-    log = pmi_reward.train_mi_reward(
-        model,
-        tokenizer,
-        EXAMPLES,
+    config = ReinforceConfig(
         beta=1.0,
         lr=1e-3,
         steps=60,
         batch_size=8,
         k=8,
-        contexts_per_marginal=8,
         max_new_tokens=4,
-        seed=0,
         progress=False,
     )
-    got, start = (
-        torch.stack([table(m, tokenizer, c) for c in TASTE]).exp()
-        for m in (model, base[0])
-    )
+    log = pmi_reward.train_mi_reward(model, tokenizer, EXAMPLES, config)
+    return model, log
+
+
+def probabilities(model, tokenizer):
+    """Of the drinks for Ann and for Bob: (2, 3)."""
+    return torch.stack([table(model, tokenizer, context) for context in TASTE]).exp()
+
+
+def test_training_reaches_the_optimum(base, trained):
+    """In probabilities, and in E_π[r], nats."""
+    start = probabilities(*base)
+    got = probabilities(trained[0], base[1])
     want = optimum(base, 1.0)
     assert (want - start).abs().max() > 0.1
     assert_close(got, want, atol=0.07, rtol=0)
+
     pmi = (start / start.mean(dim=0)).log()
-    before, after, best = (
-        (p * pmi).sum(dim=1).mean() for p in (start, got, want)
-    )  # E_π[r], nats
+    before, after, best = ((p * pmi).sum(dim=1).mean() for p in (start, got, want))
     assert after - before > 0.6 * (best - before) > 0.05
+
+
+def test_the_log_of_training(base, trained):
+    """The first batch has 64 replies, with rewards between -1.4 and 0.6 nats."""
+    log = trained[1]
     assert [row["step"] for row in log] == list(range(1, 61))
-    assert all(row["loss"] == row["kl"] - row["reward"] for row in log)
-    assert abs(log[0]["kl"]) < 1e-5 and sum(row["kl"] for row in log[-20:]) > 0
-    assert (
-        abs(log[0]["reward"] - before) < 0.35
-    )  # one batch of 64 replies, r between -1.4 and 0.6 nats
+    for row in log:
+        assert row["loss"] == row["kl"] - row["reward"]
+    assert abs(log[0]["kl"]) < 1e-5
+    assert sum(row["kl"] for row in log[-20:]) > 0
+
+    start = probabilities(*base)
+    pmi = (start / start.mean(dim=0)).log()
+    mean_reward = (start * pmi).sum(dim=1).mean()
+    assert abs(log[0]["reward"] - mean_reward) < 0.35
 
 
 def test_same_seed_same_run_and_the_model_is_trained_in_place(base):
     runs = []
     for seed in (1, 1, 2):
         model = copy.deepcopy(base[0])
+        config = replace(SHORT, seed=seed)
         log = pmi_reward.train_mi_reward(
-            model,
-            base[1],
-            EXAMPLES,
-            beta=1,
-            lr=1e-3,
-            steps=3,
-            batch_size=4,
-            k=2,
-            marginal="missing",
-            max_new_tokens=4,
-            seed=seed,
-            progress=False,
+            model, base[1], EXAMPLES, config, marginal="missing"
         )
         runs.append((log, table(model, base[1], "Ann.")))
-    assert runs[0][0] == runs[1][0] and torch.equal(runs[0][1], runs[1][1])
-    assert runs[0][0] != runs[2][0]
-    assert not torch.equal(runs[0][1], table(*base, "Ann."))
+    (log, weights), (same_log, same_weights), (other_log, _) = runs
+    assert log == same_log
+    assert torch.equal(weights, same_weights)
+    assert log != other_log
+    assert not torch.equal(weights, table(*base, "Ann."))
     assert all(p.requires_grad for p in base[0].parameters())
 
 
@@ -221,7 +233,7 @@ def test_a_reply_that_was_cut_is_scored_without_an_end(base):
     assert all(tail[-1] == tokenizer.eos_token_id for _, tail in rows)
 
 
-# ---- bad input -------------------------------------------------------------------------------------------------------
+# ---- bad input ----
 
 
 @pytest.mark.parametrize(
@@ -232,8 +244,22 @@ def test_a_reply_that_was_cut_is_scored_without_an_end(base):
         ({"beta": math.nan}, "beta"),
         ({"beta": None}, "beta"),
         ({"lr": 0.0}, "lr"),
+        ({"lr": -1.0}, "lr"),
         ({"steps": 0}, "steps"),
+        ({"steps": True}, "steps"),
+        ({"batch_size": 2.0}, "batch_size"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
         ({"k": 1}, "k must be .* at least 2"),
+    ],
+)
+def test_bad_config(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(SHORT, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         ({"contexts_per_marginal": 0}, "contexts_per_marginal"),
         ({"marginal": "none"}, "'contexts' or 'missing'"),
         ({"examples": []}, "at least one example"),
@@ -246,38 +272,24 @@ def test_a_reply_that_was_cut_is_scored_without_an_end(base):
             },
             "same context",
         ),
-        ({"max_new_tokens": 40}, "context of 16"),
+        ({"config": {"max_new_tokens": 40}}, "context of 16"),
     ],
 )
 def test_bad_settings(base, change, message):
-    settings = {
-        "examples": EXAMPLES,
-        "beta": 1.0,
-        "lr": 1e-3,
-        "steps": 1,
-        "max_new_tokens": 4,
-    } | change
-    examples = settings.pop("examples")
+    settings = {"examples": EXAMPLES, **change}
+    settings["config"] = replace(SHORT, **settings.get("config", {}))
     with pytest.raises(ValueError, match=message):
-        pmi_reward.train_mi_reward(
-            base[0], base[1], examples, progress=False, **settings
-        )
+        pmi_reward.train_mi_reward(*base, **settings)
 
 
 def test_nan_weights_and_a_diverging_run_are_named(base):
-    settings = {
-        "beta": 1.0,
-        "steps": 3,
-        "batch_size": 2,
-        "k": 2,
-        "max_new_tokens": 4,
-        "progress": False,
-    }
-    broken = copy.deepcopy(base[0])
+    model, tokenizer = base
+    broken = copy.deepcopy(model)
     broken.model.norm.weight.data[0] = math.nan
     with pytest.raises(FloatingPointError, match="not finite when sampling"):
-        pmi_reward.train_mi_reward(broken, base[1], EXAMPLES, lr=1e-3, **settings)
+        pmi_reward.train_mi_reward(broken, tokenizer, EXAMPLES, SHORT)
+
+    too_fast = replace(SHORT, lr=1e37)
+    diverging = copy.deepcopy(model)
     with pytest.raises(FloatingPointError, match="not finite"):
-        pmi_reward.train_mi_reward(
-            copy.deepcopy(base[0]), base[1], EXAMPLES, lr=1e37, **settings
-        )
+        pmi_reward.train_mi_reward(diverging, tokenizer, EXAMPLES, too_fast)

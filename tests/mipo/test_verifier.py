@@ -5,6 +5,7 @@ import pytest
 
 from mipo import models
 from mipo.baselines import reinforce, verifier
+from mipo.baselines.reinforce import ReinforceConfig
 from mipo.data import render
 from mipo.lm.tokens import encode_many
 from mipo.worlds import word_problems
@@ -33,14 +34,12 @@ def test_only_a_right_answer_in_the_right_form_is_paid():
     assert {y: verifier.is_right(y, CHOICE) for y in paid} == paid
 
 
-@pytest.mark.parametrize("wrong", [{"beta": 0}, {"lr": -1.0}, {"k": 1}, {"steps": 0}])
-def test_settings_are_refused(wrong):
+def test_training_needs_problems():
     tokenizer = word_problems.build_tokenizer()
     model = models.small_model(tokenizer, hidden=16, layers=1, heads=2)
-    with pytest.raises(ValueError):
-        verifier.train_verifier(
-            model, tokenizer, [SUM], **({"beta": 0.1, "lr": 1e-3, "steps": 1} | wrong)
-        )
+    config = ReinforceConfig(beta=0.1, lr=1e-3, steps=1)
+    with pytest.raises(ValueError, match="problems must be .* at least 1"):
+        verifier.train_verifier(model, tokenizer, [], config)
 
 
 def test_training_raises_the_reward():
@@ -61,58 +60,52 @@ def test_training_raises_the_reward():
         embedding_rate=10.0,
         progress=False,
     )
-    log = verifier.train_verifier(
-        model,
-        tokenizer,
-        [SUM],
+    config = ReinforceConfig(
         beta=0.05,
         lr=1e-3,
         steps=40,
         batch_size=4,
-        k=4,
+        max_new_tokens=16,
         progress=False,
     )
+    log = verifier.train_verifier(model, tokenizer, [SUM], config)
     reward = [row["reward"] for row in log]
-    assert (
-        0.2 < np.mean(reward[:5]) < 0.8
-        and np.mean(reward[-5:]) > np.mean(reward[:5]) + 0.2
-    )
-    assert abs(log[0]["kl"]) < 1e-5 and np.mean([row["kl"] for row in log[-5:]]) > 0.05
+    kl = [row["kl"] for row in log]
+    assert 0.2 < np.mean(reward[:5]) < 0.8
+    assert np.mean(reward[-5:]) > np.mean(reward[:5]) + 0.2
+    assert abs(kl[0]) < 1e-5
+    assert np.mean(kl[-5:]) > 0.05
 
 
 def test_each_step_asks_the_next_problems_and_pays_for_their_own_answers(monkeypatch):
-    """Six steps of two over three problems: rounds of three, and a reply is right only for the problem it was given to."""
+    """Six steps of two over the problems 2 + 5, 3 + 5, 4 + 5: rounds of three.
+
+    Each problem gets two replies: its own answer, and that of 2 + 5.
+    """
     problems = [Problem("sum", "plain", (a, 5), "Ada", "apples") for a in (2, 3, 4)]
     tokenizer = word_problems.build_tokenizer()
     model = models.small_model(tokenizer, hidden=16, layers=1, heads=2)
-    asked = []
+    queries = []
 
     def sample(model, tokenizer, batch, k, max_new_tokens, seed):
-        asked.extend(r["query"] for r in batch)
-        answers = [
-            f"So {a} + 5 = {a + 5} (done)"
-            for r in batch
-            for a in (r["problem"].operands[0], 2)
-        ]
-        return encode_many(
-            tokenizer,
-            [render(tokenizer, r["query"]) for r in batch for _ in range(k)],
-            answers,
-        )
+        prompts, replies = [], []
+        for example in batch:
+            queries.append(example["query"])
+            prompts += [render(tokenizer, example["query"])] * k
+            for a in (example["problem"].operands[0], 2):
+                replies.append(f"So {a} + 5 = {a + 5} (done)")
+        return encode_many(tokenizer, prompts, replies)
 
     monkeypatch.setattr(reinforce, "sample_rows", sample)
-    log = verifier.train_verifier(
-        model,
-        tokenizer,
-        problems,
-        beta=0.1,
-        lr=1e-9,
-        steps=6,
-        batch_size=2,
-        k=2,
-        progress=False,
+    config = ReinforceConfig(
+        beta=0.1, lr=1e-9, steps=6, batch_size=2, k=2, progress=False
     )
-    texts = [p.text() for p in problems]
-    assert all(set(asked[i : i + 3]) == set(texts) for i in range(0, 12, 3))
-    first = [asked[2 * i : 2 * i + 2].count(texts[0]) for i in range(6)]
-    assert [row["reward"] for row in log] == [0.5 + n / 4 for n in first]
+    log = verifier.train_verifier(model, tokenizer, problems, config)
+
+    texts = {problem.text() for problem in problems}
+    for start in range(0, 12, 3):
+        assert set(queries[start : start + 3]) == texts
+    for step, row in enumerate(log):
+        batch = queries[2 * step : 2 * step + 2]
+        both_right = batch.count(problems[0].text())
+        assert row["reward"] == 0.5 + both_right / 4

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -24,7 +25,7 @@ from mipo.lm import tokens
 from mipo.lm.prompts import render
 from mipo.lm.sampling import generate
 from mipo.lm.tokens import Row
-from mipo.losses.declaration import is_number
+from mipo.losses.declaration import at_least, positive
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,6 +35,50 @@ Example = Mapping[str, Any]
 Score = Callable[
     ["PreTrainedModel", Sequence[Example], Sequence[Row]], tuple[Tensor, Tensor]
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReinforceConfig:
+    """How a policy is trained, whatever the reward.
+
+    Parameters
+    ----------
+    beta : float
+        Weight of KL(π ‖ π_ref), in the unit of the reward per nat; above 0.
+    lr : float
+        Peak learning rate of AdamW with MIPO's recipe: betas 0.9 and 0.95, warm-up 3 %,
+        cosine to a tenth, clip norm 1, no dropout.
+    steps, batch_size : int
+        Optimiser steps, and prompts of each.
+    k : int
+        Replies sampled per prompt at temperature 1; at least 2.
+    max_new_tokens : int
+        A reply that is cut there is scored without an end.
+    seed : int
+        Of the order of examples and of the sampling.
+    progress : bool
+        Show a bar.
+
+    Raises
+    ------
+    ValueError
+        For a number out of range.
+    """
+
+    beta: float
+    lr: float
+    steps: int
+    batch_size: int = 16
+    k: int = 4
+    max_new_tokens: int = 64
+    seed: int = 0
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        positive(beta=self.beta, lr=self.lr)
+        at_least(1, steps=self.steps, batch_size=self.batch_size)
+        at_least(1, max_new_tokens=self.max_new_tokens)
+        at_least(2, k=self.k)
 
 
 def leave_one_out(rewards: Tensor) -> Tensor:
@@ -108,40 +153,13 @@ def shuffled(rng: np.random.Generator, n: int, wanted: int) -> np.ndarray:
     return np.concatenate([rng.permutation(n) for _ in range(rounds)])[:wanted]
 
 
-def check_settings(*, beta: float, lr: float, **counts: tuple[int, int]) -> None:
-    """Raise a ValueError for settings that cannot be trained with.
-
-    Parameters
-    ----------
-    beta, lr : float
-        Finite, above 0.
-    **counts : (value, least)
-        Whole numbers, and the smallest allowed.
-    """
-    for name, value in (("beta", beta), ("lr", lr)):
-        if not is_number(value) or value <= 0:
-            raise ValueError(f"{name} must be a finite number above 0; got {value!r}")
-    for name, (value, least) in counts.items():
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not whole or value < least:
-            raise ValueError(
-                f"{name} must be a whole number of at least {least}; got {value!r}"
-            )
-
-
 def reinforce(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Example],
     score: Score,
+    config: ReinforceConfig,
     *,
-    beta: float,
-    lr: float,
-    steps: int,
-    k: int,
-    max_new_tokens: int,
-    seed: int,
-    progress: bool,
     name: str,
 ) -> list[dict[str, float]]:
     """Train `model` in place: sample replies, reward them, step down `surrogate`.
@@ -150,23 +168,13 @@ def reinforce(
     ----------
     model, tokenizer
         The policy; π_ref is a frozen copy of it as given.
-    examples : sequence of dict
-        Examples in the order of training, an equal part of them at each step.
+    examples : sequence of dict, length steps · batch_size
+        Examples in the order of training.
     score : callable
         (π_ref, examples of the step, rows) -> log π_ref(y|x,c) and reward of each row,
         without gradient, (B·k,) both.
-    beta : float
-        Weight of KL(π ‖ π_ref).
-    lr, steps
-        Of AdamW with MIPO's recipe.
-    k : int
-        Replies sampled per prompt at temperature 1.
-    max_new_tokens : int
-        A reply that is cut there is scored without an end.
-    seed : int
-        Of the sampling.
-    progress : bool
-        Show a bar.
+    config : ReinforceConfig
+        How it is trained.
     name : str
         What the bar calls the training.
 
@@ -181,24 +189,30 @@ def reinforce(
     FloatingPointError
         For values that are not finite.
     """
-    size, was_training = len(examples) // steps, model.training
+    beta, size, k = config.beta, config.batch_size, config.k
+    was_training = model.training
     model.eval()  # no dropout: replies are scored by the policy that sampled them
     reference = copy.deepcopy(model).requires_grad_(False)
-    optimiser, schedule = recipes.optimiser(model, lr=lr, steps=steps)
+    optimiser, schedule = recipes.optimiser(model, lr=config.lr, steps=config.steps)
     log, rows = [], []
     bar = tqdm(
-        range(steps), desc=f"training ({name})", unit="step", disable=not progress
+        range(config.steps),
+        desc=f"training ({name})",
+        unit="step",
+        disable=not config.progress,
     )
     for step in bar:
         batch = examples[step * size : (step + 1) * size]
-        rows = sample_rows(
-            model, tokenizer, batch, k, max_new_tokens, seed=seed * 1_000_003 + step
-        )
-        own, rewards = (t.reshape(size, k) for t in score(reference, batch, rows))
+        seed = config.seed * 1_000_003 + step
+        rows = sample_rows(model, tokenizer, batch, k, config.max_new_tokens, seed)
+        ref_logps, rewards = score(reference, batch, rows)
+        ref_logps, rewards = ref_logps.reshape(size, k), rewards.reshape(size, k)
         logps = _policy_logps(model, tokenizer, rows).reshape(size, k)  # nats
-        surrogate(logps, own, rewards, beta=beta).mean().backward()
+
+        surrogate(logps, ref_logps, rewards, beta=beta).mean().backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()
-        reward, kl = rewards.mean().item(), (logps.detach() - own).mean().item()
+        reward = rewards.mean().item()
+        kl = (logps.detach() - ref_logps).mean().item()
         if not all(map(math.isfinite, (reward, kl, norm))):
             _diverged(
                 f"step {step + 1} is not finite: "
@@ -210,7 +224,7 @@ def reinforce(
         schedule.step()
         optimiser.zero_grad(set_to_none=True)
         bar.set_postfix(reward=f"{reward:.3f}", kl=f"{kl:.3f}", refresh=False)
-    _check_finite(model, rows[0][0], f"after step {steps}")
+    _check_finite(model, rows[0][0], f"after step {config.steps}")
     model.train(was_training)
     return log
 

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from mipo import logprobs
-from mipo.baselines.reinforce import Example, check_settings, reinforce, shuffled
+from mipo.baselines.reinforce import Example, ReinforceConfig, reinforce, shuffled
 from mipo.lm.tokens import Row
+from mipo.losses.declaration import at_least
 from mipo.worlds import word_problems
 from mipo.worlds.word_problems import Problem
 
@@ -34,15 +35,7 @@ def train_verifier(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     problems: Sequence[Problem],
-    *,
-    beta: float,
-    lr: float,
-    steps: int,
-    batch_size: int = 8,
-    k: int = 4,
-    max_new_tokens: int = 16,
-    seed: int = 0,
-    progress: bool = True,
+    config: ReinforceConfig,
 ) -> list[dict[str, float]]:
     """Train `model` in place by REINFORCE on `is_right`.
 
@@ -51,9 +44,9 @@ def train_verifier(
     model, tokenizer
         The policy; π_ref is a frozen copy of it as given.
     problems : sequence of Problem
-        Each step takes the next `batch_size` of them, reshuffled every round.
-    beta, lr, steps, batch_size, k, max_new_tokens, seed, progress
-        As in `mipo.baselines.pmi_reward.train_mi_reward`, which has the same loop.
+        Each step takes the next of them, reshuffled every round.
+    config : ReinforceConfig
+        How it is trained.
 
     Returns
     -------
@@ -63,21 +56,13 @@ def train_verifier(
     Raises
     ------
     ValueError
-        For settings that cannot be trained with.
+        Without problems.
     FloatingPointError
         For values that are not finite.
     """
-    check_settings(
-        beta=beta,
-        lr=lr,
-        steps=(steps, 1),
-        batch_size=(batch_size, 1),
-        k=(k, 2),
-        max_new_tokens=(max_new_tokens, 1),
-        problems=(len(problems), 1),
-    )
-    rng = np.random.default_rng((seed, 7))
-    order = shuffled(rng, len(problems), steps * batch_size)
+    at_least(1, problems=len(problems))
+    rng = np.random.default_rng((config.seed, 7))
+    order = shuffled(rng, len(problems), config.steps * config.batch_size)
     items = [problems[i] for i in order]
     examples = [word_problems.example_of(item) | {"problem": item} for item in items]
 
@@ -87,22 +72,10 @@ def train_verifier(
         rewards = []
         for i, (_, tail) in enumerate(rows):
             reply = str(tokenizer.decode(tail, skip_special_tokens=True))
-            rewards.append(is_right(reply, batch[i // k]["problem"]))
+            problem = batch[i // config.k]["problem"]
+            rewards.append(is_right(reply, problem))
         pad_id = tokenizer.pad_token_id
         own = logprobs.score_rows(reference, rows, pad_id=pad_id).summed
         return own, torch.tensor(rewards).to(own)
 
-    return reinforce(
-        model,
-        tokenizer,
-        examples,
-        score,
-        beta=beta,
-        lr=lr,
-        steps=steps,
-        k=k,
-        seed=seed,
-        max_new_tokens=max_new_tokens,
-        progress=progress,
-        name="verifier",
-    )
+    return reinforce(model, tokenizer, examples, score, config, name="verifier")

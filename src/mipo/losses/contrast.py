@@ -19,9 +19,9 @@ from mipo.losses.declaration import FAR, declare, positive
     limits={0: log(3), FAR: 0, -FAR: 0.5 * FAR + log(2)},
 )
 def infonca(logps: Tensor, ref_logps: Tensor, *, beta: float) -> Tensor:
-    r"""-log softmax(beta * (logps - ref_logps)) at index 0, the chosen reply.
+    """InfoNCA: InfoNCE over N replies to one prompt, against a reference.
 
-    InfoNCE over N replies to one prompt.
+    The loss is ``-log softmax(beta * (logps - ref_logps))`` at the chosen reply.
 
     Parameters
     ----------
@@ -57,9 +57,10 @@ def infonca(logps: Tensor, ref_logps: Tensor, *, beta: float) -> Tensor:
     limits={0: log(3), FAR: 0, -FAR: FAR + log(2)},
 )
 def sami(logps: Tensor) -> Tensor:
-    r"""(row + column cross-entropy) / 2 of log pi(reply j | prompt i).
+    """SAMI: symmetric InfoNCE between N prompts and their replies.
 
-    Symmetric InfoNCE between prompts and replies; the right entries are (i, i).
+    The loss is the mean of two cross-entropies: which reply belongs to a prompt, and
+    which prompt to a reply. Reply i belongs to prompt i.
 
     Parameters
     ----------
@@ -100,9 +101,9 @@ def sami(logps: Tensor) -> Tensor:
     limits={0: log(3), FAR: 0, -FAR: FAR / 2 + log(2)},
 )
 def context_infonce(logps: Tensor, *, temperature: float = 1.0) -> Tensor:
-    r"""-log softmax(logps / temperature) at index 0, the reply's own context.
+    """InfoNCE over the contexts of one reply: the InfoNCE baseline of MIPO.
 
-    InfoNCE over contexts, without a reference: the InfoNCE baseline of MIPO.
+    The loss is ``-log softmax(logps / temperature)`` at the reply's own context.
 
     Parameters
     ----------

@@ -241,3 +241,13 @@ def not_negative(**settings: Any) -> None:
             raise ValueError(
                 f"{name} must be a finite number of at least 0; got {value!r}"
             )
+
+
+def at_least(least: int, **counts: Any) -> None:
+    """Raise a ValueError for a count that is not a whole number of at least `least`."""
+    for name, value in counts.items():
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole or value < least:
+            raise ValueError(
+                f"{name} must be a whole number of at least {least}; got {value!r}"
+            )

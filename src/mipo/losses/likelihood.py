@@ -21,7 +21,7 @@ CERTAIN = -1e-7
 
 @declare(takes="chosen", logps="sum", limits={0: 0, -FAR: FAR}, lowest_at=0)
 def sft(chosen_logps: Tensor) -> Tensor:
-    r"""-chosen_logps: the negative log-likelihood of the chosen reply.
+    """Supervised fine-tuning (SFT): ``-chosen``, the negative log-likelihood.
 
     Parameters
     ----------
@@ -61,16 +61,17 @@ def cpo(
     beta: float = 0.1,
     alpha: float = 1.0,
 ) -> Tensor:
-    r"""-log sigmoid(beta * (chosen - rejected)) - alpha * chosen / L_w.
+    """Contrastive preference optimisation (CPO): DPO without a reference, plus SFT.
 
-    DPO without its reference, held to the data by a likelihood term.
+    The loss is ``-log sigmoid(beta * (chosen - rejected)) - alpha * chosen /
+    chosen_tokens``; the second term holds the policy to the data.
 
     Parameters
     ----------
     chosen_logps, rejected_logps : Tensor, shape (B,)
         Log-probs of the chosen and the rejected reply; nats, SUMMED over reply tokens.
     chosen_tokens : Tensor, shape (B,)
-        Tokens L_w of the chosen reply.
+        Length of the chosen reply, tokens.
     beta : float
         Steepness, 1/nats; above 0.
     alpha : float
@@ -97,6 +98,11 @@ def cpo(
     return preference - alpha * chosen_logps / chosen_tokens.clamp(min=1)
 
 
+def _log_odds(logps: Tensor) -> Tensor:
+    logps = logps.clamp(max=CERTAIN)
+    return logps - torch.log(-torch.expm1(logps))
+
+
 @declare(
     takes="pair",
     logps="mean",
@@ -107,9 +113,10 @@ def cpo(
     },
 )
 def orpo(chosen_logps: Tensor, rejected_logps: Tensor, *, beta: float = 0.1) -> Tensor:
-    r"""-chosen - beta * log sigmoid(log odds(chosen) - log odds(rejected)).
+    """Odds-ratio preference optimisation (ORPO): SFT plus an odds ratio.
 
-    Supervised learning with an odds ratio; log odds(l) = l - log(1 - e^l).
+    The loss is ``-chosen - beta * log sigmoid(log_odds(chosen) - log_odds(rejected))``,
+    with ``log_odds(l) = l - log(1 - exp(l))``.
 
     Parameters
     ----------
@@ -138,11 +145,6 @@ def orpo(chosen_logps: Tensor, rejected_logps: Tensor, *, beta: float = 0.1) -> 
     return -chosen_logps + beta * F.softplus(-log_odds_ratio)
 
 
-def _log_odds(logps: Tensor) -> Tensor:
-    logps = logps.clamp(max=CERTAIN)
-    return logps - torch.log(-torch.expm1(logps))
-
-
 @declare(
     takes="pair",
     logps="mean",
@@ -150,9 +152,9 @@ def _log_odds(logps: Tensor) -> Tensor:
     bounds=(-1.0, 1.0),
 )
 def simper(chosen_logps: Tensor, rejected_logps: Tensor) -> Tensor:
-    r"""-exp(chosen) + exp(rejected): inverse perplexities.
+    """SimPER: ``exp(rejected) - exp(chosen)``, a difference of inverse perplexities.
 
-    A bounded loss with nothing to tune but the learning rate.
+    Bounded, with nothing to tune but the learning rate.
 
     Parameters
     ----------
@@ -176,6 +178,10 @@ def simper(chosen_logps: Tensor, rejected_logps: Tensor) -> Tensor:
     return torch.exp(rejected_logps) - torch.exp(chosen_logps)
 
 
+def _bent(logps: Tensor, alpha: float) -> Tensor:
+    return -torch.expm1((-alpha * logps).clamp(max=LARGEST)) / alpha
+
+
 @declare(
     takes="pair",
     logps="mean",
@@ -190,10 +196,11 @@ def alphapo(
     beta: float = 2.5,
     gamma: float = 0.1,
 ) -> Tensor:
-    r"""-log sigmoid(beta * (r_w - r_l) - gamma), r = (1 - exp(-alpha * logps)) / alpha.
+    """AlphaPO: `simpo` with a bent reward.
 
-    SimPO with a bent reward: alpha > 0 punishes unlikely replies more than
-    logarithmically.
+    The loss is ``-log sigmoid(beta * (r_chosen - r_rejected) - gamma)``, with the
+    reward ``r = (1 - exp(-alpha * logps)) / alpha``. An alpha above 0 punishes unlikely
+    replies more than logarithmically.
 
     Parameters
     ----------
@@ -229,7 +236,3 @@ def alphapo(
     chosen = _bent(chosen_logps, alpha)
     rejected = _bent(rejected_logps, alpha)
     return F.softplus(gamma - beta * (chosen - rejected))
-
-
-def _bent(logps: Tensor, alpha: float) -> Tensor:
-    return -torch.expm1((-alpha * logps).clamp(max=LARGEST)) / alpha

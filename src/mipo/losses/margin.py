@@ -14,7 +14,7 @@ from mipo.losses.declaration import (
     FAR,
     LARGEST,
     declare,
-    is_number,
+    finite,
     positive,
     same_shape,
 )
@@ -34,9 +34,9 @@ def simpo(
     beta: float,
     gamma: float | Tensor,
 ) -> Tensor:
-    r"""-log sigmoid(beta * h - gamma), h = chosen - rejected.
+    """Simple preference optimisation (SimPO): no reference, a target margin.
 
-    No reference; a target margin.
+    The loss is ``-log sigmoid(beta * h - gamma)``, with ``h = chosen - rejected``.
 
     Parameters
     ----------
@@ -60,18 +60,25 @@ def simpo(
 
     Notes
     -----
-    h = 0: log(1 + e^gamma). h -> -inf: gamma - beta h. h -> inf: 0.
-    Source: arXiv:2405.14734, eq. 6.
+    It is log(1 + e^gamma) at h = 0, approaches ``gamma - beta * h`` as h falls, and 0
+    as h grows. Source: arXiv:2405.14734, eq. 6.
+
+    Examples
+    --------
+    The second pair just meets its margin, so it costs log 2.
+
+    >>> chosen = torch.tensor([-1.0, -0.5])
+    >>> rejected = torch.tensor([-1.0, -1.0])
+    >>> simpo(chosen, rejected, beta=2.0, gamma=1.0)
+    tensor([1.3133, 0.6931])
     """
     positive(beta=beta)
     if isinstance(gamma, Tensor):
         same_shape(ndim=1, chosen_logps=chosen_logps, gamma=gamma)
-    elif not is_number(gamma):
-        raise ValueError(
-            "gamma must be a finite number, or a tensor with one per pair; "
-            f"got {gamma!r}"
-        )
-    return F.softplus(gamma - beta * (chosen_logps - rejected_logps))  # (B,)
+    else:
+        finite(gamma=gamma)
+    h = chosen_logps - rejected_logps  # (B,) nats per token
+    return F.softplus(gamma - beta * h)
 
 
 def gamma_decay(
@@ -81,10 +88,10 @@ def gamma_decay(
     gamma_max: float = 1.6,
     scale: float = 1.0,
 ) -> Tensor:
-    r"""gamma_min + (gamma_max - gamma_min) * exp(-max(0, delta_pmi) / scale).
+    """RMiPO's margin: it decays as the chosen reply gains in PMI on the rejected one.
 
-    The margin of a pair whose chosen reply is tied to the prompt more strongly than its
-    rejected one by `delta_pmi`.
+    The margin is ``gamma_min + (gamma_max - gamma_min) * exp(-max(0, delta_pmi) /
+    scale)``.
 
     Parameters
     ----------
@@ -92,7 +99,8 @@ def gamma_decay(
         PMI of the chosen less PMI of the rejected reply with the prompt, any shape;
         nats per token.
     gamma_min, gamma_max : float
-        The margin of pairs that are learned, and of those that are not.
+        The margin of pairs that the prompt tells apart well, and of those that it does
+        not.
     scale : float
         How fast it decays, nats per token; above 0.
 
@@ -108,16 +116,20 @@ def gamma_decay(
 
     Notes
     -----
-    delta_pmi <= 0: gamma_max. delta_pmi -> inf: gamma_min. Derived in notebook 03.
+    It is gamma_max for every delta_pmi <= 0. Derived in notebook 03.
     Source: arXiv:2604.24804; the constants are the ends of SimPO's search grid, and
     scale = 1 is implied there.
+
+    Examples
+    --------
+    >>> gamma_decay(torch.tensor([-1.0, 0.0, log(2)]))
+    tensor([1.6000, 1.6000, 0.9500])
     """
     positive(scale=scale)
-    finite = is_number(gamma_min) and is_number(gamma_max)
-    if not finite or gamma_min > gamma_max:
+    finite(gamma_min=gamma_min, gamma_max=gamma_max)
+    if gamma_min > gamma_max:
         raise ValueError(
-            "gamma_min must be at most gamma_max, both finite; "
-            f"got {gamma_min!r} and {gamma_max!r}"
+            f"gamma_min must be at most gamma_max; got {gamma_min!r} and {gamma_max!r}"
         )
     decay = torch.exp(-delta_pmi.clamp(min=0) / scale)
     return gamma_min + (gamma_max - gamma_min) * decay
@@ -141,11 +153,11 @@ def rmipo(
     scale: float = 1.0,
     convention: Literal["code", "paper"] = "code",
 ) -> Tensor:
-    r"""`simpo` with a margin per pair, g = gamma_decay(delta_pmi), held fixed.
+    """RMiPO: `simpo` with a margin per pair, ``gamma = gamma_decay(delta_pmi)``.
 
-    With h = chosen - rejected: ``convention="code"`` is -log sigmoid(beta * (h - g)),
-    as the authors' trainer computes it; ``convention="paper"`` is
-    -log sigmoid(beta * h - g), as the paper's stationarity condition has it.
+    With ``h = chosen - rejected`` the loss is ``-log sigmoid(beta * (h - gamma))``, as
+    the authors' trainer computes it (``convention="code"``), or ``-log sigmoid(beta * h
+    - gamma)``, as the paper's stationarity condition has it (``convention="paper"``).
 
     Parameters
     ----------
@@ -156,8 +168,8 @@ def rmipo(
     beta : float
         Steepness, tokens/nat; above 0.
     gamma_min, gamma_max, scale : float
-        As in `gamma_decay`; g is in nats per token for "code" and without unit for
-        "paper".
+        As in `gamma_decay`; the margin is in nats per token for "code" and without unit
+        for "paper".
     convention : {"code", "paper"}
         Whether beta multiplies the margin.
 
@@ -174,9 +186,17 @@ def rmipo(
 
     Notes
     -----
-    At delta_pmi = 0 and "code": h = 0: log(1 + e^(beta gamma_max)); h -> -inf:
-    beta (gamma_max - h). Derived in notebook 03. Source: arXiv:2604.24804 and its
-    released code.
+    The margin gets no gradient. Derived in notebook 03. Source: arXiv:2604.24804 and
+    its released code.
+
+    Examples
+    --------
+    Equal replies, of which the prompt tells the second pair apart by 2 nats per token:
+    less is asked of it.
+
+    >>> equal = torch.tensor([-1.0, -1.0])
+    >>> rmipo(equal, equal, torch.tensor([0.0, 2.0]))
+    tensor([3.2400, 1.2783])
     """
     positive(beta=beta)
     if convention not in ("code", "paper"):
@@ -189,7 +209,7 @@ def rmipo(
     return simpo(chosen_logps, rejected_logps, beta=beta, gamma=gamma)
 
 
-# ---- the same margin in other losses: a pair must clear gamma more ----
+# ---- the same margin in other losses: each pair must clear gamma more ----
 
 
 @declare(
@@ -211,7 +231,7 @@ def dpo_decay(
     gamma_max: float = 1.6,
     scale: float = 1.0,
 ) -> Tensor:
-    r"""-log sigmoid(beta * h - gamma_decay(delta_pmi)), h as in `dpo`.
+    """DPO with RMiPO's margin: ``-log sigmoid(beta * h - gamma_decay(delta_pmi))``.
 
     Parameters
     ----------
@@ -235,11 +255,11 @@ def dpo_decay(
         As `dpo` and `gamma_decay`.
     """
     positive(beta=beta)
-    handicap = gamma_decay(
+    gamma = gamma_decay(
         delta_pmi.detach(), gamma_min=gamma_min, gamma_max=gamma_max, scale=scale
     )
     return dpo(
-        chosen_logps - handicap / beta,
+        chosen_logps - gamma / beta,
         rejected_logps,
         ref_chosen_logps,
         ref_rejected_logps,
@@ -267,9 +287,9 @@ def ipo_decay(
     gamma_max: float = 1.6,
     scale: float = 1.0,
 ) -> Tensor:
-    r"""(h - 1 / (2 tau) - gamma_decay(delta_pmi))^2, h as in `ipo`.
+    """IPO with RMiPO's margin: ``(h - 1 / (2 * tau) - gamma_decay(delta_pmi))^2``.
 
-    The target of each pair moves up by its margin.
+    The gap to which a pair is pulled moves up by its margin.
 
     Parameters
     ----------
@@ -292,11 +312,11 @@ def ipo_decay(
     ValueError
         As `ipo` and `gamma_decay`.
     """
-    handicap = gamma_decay(
+    gamma = gamma_decay(
         delta_pmi.detach(), gamma_min=gamma_min, gamma_max=gamma_max, scale=scale
     )
     return ipo(
-        chosen_logps - handicap,
+        chosen_logps - gamma,
         rejected_logps,
         ref_chosen_logps,
         ref_rejected_logps,
@@ -326,11 +346,11 @@ def kto_decay(
     gamma_max: float = 1.6,
     scale: float = 1.0,
 ) -> Tensor:
-    r"""`kto` in which each reply must clear its side of z by half of gamma_decay.
+    """KTO with RMiPO's margin: each reply must clear its side of z by half of it.
 
-    KTO has no gap of a pair. So the margin is shared: beta (r_w - z) and beta (z - r_l)
-    must each exceed gamma / 2, which together ask beta (r_w - r_l) > gamma, as the
-    other losses do.
+    KTO knows no gap of a pair, so the two replies share the margin: ``beta * (r - z)``
+    of the chosen reply and ``beta * (z - r)`` of the rejected one must each exceed half
+    of gamma. Together they ask for a gap of gamma, as the other losses do.
 
     Parameters
     ----------
@@ -356,10 +376,10 @@ def kto_decay(
         As `kto` and `gamma_decay`.
     """
     positive(beta=beta)
-    handicap = gamma_decay(
+    gamma = gamma_decay(
         delta_pmi.detach(), gamma_min=gamma_min, gamma_max=gamma_max, scale=scale
     )
-    half = handicap / (2 * beta)
+    half = gamma / (2 * beta)
     return kto(
         chosen_logps - half,
         rejected_logps + half,
@@ -390,9 +410,10 @@ def gammapo(
     gamma0: float = 4.0,
     tau: float = 10.0,
 ) -> Tensor:
-    r"""-log sigmoid(beta * h - m), m = gammapo_margin(beta * h), held fixed.
+    """Gamma-PO: `simpo` with a fixed sum of margins, dealt out anew in each batch.
 
-    With h = chosen - rejected. A fixed sum of margins, dealt out anew in each batch.
+    With ``h = chosen - rejected`` the loss is ``-log sigmoid(beta * h - margin)``; the
+    ``margin = gammapo_margin(beta * h)`` gets no gradient.
 
     Parameters
     ----------
@@ -430,9 +451,10 @@ def gammapo(
 def gammapo_margin(
     gap: Tensor, *, gamma0: float, tau: float, steps: int = 500
 ) -> Tensor:
-    r"""Margins gamma0 * n * p that add up to gamma0 * n and favour confident pairs.
+    """Margins of mean gamma0 that favour confident pairs.
 
-    p minimises sum_i softplus(gamma0 * n * p_i - gap_i) / n + tau * KL(p || uniform).
+    The margins are ``m = gamma0 * n * p``, where p is the law over the n pairs that
+    minimises ``mean(softplus(m - gap)) + tau * KL(p || uniform)``.
 
     Parameters
     ----------
@@ -455,10 +477,10 @@ def gammapo_margin(
 
     Notes
     -----
-    The derivative of the first term by p_i is gamma0 * sigmoid(m_i - gap_i), so at the
+    The derivative of the first term by p_i is gamma0 * sigmoid(m_i - gap_i). So at the
     optimum p_i is proportional to exp(-gamma0 / tau * sigmoid(m_i - gap_i)): confident
-    pairs get MORE margin. From the uniform p, mirror-descent steps lead towards it,
-    shorter ones where they overshoot.
+    pairs get MORE margin. Mirror descent starts at the uniform p, and halves its step
+    where it overshoots.
     """
     gap = gap.detach()
     n = gap.shape[0]
@@ -490,9 +512,10 @@ def gammapo_margin(
     batchwise=True,
 )
 def amapo(chosen_logps: Tensor, rejected_logps: Tensor, *, beta: float = 2.0) -> Tensor:
-    r"""-log sigmoid(beta * (h - m)), m = amapo_margin(h), held fixed.
+    """AMaPO: `simpo` with a margin for pairs that lie below the batch's mean gap.
 
-    With h = chosen - rejected. More push for pairs that are misranked.
+    With ``h = chosen - rejected`` the loss is ``-log sigmoid(beta * (h - margin))``.
+    The ``margin = amapo_margin(h)`` gets no gradient.
 
     Parameters
     ----------
@@ -522,7 +545,9 @@ def amapo(chosen_logps: Tensor, rejected_logps: Tensor, *, beta: float = 2.0) ->
 
 
 def amapo_margin(gap: Tensor) -> Tensor:
-    r"""exp(z * mean) below the batch's mean gap, z = (mean - gap) / std; 0 for others.
+    """Margins ``exp(mean * z)`` below the batch's mean gap, 0 for the other pairs.
+
+    ``z = (mean - gap) / std`` says how far below, in standard deviations of the batch.
 
     Parameters
     ----------

@@ -9,18 +9,6 @@ from torch import Tensor
 from mipo.losses.declaration import FAR, declare, finite, not_negative, positive
 
 
-def _gap_of_log_ratios(
-    chosen_logps: Tensor,
-    rejected_logps: Tensor,
-    ref_chosen_logps: Tensor,
-    ref_rejected_logps: Tensor,
-) -> Tensor:
-    """Return h of every loss here: how far the chosen reply gained on the rejected."""
-    chosen = chosen_logps - ref_chosen_logps
-    rejected = rejected_logps - ref_rejected_logps
-    return chosen - rejected
-
-
 @declare(
     takes="pair",
     logps="sum",
@@ -36,9 +24,10 @@ def dpo(
     *,
     beta: float,
 ) -> Tensor:
-    r"""-log sigmoid(beta * h), h = (chosen - rejected) - (ref_chosen - ref_rejected).
+    """Direct preference optimisation (DPO).
 
-    Direct preference optimisation.
+    The loss is ``-log sigmoid(beta * h)``, where ``h = (chosen - ref_chosen) -
+    (rejected - ref_rejected)`` is how far the chosen reply gained on the rejected one.
 
     Parameters
     ----------
@@ -62,13 +51,22 @@ def dpo(
 
     Notes
     -----
-    h = 0: log 2. h -> -inf: -beta h. h -> inf: 0. Derived in notebook 02.
-    Source: arXiv:2305.18290, eq. 7.
+    It is log 2 at h = 0, approaches ``-beta * h`` as h falls, and 0 as h grows. Derived
+    in notebook 02. Source: arXiv:2305.18290, eq. 7.
+
+    Examples
+    --------
+    At a gap of log 3 nats, sigmoid(h) is 3/4.
+
+    >>> zero = torch.zeros(2)
+    >>> gap = torch.tensor([0.0, log(3)])
+    >>> dpo(gap, zero, zero, zero, beta=1.0)
+    tensor([0.6931, 0.2877])
     """
     positive(beta=beta)
-    h = _gap_of_log_ratios(
-        chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps
-    )  # (B,) nats
+    chosen_ratio = chosen_logps - ref_chosen_logps  # (B,) nats
+    rejected_ratio = rejected_logps - ref_rejected_logps
+    h = chosen_ratio - rejected_ratio
     return F.softplus(-beta * h)  # -log sigmoid, safe for large |h|
 
 
@@ -87,17 +85,14 @@ def dpo_norm(
     *,
     beta: float,
 ) -> Tensor:
-    r"""Length-normalised DPO: `dpo` on token MEANS.
+    """Length-normalised DPO: `dpo` on token MEANS.
 
     Parameters
     ----------
-    chosen_logps, rejected_logps : Tensor, shape (B,)
-        Log-probs of the chosen and the rejected reply under the policy; nats per
-        token, token MEANS.
-    ref_chosen_logps, ref_rejected_logps : Tensor, shape (B,)
-        The same under the reference.
+    chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps : Tensor, (B,)
+        As in `dpo`, but nats per token, token MEANS.
     beta : float
-        As in `dpo`, but in tokens/nat, so larger; above 0.
+        As in `dpo`, but tokens/nat, so larger; above 0.
 
     Returns
     -------
@@ -111,8 +106,8 @@ def dpo_norm(
 
     Notes
     -----
-    Limits as `dpo`. TRL's loss_type "sigmoid_norm"; arXiv:2405.14734, section 2.2,
-    argues for means.
+    TRL calls it loss_type "sigmoid_norm". Section 2.2 of arXiv:2405.14734 argues for
+    means.
     """
     return dpo(
         chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta=beta
@@ -135,19 +130,17 @@ def ipo(
     *,
     tau: float,
 ) -> Tensor:
-    r"""(h - 1 / (2 tau))^2, h = (chosen - rejected) - (ref_chosen - ref_rejected).
+    """Identity preference optimisation (IPO): the gap is pulled to a finite value.
 
-    The gap is pulled to a finite value.
+    The loss is ``(h - 1 / (2 * tau))^2``, with h as in `dpo`.
 
     Parameters
     ----------
-    chosen_logps, rejected_logps : Tensor, shape (B,)
-        Log-probs of the chosen and the rejected reply under the policy; nats per
-        token, token MEANS, as the authors advise and as TRL does.
-    ref_chosen_logps, ref_rejected_logps : Tensor, shape (B,)
-        The same under the reference.
+    chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps : Tensor, (B,)
+        As in `dpo`, but nats per token, token MEANS, as the authors advise and as TRL
+        does.
     tau : float
-        The wanted gap is 1 / (2 tau), in nats per token; above 0. TRL calls it beta.
+        The gap is pulled to 1 / (2 tau) nats per token; above 0. TRL calls it beta.
 
     Returns
     -------
@@ -161,13 +154,13 @@ def ipo(
 
     Notes
     -----
-    h = 0: 1 / (4 tau^2). h = 1 / (2 tau): 0, the minimum.
+    It is 1 / (4 tau^2) at h = 0, and 0 at h = 1 / (2 tau), its minimum.
     Source: arXiv:2310.12036, eq. 17.
     """
     positive(tau=tau)
-    h = _gap_of_log_ratios(
-        chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps
-    )  # (B,) nats per token
+    chosen_ratio = chosen_logps - ref_chosen_logps  # (B,) nats per token
+    rejected_ratio = rejected_logps - ref_rejected_logps
+    h = chosen_ratio - rejected_ratio
     return (h - 1 / (2 * tau)) ** 2
 
 
@@ -191,26 +184,26 @@ def kto(
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
 ) -> Tensor:
-    r"""[w_d (1 - sigmoid(beta (r_w - z))) + w_u (1 - sigmoid(beta (z - r_l)))] / 2.
+    """Kahneman-Tversky optimisation (KTO), on the two replies of a pair.
 
-    r = logps - ref_logps, and z = max(0, mean of `kl` over the batch), without
-    gradient: each reply is judged against what the policy has moved on average, not
-    against its partner, so a "pair" is two rows that share a prompt.
+    Each reply is judged on its own, not against its partner, so a "pair" is two rows
+    that share a prompt. With the log-ratio ``r = logps - ref_logps``, a chosen reply
+    costs ``1 - sigmoid(beta * (r - z))`` and a rejected one ``1 - sigmoid(beta * (z -
+    r))``; the loss is half their weighted sum. The reference point
+    ``z = max(0, mean(kl))`` is how far the policy has moved on average; it gets no
+    gradient.
 
     Parameters
     ----------
-    chosen_logps, rejected_logps : Tensor, shape (B,)
-        Log-probs of the chosen and the rejected reply under the policy; nats, SUMMED
-        over reply tokens.
-    ref_chosen_logps, ref_rejected_logps : Tensor, shape (B,)
-        The same under the reference.
+    chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps : Tensor, (B,)
+        As in `dpo`: nats, SUMMED over reply tokens.
     kl : Tensor, shape (B,)
         Log-ratio of another prompt's reply, nats. The trainer takes it from the chosen
         replies, each after another row's prompt; TRL from chosen and rejected ones.
     beta : float
         Steepness, 1/nats; above 0.
     desirable_weight, undesirable_weight : float
-        Weights w_d of chosen and w_u of rejected replies; at least 0.
+        Weights of chosen and of rejected replies; at least 0.
 
     Returns
     -------
@@ -224,9 +217,9 @@ def kto(
 
     Notes
     -----
-    Losses weigh more than gains. Nothing learned: (w_d + w_u) / 4. All right: 0. All
-    wrong: (w_d + w_u) / 2. Source: arXiv:2402.01306, eq. 8; defaults and weights as
-    TRL's.
+    It is half the mean weight where nothing is learned, 0 where all is right, and the
+    mean weight where all is wrong. Source: arXiv:2402.01306, eq. 8; defaults and
+    weights as TRL's.
     """
     positive(beta=beta)
     not_negative(
@@ -258,19 +251,17 @@ def rdpo(
     beta: float = 0.1,
     alpha: float = 0.05,
 ) -> Tensor:
-    r"""-log sigmoid(beta * h + alpha * (L_w - L_l)), h as in `dpo`, L tokens.
+    """R-DPO: DPO with a price on length.
 
-    DPO with a price on length.
+    The loss is ``-log sigmoid(beta * h + alpha * (chosen_tokens - rejected_tokens))``,
+    with h as in `dpo`.
 
     Parameters
     ----------
-    chosen_logps, rejected_logps : Tensor, shape (B,)
-        Log-probs of the chosen and the rejected reply under the policy; nats, SUMMED
-        over reply tokens.
-    ref_chosen_logps, ref_rejected_logps : Tensor, shape (B,)
-        The same under the reference.
+    chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps : Tensor, (B,)
+        As in `dpo`: nats, SUMMED over reply tokens.
     chosen_tokens, rejected_tokens : Tensor, shape (B,)
-        Tokens L_w and L_l of the replies.
+        Lengths of the replies, tokens.
     beta : float
         As in `dpo`; above 0.
     alpha : float
@@ -325,18 +316,16 @@ def alphadpo(
     gamma0: float = 0.6,
     alpha: float = 0.2,
 ) -> Tensor:
-    r"""-log sigmoid(beta * (d - m)), m = gamma0 + alpha * (h - gap_mean) / gap_std.
+    """Alpha-DPO: SimPO with a margin that GROWS with the pair's standing.
 
-    d = chosen - rejected; h is the gap of log-ratios against the reference. SimPO with
-    a margin per pair, which is held fixed and GROWS with the pair's standing.
+    The loss is ``-log sigmoid(beta * (chosen - rejected - margin))``, where
+    ``margin = gamma0 + alpha * (h - gap_mean) / gap_std`` gets no gradient and h is as
+    in `dpo`.
 
     Parameters
     ----------
-    chosen_logps, rejected_logps : Tensor, shape (B,)
-        Log-probs of the chosen and the rejected reply under the policy; nats per
-        token, token MEANS.
-    ref_chosen_logps, ref_rejected_logps : Tensor, shape (B,)
-        The same under the reference.
+    chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps : Tensor, (B,)
+        As in `dpo`, but nats per token, token MEANS.
     gap_mean, gap_std : Tensor, shape (B,)
         Running moments of h, nats per token; the trainer smooths them over steps with
         momentum 0.9.
@@ -363,9 +352,9 @@ def alphadpo(
     """
     positive(beta=beta)
     finite(gamma0=gamma0, alpha=alpha)
-    h = _gap_of_log_ratios(
-        chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps
-    )  # (B,) nats per token
+    chosen_ratio = chosen_logps - ref_chosen_logps  # (B,) nats per token
+    rejected_ratio = rejected_logps - ref_rejected_logps
+    h = chosen_ratio - rejected_ratio
     standing = (h - gap_mean) / gap_std.clamp(min=1e-6)
     margin = (gamma0 + alpha * standing).detach()
     return F.softplus(beta * (margin - (chosen_logps - rejected_logps)))
