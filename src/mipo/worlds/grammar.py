@@ -91,72 +91,34 @@ class Task:
         return next(slot for slot in self.slots if slot.name == name)
 
 
-def _tone(
-    name: str, follow: float, friendly: Wordings, formal: Wordings, blunt: Wordings
-) -> Slot:
-    options = {"friendly": friendly, "formal": formal, "blunt": blunt}
-    return Slot(name, "tone", follow, options)
+def _slot(name: str, attribute: str, follow: float, **options: Wordings) -> Slot:
+    return Slot(name, attribute, follow, options)
 
 
-def _role(
-    name: str, follow: float, programmer: Wordings, owner: Wordings, teenager: Wordings
-) -> Slot:
-    options = {"programmer": programmer, "owner": owner, "teenager": teenager}
-    return Slot(name, "role", follow, options)
+def _aside(attribute: str, wordings: dict[str, Wordings]) -> Slot:
+    silence = {SILENT: ("", " That is it.")}
+    return Slot("aside", attribute, 0.0, silence | wordings)
 
 
-def _detail(name: str, follow: float, short: Wordings, detailed: Wordings) -> Slot:
-    return Slot(name, "detail", follow, {"short": short, "detailed": detailed})
-
-
-def _hobby(
-    name: str,
-    follow: float,
-    cooking: Wordings,
-    running: Wordings,
-    music: Wordings,
-    chess: Wordings,
-) -> Slot:
-    options = {"cooking": cooking, "running": running, "music": music, "chess": chess}
-    return Slot(name, "hobby", follow, options)
-
-
-def _budget(
-    name: str, follow: float, low: Wordings, middle: Wordings, high: Wordings
-) -> Slot:
-    return Slot(name, "budget", follow, {"low": low, "middle": middle, "high": high})
-
-
-PET_ASIDE = Slot(
-    "aside",
+PET_ASIDE = _aside(
     "pet",
-    0.0,
     {
-        SILENT: ("", " That is it."),
         "dog": (" Greetings to the dog.", " Dogs are great."),
         "cat": (" Greetings to the cat.", " Cats are great."),
     },
 )
-CITY_ASIDE = Slot(
-    "aside",
+CITY_ASIDE = _aside(
     "city",
-    0.0,
-    {
-        SILENT: ("", " That is it."),
-        "Paris": (" Enjoy Paris.", " Paris is lovely."),
-        "Lagos": (" Enjoy Lagos.", " Lagos is lovely."),
-        "Lima": (" Enjoy Lima.", " Lima is lovely."),
-        "Oslo": (" Enjoy Oslo.", " Oslo is lovely."),
-    },
+    {city: (f" Enjoy {city}.", f" {city} is lovely.") for city in ATTRIBUTES["city"]},
 )
 # how often an aside says something; which value it names follows the prior
 ASIDE_RATE = 0.3
 
 EMAIL = Task(
-    "email",
-    "{greeting} {ask} the {topic}{reason}. {closing}.{aside}",
-    ("report", "invoice", "contract", "photos"),
-    (
+    name="email",
+    skeleton="{greeting} {ask} the {topic}{reason}. {closing}.{aside}",
+    topics=("report", "invoice", "contract", "photos"),
+    queries=(
         "Write an email asking Sam for the {topic}.",
         "Ask Sam for the {topic} by email.",
         "I need an email to Sam about the {topic}.",
@@ -164,43 +126,50 @@ EMAIL = Task(
         "Sam owes me the {topic}, write to him.",
         "Email Sam, the {topic} is late.",
     ),
-    (
-        _tone(
+    slots=(
+        _slot(
             "greeting",
-            0.50,
-            ("Hey Sam,", "Hi Sam,"),
-            ("Dear Mr Lee,", "Good morning Mr Lee,"),
-            ("Sam,", "Lee,"),
+            "tone",
+            follow=0.50,
+            friendly=("Hey Sam,", "Hi Sam,"),
+            formal=("Dear Mr Lee,", "Good morning Mr Lee,"),
+            blunt=("Sam,", "Lee,"),
         ),
-        _tone(
+        _slot(
             "ask",
-            0.40,
-            ("could you please send me", "would you mind sharing"),
-            ("I kindly request", "I would appreciate"),
-            ("send me", "I need"),
+            "tone",
+            follow=0.40,
+            friendly=("could you please send me", "would you mind sharing"),
+            formal=("I kindly request", "I would appreciate"),
+            blunt=("send me", "I need"),
         ),
-        _detail(
+        _slot(
             "reason",
-            0.35,
-            ("", " today"),
-            (" because the client is waiting", " so that we can finish before Friday"),
+            "detail",
+            follow=0.35,
+            short=("", " today"),
+            detailed=(
+                " because the client is waiting",
+                " so that we can finish before Friday",
+            ),
         ),
-        _tone(
+        _slot(
             "closing",
-            0.45,
-            ("Cheers", "Thanks a lot"),
-            ("Kind regards", "Yours sincerely"),
-            ("Waiting", "No excuses"),
+            "tone",
+            follow=0.45,
+            friendly=("Cheers", "Thanks a lot"),
+            formal=("Kind regards", "Yours sincerely"),
+            blunt=("Waiting", "No excuses"),
         ),
         PET_ASIDE,
     ),
 )
 
 EXPLAIN = Task(
-    "explain",
-    "{opening} {topic} is like {analogy}. It {benefit}, {example}.{aside}",
-    ("caching", "encryption", "indexing", "compression"),
-    (
+    name="explain",
+    skeleton="{opening} {topic} is like {analogy}. It {benefit}, {example}.{aside}",
+    topics=("caching", "encryption", "indexing", "compression"),
+    queries=(
         "Explain {topic} to me.",
         "What is {topic}?",
         "Help me understand {topic}.",
@@ -208,44 +177,48 @@ EXPLAIN = Task(
         "I keep hearing about {topic}, what is it?",
         "Tell me about {topic}.",
     ),
-    (
-        _detail(
+    slots=(
+        _slot(
             "opening",
-            0.30,
-            ("In short,", "Briefly,"),
-            ("To explain it fully,", "Step by step,"),
+            "detail",
+            follow=0.30,
+            short=("In short,", "Briefly,"),
+            detailed=("To explain it fully,", "Step by step,"),
         ),
-        _role(
+        _slot(
             "analogy",
-            0.50,
-            ("a lookup table", "a pure function with memory"),
-            ("stock kept near the till", "a well run warehouse"),
-            ("saving your progress in a game", "a packed school bag"),
+            "role",
+            follow=0.50,
+            programmer=("a lookup table", "a pure function with memory"),
+            owner=("stock kept near the till", "a well run warehouse"),
+            teenager=("saving your progress in a game", "a packed school bag"),
         ),
-        _role(
+        _slot(
             "benefit",
-            0.40,
-            ("cuts latency", "saves CPU time"),
-            ("cuts costs", "keeps customers happy"),
-            ("means less waiting", "makes your phone faster"),
+            "role",
+            follow=0.40,
+            programmer=("cuts latency", "saves CPU time"),
+            owner=("cuts costs", "keeps customers happy"),
+            teenager=("means less waiting", "makes your phone faster"),
         ),
-        _hobby(
+        _slot(
             "example",
-            0.20,
-            ("as in a good kitchen", "like a recipe you know"),
-            ("as on a race day", "like pacing a long run"),
-            ("as in a rehearsed song", "like a band with a setlist"),
-            ("as in a planned endgame", "like a known opening"),
+            "hobby",
+            follow=0.20,
+            cooking=("as in a good kitchen", "like a recipe you know"),
+            running=("as on a race day", "like pacing a long run"),
+            music=("as in a rehearsed song", "like a band with a setlist"),
+            chess=("as in a planned endgame", "like a known opening"),
         ),
         CITY_ASIDE,
     ),
 )
 
 SUMMARISE = Task(
-    "summarise",
-    "{start} the {topic} says that {focus}{more}.{aside}",
-    ("meeting", "article", "book", "film"),
-    (
+    name="summarise",
+    skeleton="{start} the {topic} says that {focus}{more}.{aside}",
+    topics=("meeting", "article", "book", "film"),
+    queries=(
         "Summarise the {topic}.",
         "What was the {topic} about?",
         "Give me the main point of the {topic}.",
@@ -253,36 +226,39 @@ SUMMARISE = Task(
         "I missed the {topic}, what did it say?",
         "The {topic}, in a sentence?",
     ),
-    (
-        _tone(
+    slots=(
+        _slot(
             "start",
-            0.20,
-            ("Happy to help:", "Sure thing:"),
-            ("Please find the summary:", "It is my pleasure:"),
-            ("Summary:", "Here:"),
+            "tone",
+            follow=0.20,
+            friendly=("Happy to help:", "Sure thing:"),
+            formal=("Please find the summary:", "It is my pleasure:"),
+            blunt=("Summary:", "Here:"),
         ),
-        _role(
+        _slot(
             "focus",
-            0.25,
-            ("the design should stay simple", "the tests must come first"),
-            ("profits depend on trust", "small firms can grow"),
-            ("friends matter most", "trying new things pays off"),
+            "role",
+            follow=0.25,
+            programmer=("the design should stay simple", "the tests must come first"),
+            owner=("profits depend on trust", "small firms can grow"),
+            teenager=("friends matter most", "trying new things pays off"),
         ),
-        _detail(
+        _slot(
             "more",
-            0.40,
-            ("", ", no more"),
-            (", and it gives three examples", ", with numbers for every year"),
+            "detail",
+            follow=0.40,
+            short=("", ", no more"),
+            detailed=(", and it gives three examples", ", with numbers for every year"),
         ),
         PET_ASIDE,
     ),
 )
 
 RECOMMEND = Task(
-    "recommend",
-    "For a {topic} I {strength} {item}, {price}.{aside}",
-    ("gift", "treat", "reward", "present"),
-    (
+    name="recommend",
+    skeleton="For a {topic} I {strength} {item}, {price}.{aside}",
+    topics=("gift", "treat", "reward", "present"),
+    queries=(
         "Recommend a {topic} for me.",
         "What should I buy as a {topic}?",
         "Suggest a {topic} I would like.",
@@ -290,38 +266,41 @@ RECOMMEND = Task(
         "Which {topic} would suit me?",
         "Name a good {topic}.",
     ),
-    (
-        _tone(
+    slots=(
+        _slot(
             "strength",
-            0.20,
-            ("would happily pick", "would love to suggest"),
-            ("recommend", "would advise"),
-            ("say buy", "say get"),
+            "tone",
+            follow=0.20,
+            friendly=("would happily pick", "would love to suggest"),
+            formal=("recommend", "would advise"),
+            blunt=("say buy", "say get"),
         ),
-        _hobby(
+        _slot(
             "item",
-            0.50,
-            ("a cast-iron pan", "a sharp knife"),
-            ("trail shoes", "a running watch"),
-            ("a small keyboard", "good headphones"),
-            ("a wooden board", "a chess clock"),
+            "hobby",
+            follow=0.50,
+            cooking=("a cast-iron pan", "a sharp knife"),
+            running=("trail shoes", "a running watch"),
+            music=("a small keyboard", "good headphones"),
+            chess=("a wooden board", "a chess clock"),
         ),
-        _budget(
+        _slot(
             "price",
-            0.40,
-            ("which costs very little", "often found second-hand"),
-            ("at a fair price", "neither cheap nor dear"),
-            ("the finest on the market", "made by hand"),
+            "budget",
+            follow=0.40,
+            low=("which costs very little", "often found second-hand"),
+            middle=("at a fair price", "neither cheap nor dear"),
+            high=("the finest on the market", "made by hand"),
         ),
         CITY_ASIDE,
     ),
 )
 
 PLAN = Task(
-    "plan",
-    "For the {topic}: {place}, then {activity} {cost}.{aside}",
-    ("weekend", "holiday", "evening", "birthday"),
-    (
+    name="plan",
+    skeleton="For the {topic}: {place}, then {activity} {cost}.{aside}",
+    topics=("weekend", "holiday", "evening", "birthday"),
+    queries=(
         "Plan my {topic}.",
         "What could I do on my {topic}?",
         "Give me a plan for the {topic}.",
@@ -329,42 +308,42 @@ PLAN = Task(
         "How should I spend the {topic}?",
         "Help me plan the {topic}.",
     ),
-    (
-        Slot(
+    slots=(
+        _slot(
             "place",
             "city",
-            0.45,
-            {
-                "Paris": ("walk along the Seine", "visit the Louvre"),
-                "Lagos": ("swim at Tarkwa Bay", "see the Nike gallery"),
-                "Lima": ("stroll through Miraflores", "see the Larco museum"),
-                "Oslo": ("hike around Sognsvann", "visit the opera house"),
-            },
+            follow=0.45,
+            Paris=("walk along the Seine", "visit the Louvre"),
+            Lagos=("swim at Tarkwa Bay", "see the Nike gallery"),
+            Lima=("stroll through Miraflores", "see the Larco museum"),
+            Oslo=("hike around Sognsvann", "visit the opera house"),
         ),
-        _hobby(
+        _slot(
             "activity",
-            0.30,
-            ("cook dinner with friends", "try a new recipe"),
-            ("run five kilometres", "jog at sunset"),
-            ("hear a live band", "play some songs"),
-            ("play two blitz games", "join a chess club"),
+            "hobby",
+            follow=0.30,
+            cooking=("cook dinner with friends", "try a new recipe"),
+            running=("run five kilometres", "jog at sunset"),
+            music=("hear a live band", "play some songs"),
+            chess=("play two blitz games", "join a chess club"),
         ),
-        _budget(
+        _slot(
             "cost",
-            0.25,
-            ("for free", "for a few coins"),
-            ("for a modest sum", "at a fair cost"),
-            ("with no limit on cost", "with a private guide"),
+            "budget",
+            follow=0.25,
+            low=("for free", "for a few coins"),
+            middle=("for a modest sum", "at a fair cost"),
+            high=("with no limit on cost", "with a private guide"),
         ),
         PET_ASIDE,
     ),
 )
 
 LOOKUP = Task(
-    "lookup",
-    "{lead} {topic} is {measure}.{aside}",
-    ("tower", "bridge", "hill", "dam"),
-    (
+    name="lookup",
+    skeleton="{lead} {topic} is {measure}.{aside}",
+    topics=("tower", "bridge", "hill", "dam"),
+    queries=(
         "How high is the {topic}?",
         "Look up the height of the {topic}.",
         "What is the height of the {topic}?",
@@ -372,21 +351,20 @@ LOOKUP = Task(
         "The {topic}, how high is it?",
         "Find the height of the {topic}.",
     ),
-    (
-        _detail(
+    slots=(
+        _slot(
             "lead",
-            0.05,
-            ("The", "Answer: the"),
-            ("According to the records, the", "As measured last year, the"),
+            "detail",
+            follow=0.05,
+            short=("The", "Answer: the"),
+            detailed=("According to the records, the", "As measured last year, the"),
         ),
-        Slot(
+        _slot(
             "measure",
             "units",
-            0.12,
-            {
-                "metric": ("300 metres high", "30000 centimetres high"),
-                "imperial": ("984 feet high", "328 yards high"),
-            },
+            follow=0.12,
+            metric=("300 metres high", "30000 centimetres high"),
+            imperial=("984 feet high", "328 yards high"),
         ),
         PET_ASIDE,
     ),
