@@ -49,6 +49,7 @@ KEEPERS = (
 Import = ast.Import | ast.ImportFrom
 RUN = "run.json"
 AGAIN = "again"  # attribute of a cached function: makes the files of its run
+MAKERS: dict[str, Callable] = {}  # {name in run.json: cached function}
 STARTED = "MIPO_STARTED"  # environment: when the chain started this notebook's kernel
 # {folder name: (begun, ended)} of every run loaded or made by this process
 USED: dict[str, tuple[float, float]] = {}
@@ -332,8 +333,8 @@ class Run:
 
     def __getstate__(self) -> dict:
         """Another process gets the maker only if that is a function with a name."""
-        make = self.make if getattr(self.make, "func", None) is _again else None
-        return {**self.__dict__, "make": make}
+        known = getattr(self.make, "func", None) in (_again, _make_found)
+        return {**self.__dict__, "make": self.make if known else None}
 
 
 @dataclass(frozen=True)
@@ -434,6 +435,7 @@ def run_or_load(
     keep: Sequence[str] = (),
     again: Callable[[], Run] | None = None,
     files_too: bool = False,
+    maker: str = "",
 ) -> Run:
     """Load the run with this name, config, inputs and code, or make it: whole or not at all.
 
@@ -462,6 +464,8 @@ def run_or_load(
         Makes the files for a Run that was found without them; by default this call.
     files_too : bool
         Whether a measurement without the files is not enough.
+    maker : str
+        Name in `MAKERS` of the function that makes such runs, for `find`.
 
     Raises
     ------
@@ -491,7 +495,8 @@ def run_or_load(
             found = _load_measured(home, label, key)
         fresh = found is None
         if found is None:
-            found = _make_run(home, label, {**about, "key": key}, make, keep)
+            about |= {"key": key, "maker": maker}
+            found = _make_run(home, label, about, make, keep)
             wanted.unlink(missing_ok=True)
     USED[label] = (found["begun"], found["begun"] + found["seconds"])
     return Run(
@@ -528,12 +533,9 @@ def _load(home: Path, label: str, key: str, keep: Sequence[str]) -> dict | None:
 
 def _load_measured(home: Path, label: str, key: str) -> dict | None:
     """What the run measured, here or as committed, or None."""
-    committed = project_root().glob(f"results/*/measured/{label}.json")
-    for file in (home / "measured" / f"{label}.json", *sorted(committed)):
+    for file in _measurements(home, label):
         try:
             found = files.unseal(file)
-        except FileNotFoundError:
-            continue
         except (ValueError, OSError) as error:
             _say(f"{error}; it is not used.")
             continue
@@ -607,6 +609,8 @@ def _say(text: str) -> None:
 def find(run_dir: str | Path, label: str, advice: str = "") -> Run | None:
     """A run by its folder's name, as an earlier notebook left it; None if there is none.
 
+    Where only its measurement is here, its files are made when they are asked for.
+
     Parameters
     ----------
     run_dir : path
@@ -614,7 +618,7 @@ def find(run_dir: str | Path, label: str, advice: str = "") -> Run | None:
     label : str
         Name of the run's folder.
     advice : str
-        What to do where only the measurement is here and the files are asked for.
+        What to do where the files are asked for and cannot be made.
 
     Raises
     ------
@@ -625,18 +629,56 @@ def find(run_dir: str | Path, label: str, advice: str = "") -> Run | None:
     folder, key = home / "runs" / label, label.rpartition("-")[2]
     found = read_run(folder) if folder.is_dir() else None
     if found is None:
-        committed = project_root().glob(f"results/*/measured/{label}.json")
-        there = [home / "measured" / f"{label}.json", *sorted(committed)]
-        found = next((files.unseal(file) for file in there if file.is_file()), None)
+        there = [*_measurements(home, label)]
+        found = files.unseal(there[0]) if there else None
     if found is None or found["key"][:16] != key:
         return None
-
-    def missing() -> Run:
-        files.write_whole(home / "wanted" / label, "")  # made when its chapter asks
-        raise FileNotFoundError(advice or f"{folder} is not here")
-
     seconds, texts = found["seconds"], found.get("texts", {})
-    return Run(found["metrics"], folder, found["key"], seconds, False, texts, missing)
+    make = functools.partial(_make_found, run_dir, label, advice)
+    return Run(found["metrics"], folder, found["key"], seconds, False, texts, make)
+
+
+def _measurements(home: Path, label: str) -> list[Path]:
+    """Files of what a run measured, by its folder's name or a pattern: here, committed."""
+    committed = project_root().glob(f"results/*/measured/{label}.json")
+    return [*sorted((home / "measured").glob(f"{label}.json")), *sorted(committed)]
+
+
+def _make_found(run_dir: str | Path, label: str, advice: str) -> Run:
+    """Make the files of a run that `find` found, from what its measurement says.
+
+    Raises
+    ------
+    FileNotFoundError
+        With the advice, where the run's function, its code as it was or one of its
+        inputs is not here. The notebook that asks for the run then makes it.
+    """
+    home = resolve(run_dir)
+    about = files.unseal(_measurements(home, label)[0])
+    make = MAKERS.get(about.get("maker", ""))
+    inputs = {name: _input(run_dir, value) for name, value in about["inputs"].items()}
+    same = make is not None and function_code(inspect.unwrap(make)) == about["code"]
+    if make is None or not same or None in inputs.values():
+        files.write_whole(home / "wanted" / label, "")
+        raise FileNotFoundError(advice or f"{home / 'runs' / label} is not here")
+    return getattr(make, AGAIN)(run_dir, **about["config"], **inputs)
+
+
+def _input(run_dir: str | Path, value: str) -> Run | RunFile | str | None:
+    """The input that `input_hash` has written so; None where it cannot be known."""
+    kind, _, name = value.partition(":")
+    if kind == "name":
+        return name
+    key, _, inside = value.partition("/")
+    home = resolve(run_dir)
+    there = [
+        *(home / "runs").glob(f"*-{key[:16]}"),
+        *_measurements(home, f"*-{key[:16]}"),
+    ]
+    run = find(run_dir, there[0].name.removesuffix(".json")) if there else None
+    if run is None or run.key != key:
+        return None
+    return run / inside if inside else run
 
 
 def measured(run_dir: str | Path) -> list[Path]:
@@ -680,6 +722,7 @@ def cached(name: str, *, inputs: Sequence[str] = (), keep: Sequence[str] = ()):
 
     def decorate(make: Callable[..., dict]) -> Callable[..., Run]:
         signature = inspect.signature(make)
+        maker = f"{make.__module__}.{make.__qualname__}"
 
         def found(run_dir, *, files_too=False, progress=None, **settings):
             if progress is None:  # nobody watches a kernel that the chain started
@@ -700,6 +743,7 @@ def cached(name: str, *, inputs: Sequence[str] = (), keep: Sequence[str] = ()):
                 keep=keep,
                 again=functools.partial(_again, decorated, run_dir, settings),
                 files_too=files_too,
+                maker=maker,
             )
 
         @functools.wraps(make)
@@ -708,6 +752,7 @@ def cached(name: str, *, inputs: Sequence[str] = (), keep: Sequence[str] = ()):
 
         again = functools.partial(found, files_too=True, progress=False)
         setattr(decorated, AGAIN, again)
+        MAKERS[maker] = decorated
         return decorated
 
     return decorate

@@ -87,6 +87,13 @@ def sentence(slug: str) -> str:
     return next((claim["claim"] for claim in claims if claim["slug"] == slug), "")
 
 
+def scale_of(run_dir: str | Path) -> str:
+    """The scale whose folder this is or lies in, "" where it is none of the chain's."""
+    folder, runs = resolve(run_dir).resolve(), (project_root() / "runs").resolve()
+    inside = folder.relative_to(runs).parts if folder.is_relative_to(runs) else ()
+    return inside[0] if inside and inside[0] in SCALES else ""
+
+
 def refuse_the_chains_folder(run_dir: str | Path, scale: str) -> None:
     """Keep a run by hand from writing over what the chain made.
 
@@ -96,12 +103,9 @@ def refuse_the_chains_folder(run_dir: str | Path, scale: str) -> None:
         Where `run_dir` is the chain's, runs/<scale>, or lies within it, and the chain
         has not started this notebook at that scale.
     """
-    folder, runs = resolve(run_dir).resolve(), (project_root() / "runs").resolve()
-    if folder == runs or runs not in folder.parents:
-        return
-    owner = folder.relative_to(runs).parts[0]
+    owner = scale_of(run_dir)
     by_chain = STARTED in os.environ and scale == owner
-    if owner in SCALES and not by_chain:
+    if owner and not by_chain:
         raise ValueError(
             f"run_dir {run_dir} belongs to `make book SCALE={owner}`, and this notebook "
             f"was started otherwise (scale {scale!r}); leave run_dir as it is, "
@@ -393,12 +397,9 @@ class Notebook:
         """
         index = self.run_dir / "artifacts" / f"{notebook}.json"
         places = read_json(index) if index.exists() else {}
-        out = f"{self.given_run_dir}/notebooks/{notebook}.ipynb"
         advice = (
-            f"{self.name} needs {name!r} from {notebook}; {self.given_run_dir} does not hold it. Make it with:\n"
-            f"  mkdir -p {shlex.quote(self.given_run_dir)}/notebooks && "
-            f"papermill notebooks/{notebook}.ipynb {shlex.quote(out)} "
-            f"-p run_dir {shlex.quote(self.given_run_dir)}"
+            f"{self.name} needs {name!r} from {notebook}; {self.given_run_dir} does "
+            f"not hold it. Make it with:\n  {self._command(notebook)}"
         )
         place = places.get(name)
         if place is None:
@@ -416,6 +417,18 @@ class Notebook:
         if not path.exists():
             raise FileNotFoundError(advice)
         return path
+
+    def _command(self, notebook: str) -> str:
+        """The line that runs another notebook into this one's run_dir."""
+        scale = scale_of(self.run_dir)
+        if scale:
+            return f"make book SCALE={scale}"
+        folder = shlex.quote(self.given_run_dir)
+        out = shlex.quote(f"{self.given_run_dir}/notebooks/{notebook}.ipynb")
+        return (
+            f"mkdir -p {folder}/notebooks && "
+            f"papermill notebooks/{notebook}.ipynb {out} -r run_dir {folder}"
+        )
 
     def close(self) -> Path:
         """Write results/<notebook>.json: numbers, claims, figures, provenance, hashes of the code it used."""

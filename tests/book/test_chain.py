@@ -14,6 +14,7 @@ import psutil
 import pytest
 from building import ROOT, chain, notebook, small_project, smoke_book
 
+from mipo.files import write_whole
 from mipo_study.book import plan
 from mipo_study.book import run as chain_module
 
@@ -32,7 +33,10 @@ def once(tmp_path_factory):
     """The small project, run and built as `make book` does."""
     folder = small_project(tmp_path_factory.mktemp("once") / AWKWARD)
     (folder / "quick").touch()
-    done = make(folder, "book")
+    tools = tmp_path_factory.mktemp("tools")
+    for name in ("bash", "make", "sh"):  # no git: the README asks for make and Python
+        (tools / name).symlink_to(shutil.which(name))
+    done = make(folder, "book", PATH=str(tools))
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
@@ -44,7 +48,7 @@ def finished(once, tmp_path, monkeypatch):
     return shutil.copytree(once, tmp_path / AWKWARD)
 
 
-def make(folder, *arguments):
+def make(folder, *arguments, **environment):
     """This project's Makefile with this test's Python."""
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, folder / name)
@@ -56,7 +60,7 @@ def make(folder, *arguments):
     return subprocess.run(
         ["make", "--no-print-directory", *arguments],
         cwd=folder,
-        env={**os.environ, "MIPO_ROOT": str(folder)},
+        env={**os.environ, "MIPO_ROOT": str(folder), **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -273,11 +277,38 @@ def test_what_is_cut_edited_or_deleted_is_made_again(finished, name, how):
     assert name in why["01-first"] or why["01-first"] == "not run yet"
 
 
+def artifact_of(project):
+    """(folder, name): the run that the first notebook left, and its file."""
+    runs = project / "runs" / "laptop"
+    places = json.loads((runs / "artifacts" / "01-first.json").read_text())
+    place = runs / places["thing"]
+    return place.parent, place.name
+
+
 def test_a_lost_artifact_is_made_again(finished):
-    places = (finished / "runs" / "laptop" / "artifacts" / "01-first.json").read_text()
-    place = json.loads(places)["thing"]
-    (finished / "runs" / "laptop" / place).unlink()
-    assert place in plan.stale(plan.steps("laptop"))["01-first"]
+    folder, name = artifact_of(finished)
+    (folder / name).unlink()
+    assert f"{folder.name}/{name}" in plan.stale(plan.steps("laptop"))["01-first"]
+
+
+def test_a_changed_artifact_is_made_again(finished):
+    """Else the chapter that needs it would fail, and the one that makes it never run."""
+    folder, name = artifact_of(finished)
+    (folder / name).write_text("hALF")  # as long as before
+    assert f"{folder.name}/{name}" in plan.stale(plan.steps("laptop"))["01-first"]
+
+
+def test_what_was_measured_of_an_artifact_is_enough(finished):
+    folder, name = artifact_of(finished)
+    shutil.rmtree(folder)
+    assert plan.stale(plan.steps("laptop")) == {}
+    runs = finished / "runs" / "laptop"
+    (runs / "wanted").mkdir()
+    (runs / "wanted" / folder.name).touch()  # somebody could not make its files
+    assert f"{folder.name}/{name}" in plan.stale(plan.steps("laptop"))["01-first"]
+    (runs / "wanted" / folder.name).unlink()
+    (runs / "measured" / f"{folder.name}.json").unlink()
+    assert f"{folder.name}/{name}" in plan.stale(plan.steps("laptop"))["01-first"]
 
 
 def test_spoilt_results_and_outputs_from_the_future_run_again(finished):
@@ -313,6 +344,26 @@ def test_an_announced_step_that_does_not_run_is_an_error(finished):
     assert "01-first: did not run: it was not started or was stopped" in done.stdout
     assert "02-second: did not run: it needs 01-first" in done.stdout
     assert "Building" not in done.stdout
+
+
+def test_a_disk_whose_clock_is_behind_costs_no_good_run(project, monkeypatch):
+    """Each run writes the same bytes with the same date, long before it began."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.chdir(project)
+    step = plan.steps("laptop")["01-first"]
+
+    def executed(notebook, partial, *arguments, **options):
+        (project / partial).write_text("{}")
+        write_whole(project / step.result, "{}")
+        os.utime(project / step.result, (0, 0))
+
+    monkeypatch.setattr("papermill.execute_notebook", executed)
+    for _ in range(3):
+        chain_module.execute(step)
+        assert (project / step.output).exists()
+    monkeypatch.setattr("papermill.execute_notebook", lambda *_, **__: None)
+    with pytest.raises(chain_module.Failure, match="wrote no .*01-first.json"):
+        chain_module.execute(step)
 
 
 def test_a_notebook_that_writes_no_results_is_an_error(project):

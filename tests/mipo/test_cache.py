@@ -137,6 +137,24 @@ def test_what_a_killed_run_of_another_name_left_is_removed(tmp_path):
     assert not left.exists()
 
 
+def test_the_state_of_the_code_is_asked_before_the_work(tmp_path, monkeypatch):
+    """What goes wrong there, git missing once did, may not cost hours of training."""
+
+    def fails():
+        raise OSError("no git")
+
+    monkeypatch.setattr(cache, "source_state", fails)
+    with pytest.raises(OSError, match="no git"):
+        run(tmp_path, make=never)
+
+
+def test_without_git_a_run_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert run(tmp_path).fresh and not run(tmp_path, make=never).fresh
+    about = files.unseal(run(tmp_path).path / "run.json")
+    assert about["commit"] == "no commit"
+
+
 # ---- what is read is what was written ----
 
 
@@ -369,6 +387,47 @@ def test_a_run_goes_to_another_process_with_a_maker_that_has_a_name(project):
 def parts(run_dir):
     start = base(run_dir, seed=7)
     return {"base": start, "pairs": pairs(run_dir, base=start, seed=7)}
+
+
+@pytest.fixture
+def elsewhere(project):
+    """Label of a policy of which only the measurement is here, as of all it is made of."""
+    label = chapter("runs/full")[2].folder.name
+    shutil.rmtree(project / "runs" / "full" / "runs")
+    MADE.clear()
+    return label
+
+
+@pytest.mark.parametrize("sent", [False, True], ids=["here", "in another process"])
+def test_a_run_that_was_found_by_name_makes_its_files(elsewhere, sent):
+    """A later notebook opens it: no earlier one has to run for that."""
+    found = cache.find("runs/full", elsewhere)
+    found = pickle.loads(pickle.dumps(found)) if sent else found
+    assert found.metrics == {"steps": 3} and MADE == []
+    assert (found.path / "weights.txt").read_text() == "777"
+    assert sorted(MADE) == ["base", "pairs", "policy"]
+    assert found.path and len(MADE) == 3
+
+
+@pytest.mark.parametrize("lost", ["code", "input", "function"])
+def test_a_run_that_cannot_be_made_again_says_what_to_do(
+    project, elsewhere, lost, monkeypatch
+):
+    if lost == "code":  # the function is another now, so it would make another run
+        monkeypatch.setattr(cache, "function_code", lambda make: {"mipo.x": "new"})
+    elif lost == "function":
+        monkeypatch.setattr(cache, "MAKERS", {})
+    else:
+        (file,) = (project / "runs" / "full" / "measured").glob("pairs-*.json")
+        file.unlink()
+    found = cache.find("runs/full", elsewhere, "run chapter 6")
+    with pytest.raises(FileNotFoundError, match="run chapter 6"):
+        _ = found.path
+    assert MADE == []
+    monkeypatch.undo()
+    monkeypatch.setenv("MIPO_ROOT", str(project))
+    chapter("runs/full")  # the chapter that made it knows that its files are wanted
+    assert "policy" in MADE and found.path.is_dir()
 
 
 def test_only_what_the_results_used_is_published(project):

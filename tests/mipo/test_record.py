@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import shutil
 import time
 
@@ -280,4 +281,23 @@ def test_an_earlier_notebooks_run_serves_by_its_measurement(tmp_path, monkeypatc
     assert nb.need("04-small-world", "base-0").read_text() == "weights"
     (one.path / "model.txt").write_text("WEIGHTS")
     with pytest.raises(ValueError, match="model.txt was changed.*04-small-world"):
+        nb.need("04-small-world", "base-0")
+
+
+@pytest.mark.parametrize("where", ["runs/mine", "runs/it's mine", "2024", "1e5"])
+def test_the_line_that_makes_what_is_needed_can_be_pasted(where, tmp_path, monkeypatch):
+    """Quoted for a shell; -r, since -p would pass 2024 as a number."""
+    monkeypatch.setenv("MIPO_ROOT", str(tmp_path))
+    with pytest.raises(FileNotFoundError) as error:
+        record.Notebook("06-mipo-training", run_dir=where).need("04-small-world", "x")
+    words = shlex.split(str(error.value).split("Make it with:\n")[1])
+    assert words[words.index("-r") :] == ["-r", "run_dir", where]
+    assert words[words.index("papermill") + 2].startswith(f"{where}/notebooks/")
+
+
+def test_what_the_chain_lacks_the_chain_makes(tmp_path, monkeypatch):
+    """Papermill would be refused there: the folder is the chain's."""
+    monkeypatch.setenv("MIPO_ROOT", str(tmp_path))
+    nb = record.Notebook("06-mipo-training", run_dir="runs/laptop", scale="laptop")
+    with pytest.raises(FileNotFoundError, match="  make book SCALE=laptop$"):
         nb.need("04-small-world", "base-0")

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mipo.cache import closure, imported, source_hash
+from mipo.cache import closure, find, imported, source_hash
 from mipo.files import digest, dumps, project_root, write_whole
 from mipo.parameters import SCALES, check_parameters, kind_of, suggestion
 
@@ -339,10 +339,27 @@ def different(then: Any, now: dict[str, str]) -> list[str]:
 
 
 def absent_artifacts(step: Step) -> list[str]:
-    """Files and folders that the step left for later notebooks and that are gone."""
-    run_dir = project_root() / step.run_dir
+    """What the step left for later notebooks and is gone, was changed or is wanted."""
     places = read_or_empty(project_root() / step.artifacts).values()
-    return [str(place) for place in places if not (run_dir / str(place)).exists()]
+    return [str(place) for place in places if not is_there(step.run_dir, str(place))]
+
+
+def is_there(run_dir: str, place: str) -> bool:
+    """Whether a later notebook can have a file or folder of this name.
+
+    A run need not have its files: what it measured is enough to make them again.
+    """
+    home = project_root() / run_dir
+    folder, label, *_ = *Path(place).parts, ""
+    if folder != "runs":
+        return (home / place).exists()
+    if (home / "wanted" / label).exists():
+        return False
+    try:
+        run = find(run_dir, label)
+    except ValueError:
+        return False
+    return run is not None and (not run.folder.is_dir() or (home / place).exists())
 
 
 # ---- what is said before a run ----
