@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import torch
+from numpy.typing import ArrayLike
 
 from mipo.theory.margin import Margin
 from mipo_study.methods import method
@@ -24,22 +24,21 @@ SIMPO_TABLE = {
 SYMBOLS = {"beta": "β", "tau": "τ", "gamma": "γ", "gamma0": "γ₀"}
 
 
-def gamma(delta_pmi: Iterable[float], margin: Margin = Margin()) -> np.ndarray:
-    """γ of each pair.
+def gamma(delta_pmi: ArrayLike, margin: Margin = Margin()) -> np.ndarray:
+    """γ of each pair, by `mipo.losses.gamma_decay`.
 
     Parameters
     ----------
-    delta_pmi : (n,)
+    delta_pmi : array_like, shape (n,)
         Nats per token.
     margin : Margin
-        Of `losses.gamma_decay`.
 
     Returns
     -------
-    (n,)
+    ndarray, shape (n,)
         Nats per token.
     """
-    return margin.gamma(torch.tensor(np.asarray(delta_pmi, float))).numpy()
+    return margin.gamma(np.asarray(delta_pmi, float)).numpy()
 
 
 def nearest(value: float, known: Iterable[float]) -> float:

@@ -1,11 +1,13 @@
-"""Chapter 10: exact Δpmi of labelled pairs, what RMiPO's margin does to their weights."""
+"""Chapter 10: exact Δpmi of labelled pairs, and how RMiPO's margin weighs them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from mipo.evaluate import token_lengths
 from mipo.theory.margin import Margin
@@ -13,39 +15,50 @@ from mipo.world import World
 from mipo.worlds.grammar import TASKS
 from mipo.worlds.scoring import as_person
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 SIDES = ("chosen", "rejected")
 
 
 def exact_delta_pmi(
-    rows: Sequence[Mapping], examples: Sequence[Mapping], tokenizer
+    rows: Sequence[Mapping],
+    examples: Sequence[Mapping],
+    tokenizer: PreTrainedTokenizerBase,
 ) -> np.ndarray:
     r"""Exact PMI of the chosen reply less that of the rejected one, per token.
 
     Parameters
     ----------
     rows : sequence of dict
-        Labelled pairs: chosen, rejected, and example, the place of theirs in `examples`.
+        Labelled pairs: chosen, rejected, and example, their place in `examples`.
     examples : sequence of dict
         The prompts that the pairs answer.
-    tokenizer
+    tokenizer : PreTrainedTokenizerBase
         Counts the tokens of a reply.
 
     Returns
     -------
-    (n,)
+    ndarray, shape (n,)
         Nats per token; nan where a reply is no sentence of the grammar.
 
     Notes
     -----
-    PMI(y) = (log p(y|x,c) - log p(y)) / L with p(y) = p(y|task) / (tasks · topics), what
-    a reader of replies without prompts learns, since a sentence gives its task and topic
-    away. L: tokens of the reply, its end included. eq-pmi-per-token in chapter 10.
+    PMI(y) = (log p(y|x,c) - log p(y)) / L, where p(y) = p(y|task) / (tasks · topics) is
+    what a reader of replies without prompts learns, since a sentence gives its task and
+    topic away, and L counts the tokens of the reply, its end included. eq-pmi-per-token
+    in chapter 10.
     """
     pmis = {side: _exact_pmi(rows, side, examples, tokenizer) for side in SIDES}
     return pmis["chosen"] - pmis["rejected"]
 
 
-def _exact_pmi(rows, side, examples, tokenizer):
+def _exact_pmi(
+    rows: Sequence[Mapping],
+    side: str,
+    examples: Sequence[Mapping],
+    tokenizer: PreTrainedTokenizerBase,
+) -> np.ndarray:
     world = World()
     tokens = token_lengths([row[side] for row in rows], tokenizer) + 1
     pmis = []
@@ -62,12 +75,12 @@ def _exact_pmi(rows, side, examples, tokenizer):
     return np.array(pmis)
 
 
-def agreement(exact: Sequence[float], model: Sequence[float]) -> dict[str, float]:
+def agreement(exact: ArrayLike, model: ArrayLike) -> dict[str, float]:
     """How well a model's Δpmi follows the exact one, over pairs where both are known.
 
     Parameters
     ----------
-    exact, model : (n,)
+    exact, model : array_like, shape (n,)
         Nats per token; nan where a value is not known.
 
     Returns
@@ -81,9 +94,9 @@ def agreement(exact: Sequence[float], model: Sequence[float]) -> dict[str, float
     ValueError
         Where fewer than two pairs are known, or all are alike.
     """
-    exact, model = np.asarray(exact, float), np.asarray(model, float)
-    known = np.isfinite(exact) & np.isfinite(model)
-    x, y = exact[known], model[known]
+    x, y = np.asarray(exact, float), np.asarray(model, float)
+    known = np.isfinite(x) & np.isfinite(y)
+    x, y = x[known], y[known]
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         raise ValueError(
             f"{len(x)} pair(s) whose two values are known and vary; "
@@ -97,13 +110,13 @@ def agreement(exact: Sequence[float], model: Sequence[float]) -> dict[str, float
 
 
 def reweighting(
-    gap: Sequence[float], delta_pmi: Sequence[float], margin: Margin = Margin()
+    gap: ArrayLike, delta_pmi: ArrayLike, margin: Margin = Margin()
 ) -> dict[str, float | None]:
-    r"""Mean weight under γ(Δpmi), divided by that under a constant target of the same mean.
+    r"""Mean weight under γ(Δpmi) over that under a constant target of the same mean.
 
     Parameters
     ----------
-    gap, delta_pmi : (n,)
+    gap, delta_pmi : array_like, shape (n,)
         Of each pair, nats per token.
     margin : Margin
         RMiPO's.
@@ -111,28 +124,24 @@ def reweighting(
     Returns
     -------
     dict
-        learned: over pairs that the policy ranks as labelled (gap Δ > 0); hard: over the
-        others; all. 1: the decay changes nothing; None where there is no such pair.
+        learned: over pairs that the policy ranks as labelled (gap Δ > 0); hard: over
+        the others; all. 1: the decay changes nothing; None where there is no such pair.
 
     Notes
     -----
     w = 1 - σ(β·(Δ - target)); eq-weight in chapter 3.
     """
-    gap = torch.tensor(np.asarray(gap, float))
+    delta = torch.tensor(np.asarray(gap, float))  # (n,)
     target = margin.target(np.asarray(delta_pmi, float))
-    decaying = torch.sigmoid(margin.beta * (target - gap))
-    constant = torch.sigmoid(margin.beta * (target.mean() - gap))
-    groups = {
-        "learned": gap > 0,
-        "hard": gap <= 0,
-        "all": torch.ones_like(gap, dtype=bool),
-    }
-    return {
-        name: float(decaying[rows].mean() / constant[rows].mean())
-        if rows.any()
-        else None
-        for name, rows in groups.items()
-    }
+    decaying = torch.sigmoid(margin.beta * (target - delta))
+    constant = torch.sigmoid(margin.beta * (target.mean() - delta))
+    every = torch.ones_like(delta, dtype=torch.bool)
+    groups = {"learned": delta > 0, "hard": delta <= 0, "all": every}
+    ratios: dict[str, float | None] = {}
+    for name, rows in groups.items():
+        ratio = decaying[rows].mean() / constant[rows].mean()
+        ratios[name] = float(ratio) if rows.any() else None
+    return ratios
 
 
 def curve(log: Sequence[Mapping]) -> dict[str, list[float]]:
@@ -169,7 +178,7 @@ def unrest(
 
     Returns
     -------
-    (early, late)
+    early, late : float
         Medians over steps, since one broken reply among a step's pairs outweighs the
         variance of all others; nats² per token².
 

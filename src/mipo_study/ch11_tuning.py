@@ -7,12 +7,15 @@ A run that diverged counts as adherence 0 with every reply broken (see
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Mapping, Sequence
+import operator
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import comb
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mipo import losses
 from mipo.losses.declaration import keyword
@@ -35,7 +38,7 @@ class Point:
         Learning rate, and the loss's β.
     margin : str
         What is set beside them, in words.
-    more : tuple
+    more : tuple of (str, float)
         Further keywords of the loss, as sorted items.
     """
 
@@ -43,11 +46,11 @@ class Point:
     lr: float
     beta: float
     margin: str = ""
-    more: tuple = ()
+    more: tuple[tuple[str, float], ...] = ()
 
     @property
-    def setting(self) -> dict:
-        """Keywords of `experiment.train` but for the rate: the loss and its keywords."""
+    def setting(self) -> dict[str, Any]:
+        """Keywords of `experiment.train` without the rate: the loss and its own."""
         return {
             "loss": self.method,
             "loss_kwargs": {"beta": self.beta, **dict(self.more)},
@@ -56,9 +59,8 @@ class Point:
     @property
     def row(self) -> str:
         """All but the learning rate, in words."""
-        return (
-            f"{self.margin}, β = {self.beta:g}" if self.margin else f"β = {self.beta:g}"
-        )
+        beta = f"β = {self.beta:g}"
+        return f"{self.margin}, {beta}" if self.margin else beta
 
     @property
     def name(self) -> str:
@@ -68,7 +70,7 @@ class Point:
         return "-".join([self.method, *words])
 
     def at(self, factor: float) -> Point:
-        """The same with `factor` times the learning rate, to three significant digits."""
+        """The same at `factor` times the learning rate, to three significant digits."""
         return replace(self, lr=float(f"{factor * self.lr:.3g}"))
 
 
@@ -78,16 +80,33 @@ def dpo(lr: float, beta: float) -> Point:
 
 
 def simpo(lr: float, beta: float, ratio: float) -> Point:
-    """SimPO by its authors' γ/β: the gap, nats per token, at which a pair is half learned."""
+    """SimPO by its authors' γ/β, the gap at which a pair is half learned.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate.
+    beta : float
+        Of the loss.
+    ratio : float
+        γ/β, nats per token; γ is kept to six significant digits.
+    """
     gamma = float(f"{ratio * beta:.6g}")
     return Point("simpo", lr, beta, f"γ/β = {ratio:g}", (("gamma", gamma),))
 
 
 def rmipo(lr: float, beta: float, margin: Sequence[float]) -> Point:
-    """RMiPO, in the code's convention, by its margin (γ_min, γ_max, scale), nats per token.
+    """RMiPO, in the code's convention, by its margin.
 
-    Keywords that equal the loss's own are left out: so the published setting finds the
-    runs of chapter 9.
+    Parameters
+    ----------
+    lr : float
+        Learning rate.
+    beta : float
+        Of the loss.
+    margin : (γ_min, γ_max, scale)
+        Nats per token. Keywords that equal the loss's own are left out, so that the
+        published setting finds the runs of chapter 9.
     """
     given = dict(zip(KNOBS, margin, strict=True))
     words = f"γ {given['gamma_min']:g}–{given['gamma_max']:g}, scale {given['scale']:g}"
@@ -97,7 +116,7 @@ def rmipo(lr: float, beta: float, margin: Sequence[float]) -> Point:
 
 
 def published(lr: float) -> dict[str, Point]:
-    """The setting of protocol "published" of each method, at a learning rate of ours."""
+    """Each method's setting in protocol "published", at a learning rate of ours."""
     kwargs = {name: settings_of(name).kwargs for name in SEARCHED}
     ratio = kwargs["simpo"]["gamma"] / kwargs["simpo"]["beta"]
     return {
@@ -107,7 +126,7 @@ def published(lr: float) -> dict[str, Point]:
     }
 
 
-def _published_margin():
+def _published_margin() -> list[float]:
     kwargs = settings_of("rmipo").kwargs
     return [keyword(losses.rmipo, key, kwargs) for key in KNOBS]
 
@@ -134,6 +153,11 @@ def grids(
         γ/β of SimPO, nats per token.
     margins : sequence of (γ_min, γ_max, scale)
         Of RMiPO, nats per token.
+
+    Returns
+    -------
+    dict
+        {method: its points}, as many for each.
 
     Raises
     ------
@@ -167,67 +191,94 @@ def along(points: Sequence[Point], point: Point, axis: str) -> list[Point]:
 
     Parameters
     ----------
+    points : sequence of Point
+        Of any methods.
+    point : Point
+        Through which the line goes.
     axis : str
         "lr", "beta" (for SimPO γ/β stays, not γ) or "margin".
+
+    Raises
+    ------
+    ValueError
+        For another axis.
     """
     axes = {"lr", "beta", "margin"}
     if axis not in axes:
         raise ValueError(f"axis={axis!r}: choose one of {', '.join(sorted(axes))}")
-    same = ["method", *sorted(axes - {axis})]
-    return [
-        p
-        for p in points
-        if all(getattr(p, name) == getattr(point, name) for name in same)
-    ]
+    same = operator.attrgetter("method", *(axes - {axis}))
+    return [p for p in points if same(p) == same(point)]
 
 
 # ---- measures: adherence in, adherence out (shares of slots) ----
 
 
-def choose(scores: Mapping[Hashable, float], favourite: Hashable = None) -> Hashable:
-    """The key with the highest score; of equals the favourite if it is one, else the first."""
-    _finite(list(scores.values()))
-    if scores.get(favourite) == max(scores.values()):
-        return favourite
-    return max(scores, key=scores.get)
+def choose(
+    scores: Mapping[Hashable, float], favourite: Hashable | None = None
+) -> Hashable:
+    """The key of the highest score; among equals the favourite, else the first.
 
-
-def regret(best, got) -> np.ndarray:
-    """best - got, seed by seed: (S,) and (S,) -> (S,).
-
-    Below 0 where what was chosen does worse on new people.
+    Raises
+    ------
+    ValueError
+        For no scores, and for one that is no finite number.
     """
-    best, got = _finite(best), _finite(got)
-    if best.shape != got.shape:
-        raise ValueError(
-            f"{best.shape} and {got.shape}: one value per seed on each side"
-        )
-    return best - got
+    _finite(list(scores.values()))
+    highest = max(scores.values())
+    best = [key for key, score in scores.items() if score == highest]
+    return favourite if favourite in best else best[0]
 
 
-def good_share(scores, within: float) -> float:
-    """Share of a grid's points that are at most `within` below its best, 1/n to 1."""
-    if within < 0:
-        raise ValueError(f"within={within!r} must be at least 0")
-    scores = _finite(scores)
-    return float(np.mean(scores >= scores.max() - within - 1e-12))
-
-
-def expected_best(scores, payoff=None) -> np.ndarray:
-    r"""What the best of k points is worth, drawn at random from a grid of n, k = 1 to n.
+def regret(best: ArrayLike, got: ArrayLike) -> np.ndarray:
+    """What a choice costs, seed by seed: the best score less the one got.
 
     Parameters
     ----------
-    scores : (n,)
+    best, got : array_like, shape (S,)
+        One score per seed.
+
+    Returns
+    -------
+    ndarray, shape (S,)
+        Above 0 where something else would have done better on new people.
+
+    Raises
+    ------
+    ValueError
+        For lengths that differ and for values that are no finite numbers.
+    """
+    highest, ours = _finite(best), _finite(got)
+    if highest.shape != ours.shape:
+        raise ValueError(
+            f"{highest.shape} and {ours.shape}: one value per seed on each side"
+        )
+    return highest - ours
+
+
+def good_share(scores: ArrayLike, within: float) -> float:
+    """Share of a grid's points that are at most `within` below its best, 1/n to 1."""
+    if within < 0:
+        raise ValueError(f"within={within!r} must be at least 0")
+    values = _finite(scores)
+    return float(np.mean(values >= values.max() - within - 1e-12))
+
+
+def expected_best(scores: ArrayLike, payoff: ArrayLike | None = None) -> np.ndarray:
+    r"""What the best of k points is worth, drawn at random from n, for k = 1 to n.
+
+    Parameters
+    ----------
+    scores : array_like, shape (n,)
         By which the best is chosen.
-    payoff : (n,), optional
+    payoff : array_like, shape (n,), optional
         What the chosen point brings; the scores themselves if not given. With a second
         measurement of the same points the curve has no winner's curse. Equal scores
         share their chance evenly.
 
     Returns
     -------
-    (n,)
+    ndarray, shape (n,)
+        In the unit of the payoff.
 
     Raises
     ------
@@ -241,41 +292,54 @@ def expected_best(scores, payoff=None) -> np.ndarray:
     replacement, so E_n is the best of the grid. eq-search in chapter 11, after Dodge et
     al. (2019), "Show your work", arXiv:1909.03004, who draw with replacement.
     """
-    scores = _finite(scores)
-    payoff = scores if payoff is None else _finite(payoff)
-    if scores.shape != payoff.shape:
-        raise ValueError(f"{len(scores)} scores and {len(payoff)} payoffs")
-    values, rank = np.unique(scores, return_inverse=True)
-    mean_payoff = np.bincount(rank, payoff) / np.bincount(rank)
+    values = _finite(scores)
+    worth = values if payoff is None else _finite(payoff)
+    if values.shape != worth.shape:
+        raise ValueError(f"{len(values)} scores and {len(worth)} payoffs")
+    _, rank = np.unique(values, return_inverse=True)
+    mean_payoff = np.bincount(rank, worth) / np.bincount(rank)
     even = mean_payoff[rank]  # (n,) equal scores share their payoff
-    return _chances(len(scores)) @ even[np.argsort(scores, kind="stable")]
+    return _chances(len(values)) @ even[np.argsort(values, kind="stable")]
 
 
 @lru_cache(maxsize=8)
 def _chances(n: int) -> np.ndarray:
-    """(n, n): in row k - 1, column i - 1 the chance that the i-th smallest is the best of k."""
+    """P(the i-th smallest of n is the best of k), shape (n, n), row k, column i."""
     return np.array(
         [[comb(i, k - 1) / comb(n, k) for i in range(n)] for k in range(1, n + 1)]
     )
 
 
-def runs_needed(curve, level: float) -> int | None:
-    """Smallest k with curve[k - 1] >= level, what a setting of this level saves; or None."""
+def runs_needed(curve: ArrayLike, level: float) -> int | None:
+    """The runs of a search that a setting of this level saves.
+
+    Parameters
+    ----------
+    curve : array_like, shape (n,)
+        Of `expected_best`.
+    level : float
+        In the unit of the curve.
+
+    Returns
+    -------
+    int or None
+        The smallest k with ``curve[k - 1] >= level``; None where no k has it.
+    """
     reached = np.flatnonzero(_finite(curve) >= level)
     return int(reached[0]) + 1 if len(reached) else None
 
 
-def crossed(per_seed) -> np.ndarray:
+def crossed(per_seed: Iterable[ArrayLike]) -> np.ndarray:
     """`expected_best` chosen on one seed and paid on another, for every pair of seeds.
 
     Parameters
     ----------
-    per_seed : (S, n)
+    per_seed : iterable of array_like, shape (S, n)
         Scores of the n points.
 
     Returns
     -------
-    (S·(S - 1), n)
+    ndarray, shape (S·(S - 1), n)
         One seed alone has no other to be paid on: then it pays itself, (1, n).
     """
     rows = [_finite(row) for row in per_seed]
@@ -285,13 +349,14 @@ def crossed(per_seed) -> np.ndarray:
     return np.array([expected_best(chosen, paid) for chosen, paid in both])
 
 
-def _finite(values) -> np.ndarray:
-    values = np.asarray(values, float)
-    if values.ndim != 1 or not len(values):
-        raise ValueError(f"expected a list of numbers; got shape {values.shape}")
-    for place in np.flatnonzero(~np.isfinite(values)):
+def _finite(values: ArrayLike) -> np.ndarray:
+    """The values as floats (n,), or a ValueError that names the first bad one."""
+    array = np.asarray(values, float)
+    if array.ndim != 1 or not len(array):
+        raise ValueError(f"expected a list of numbers; got shape {array.shape}")
+    for place in np.flatnonzero(~np.isfinite(array)):
         raise ValueError(
-            f"value {place} is {values[place]}: a run that diverged counts as 0, "
+            f"value {place} is {array[place]}: a run that diverged counts as 0, "
             "it is not missing"
         )
-    return values
+    return array

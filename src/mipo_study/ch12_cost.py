@@ -8,12 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import comb
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 from torch import nn
 
 from mipo.numbers import Number
 from mipo_study.methods import require
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Work:
     Attributes
     ----------
     method : str
-        Whose loss and settings; a name of `methods.METHODS`, "" where nothing is trained.
+        Whose loss and settings: a name of `methods.METHODS`; "": nothing is trained.
     replies : int
         Sequences per pair: 2, or 1 where only the chosen reply is read.
     passes : int
@@ -95,16 +100,33 @@ def llama_shape(
 ) -> Shape:
     """Shape of a Llama or Mistral from its config.
 
-    Per layer four projections and three feed-forward matrices.
+    Parameters
+    ----------
+    hidden, layers, heads, kv_heads, inner, vocab : int
+        hidden_size, num_hidden_layers, num_attention_heads, num_key_value_heads,
+        intermediate_size and vocab_size there.
+
+    Notes
+    -----
+    Each layer has four projections and three feed-forward matrices.
     """
     kv = hidden // heads * kv_heads
     linear = layers * hidden * (2 * hidden + 2 * kv + 3 * inner)
     return Shape(linear, layers, hidden, hidden, vocab)
 
 
-def shape_of(model) -> Shape:
-    """Shape of any model whose work is done by ``nn.Linear`` and attention."""
+def shape_of(model: PreTrainedModel) -> Shape:
+    """Shape of any model whose work is done by ``nn.Linear`` and attention.
+
+    Raises
+    ------
+    ValueError
+        For a model without an LM head.
+    """
     config, head = model.config.get_text_config(), model.get_output_embeddings()
+    if head is None:
+        kind = type(model).__name__
+        raise ValueError(f"{kind} has no LM head, so it can be no policy")
     layers = [
         module
         for module in model.modules()
@@ -129,6 +151,11 @@ def forward_flops(shape: Shape, tokens: int, scored: int) -> int:
     scored : int
         R, the positions that reach the LM head.
 
+    Returns
+    -------
+    int
+        Floating-point operations.
+
     Notes
     -----
     2·linear·T + 4·layers·width·T² + 2·hidden·vocab·R; a multiplication and an addition
@@ -148,6 +175,8 @@ def step_flops(shape: Shape, name: str, prompt: int, reply: int) -> int:
 
     Parameters
     ----------
+    shape : Shape
+        Of the model.
     name : str
         A key of `WORK`.
     prompt, reply : int
@@ -156,7 +185,7 @@ def step_flops(shape: Shape, name: str, prompt: int, reply: int) -> int:
 
     Notes
     -----
-    passes·F(P + R) + alone·F(1 + R) for each reply of the pair.
+    passes·F(P + R) + alone·F(1 + R) for each reply of the pair, F of `forward_flops`.
     """
     done = work(name)
     whole = forward_flops(shape, prompt + reply, reply)
@@ -172,7 +201,9 @@ def step_costs(shape: Shape, prompt: int, reply: int) -> dict[str, int]:
 # ---- what a run and a search cost ----
 
 
-def total(costs: Mapping, name: str, *, runs: int = 1, epochs: int = 1) -> np.ndarray:
+def total(
+    costs: Mapping[str, ArrayLike], name: str, *, runs: int = 1, epochs: int = 1
+) -> np.ndarray:
     """Cost of training runs per pair, in the unit of `costs`.
 
     Parameters
@@ -185,6 +216,11 @@ def total(costs: Mapping, name: str, *, runs: int = 1, epochs: int = 1) -> np.nd
         others pay for what they need in every step.
     runs, epochs : int
         Training runs, and passes of each over the data.
+
+    Returns
+    -------
+    ndarray
+        A number, or one per repetition.
     """
     work(name)
     steps = runs * epochs * np.asarray(costs[name], float)
@@ -192,7 +228,7 @@ def total(costs: Mapping, name: str, *, runs: int = 1, epochs: int = 1) -> np.nd
 
 
 def saving(
-    costs: Mapping,
+    costs: Mapping[str, ArrayLike],
     name: str,
     against: str,
     *,
@@ -212,22 +248,41 @@ def saving(
         Learning rates that both try.
     runs : int
         Settings that `against` tries at each of them, where `name` tries one.
+
+    Returns
+    -------
+    ndarray
+        At most 1; below 0 where the method costs more. One per repetition.
     """
     ours = total(costs, name, runs=rates, epochs=epochs)
     theirs = total(costs, against, runs=rates * runs, epochs=epochs)
     return 1 - ours / theirs
 
 
-def middle(values, unit: str = "", level: float = 0.95) -> Number:
+def middle(values: ArrayLike, unit: str = "", level: float = 0.95) -> Number:
     """The median with a distribution-free interval.
+
+    Parameters
+    ----------
+    values : array_like
+        Repetitions, of any shape.
+    unit : str
+        Of the values.
+    level : float
+        Of the interval, a share.
+
+    Raises
+    ------
+    ValueError
+        For fewer repetitions than the level takes, 6 at 95 %.
 
     Notes
     -----
-    From the k-th smallest to the k-th largest of n values, where k is the largest for
-    which 1 - 2·P(Bin(n, 1/2) < k) is at least `level`; that takes 6 values at 95 %.
+    The interval reaches from the k-th smallest to the k-th largest of n values, where k
+    is the largest for which 1 - 2·P(Bin(n, 1/2) < k) is at least `level`.
     """
-    values = np.sort(np.asarray(values, float).ravel())
-    n, tail, k = len(values), 0.0, 0
+    ranked = np.sort(np.asarray(values, float).ravel())
+    n, tail, k = len(ranked), 0.0, 0
     while k < n and 1 - 2 * (tail + comb(n, k) / 2**n) >= level:
         tail += comb(n, k) / 2**n
         k += 1
@@ -236,7 +291,6 @@ def middle(values, unit: str = "", level: float = 0.95) -> Number:
             f"{n} repetitions are too few for a {level:.0%} interval of the median; "
             "use 6 or more"
         )
-    low, high = float(values[k - 1]), float(values[n - k])
-    return Number(
-        float(np.median(values)), low, high, n, values.tolist(), unit, "median"
-    )
+    low, high = float(ranked[k - 1]), float(ranked[n - k])
+    median = float(np.median(ranked))
+    return Number(median, low, high, n, ranked.tolist(), unit, "median")

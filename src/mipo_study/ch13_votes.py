@@ -1,12 +1,12 @@
-"""Chapter 13, real people's votes: base models, pairs, policies; gains with intervals."""
+"""Chapter 13, real people's votes: base models, pairs, policies, gains."""
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,10 @@ from mipo.files import dumps, write_whole
 from mipo.numbers import Number
 from mipo.worlds import polis, votes
 from mipo_study import experiment
+from mipo_study.experiment import Policy
+
+if TYPE_CHECKING:
+    from mipo.record import Notebook
 
 # What a prediction is worth, and in which unit; see `votes.scores`.
 METRICS = {"chance": "of votes", "accuracy": "of votes", "log_loss": "nats per vote"}
@@ -28,20 +32,34 @@ def town(talk: Path, min_votes: int, split: int) -> votes.Panel:
 
     Parameters
     ----------
-    talk : path
+    talk : Path
         Folder of a Polis export.
     min_votes : int
         Agree or disagree votes that a statement needs.
     split : int
         Seed of who trains the base model, who MIPO, and who is kept for the test.
+
+    Returns
+    -------
+    Panel
+        See `mipo.worlds.votes.panel`.
     """
     return votes.panel(polis.read(talk), min_votes=min_votes, seed=split)
 
 
 @cached("polis-base-{split}", inputs=["talk"], keep=["crowd.json", "nobody.json"])
 def base_model(
-    folder, *, talk, min_votes, split, layers, hidden, steps, lr, progress
-) -> dict:
+    folder: Path,
+    *,
+    talk: Path,
+    min_votes: int,
+    split: int,
+    layers: int,
+    hidden: int,
+    steps: int,
+    lr: float,
+    progress: bool,
+) -> dict[str, Any]:
     """Run of a model that predicts a base person's vote from their other votes.
 
     Files: model; crowd.json (Q, 2), its mean answer to each statement over the contexts
@@ -86,38 +104,74 @@ def base_model(
 
 @cached("polis-pairs-{seed}", inputs=["talk", "base"])
 def make_pairs(
-    folder, *, talk, min_votes, split, base, seed, questions, progress
-) -> dict:
+    folder: Path,
+    *,
+    talk: Path,
+    min_votes: int,
+    split: int,
+    base: Policy,
+    seed: int,
+    questions: int,
+    progress: bool,
+) -> dict[str, Any]:
     """Run of MIPO's pairs: `questions` statements are put to each MIPO person.
 
     Pairs whose two replies are alike are left out: they give no gradient, since their
     log-ratio is zero whatever the model.
 
+    Parameters
+    ----------
+    talk, min_votes, split
+        See `town`.
+    base : Run or path
+        The model that answers.
+    seed : int
+        Which statements, and the replies.
+
     Returns
     -------
     Run
-        Pairs as `experiment.read_pairs` finds them. Metrics: prompts, useful (pairs that
-        are kept), collisions.
+        Pairs as `experiment.read_pairs` finds them. Metrics: prompts, useful (pairs
+        that are kept), collisions.
     """
     world = town(talk, min_votes, split)
     prompts = votes.examples(
         world, "mipo", questions=questions, answered=False, seed=seed
     )
     model, tokenizer = models.load_model(experiment.model_folder(base), device="cpu")
-    made = pairs.synthesise_pairs(
+    every = pairs.synthesise_pairs(
         model, tokenizer, prompts, max_new_tokens=2, seed=seed, progress=progress
     )
-    useful = made.filter(lambda row: not row["identical"])
+    useful = every.filter(lambda row: not row["identical"])
     experiment.write_pairs(useful, folder)
-    collisions = int(sum(made["collision"]))
-    return {"prompts": len(made), "useful": len(useful), "collisions": collisions}
+    collisions = int(sum(every["collision"]))
+    return {"prompts": len(every), "useful": len(useful), "collisions": collisions}
 
 
 @cached("polis-votes-{seed}", inputs=["talk", "base"])
 def cast_votes(
-    folder, *, talk, min_votes, split, base, seed, questions, progress
-) -> dict:
-    """Run of preferences: the vote that a MIPO person cast is chosen, the other rejected.
+    folder: Path,
+    *,
+    talk: Path,
+    min_votes: int,
+    split: int,
+    base: Policy,
+    seed: int,
+    questions: int,
+    progress: bool,
+) -> dict[str, Any]:
+    """Run of preferences: a MIPO person's own vote is chosen, the other rejected.
+
+    Parameters
+    ----------
+    talk, min_votes, split
+        See `town`.
+    base : Run or path
+        The model whose tokenizer writes the prompts.
+    seed : int
+        Which votes.
+    questions : int
+        Votes of each person, at most.
 
     Returns
     -------
@@ -140,7 +194,20 @@ def cast_votes(
 def held_out(
     talk: Path, min_votes: int, split: int, seed: int
 ) -> tuple[list[dict], list[dict]]:
-    """(test, validation): eight held-out votes of each person of either part."""
+    """Eight held-out votes of each person who is kept for the test, or for validation.
+
+    Parameters
+    ----------
+    talk, min_votes, split
+        See `town`.
+    seed : int
+        Which votes, and the contexts.
+
+    Returns
+    -------
+    test, validation : list of dict
+        See `mipo.worlds.votes.examples`.
+    """
     world = town(talk, min_votes, split)
     test = votes.examples(world, "test", seed=1000 + seed)
     return test, votes.examples(world, "validation", seed=2000 + seed)
@@ -148,29 +215,33 @@ def held_out(
 
 @cached("polis-{loss}-{seed}", inputs=["talk", "base", "pairs_run"], keep=["test.json"])
 def train(
-    folder,
+    folder: Path,
     *,
-    talk,
-    min_votes,
-    split,
-    base,
-    pairs_run,
-    seed,
-    loss,
-    loss_kwargs,
-    lr,
-    batch_size,
-    placebo=False,
-    progress,
-) -> dict:
+    talk: Path,
+    min_votes: int,
+    split: int,
+    base: Policy,
+    pairs_run: Policy,
+    seed: int,
+    loss: str,
+    loss_kwargs: Mapping[str, Any] | None,
+    lr: float,
+    batch_size: int,
+    placebo: bool = False,
+    progress: bool,
+) -> dict[str, Any]:
     """Run of one pass over pairs with a loss of `mipo.losses`; see `experiment.train`.
 
     Files: model; test.json (N, 2), the new chances on the test votes.
 
     Parameters
     ----------
+    talk, min_votes, split
+        See `town`.
     pairs_run : Run
         Of `make_pairs` or `cast_votes`.
+    base, seed, loss, loss_kwargs, lr, batch_size
+        See `experiment.train`.
     placebo : bool
         Chosen and rejected are assigned by coin.
 
@@ -211,21 +282,26 @@ def read_table(run: Run, name: str) -> np.ndarray:
     return np.array(json.loads(run.read(name)))
 
 
-def chances_on_test(runs: Sequence) -> list[np.ndarray]:
+def chances_on_test(runs: Iterable[Run]) -> list[np.ndarray]:
     """The new chances on the test votes, one (N, 2) per run of `train`."""
     return [read_table(run, "test.json") for run in runs]
 
 
 def report(
-    nb, name: str, chances: Sequence[np.ndarray], examples: Sequence[Sequence[Mapping]]
+    nb: Notebook,
+    name: str,
+    chances: Sequence[np.ndarray],
+    examples: Sequence[Sequence[dict]],
 ) -> None:
     """Keep the three measures of a predictor as numbers `<metric>-<name>`.
 
     Parameters
     ----------
-    nb : mipo.record.Notebook
+    nb : Notebook
         What keeps the numbers.
-    chances : sequence of (N, 2)
+    name : str
+        Of the predictor.
+    chances : sequence of ndarray, shape (N, 2)
         Of the two votes, one array per seed.
     examples : sequence of list of dict
         The votes to be predicted, of each seed.
@@ -237,7 +313,7 @@ def report(
 
 def percent(number: Number) -> str:
     """A share as a percentage, with its interval where it has one."""
-    if number.low is None:
+    if number.low is None or number.high is None:
         return f"{number.mean:.1%}"
     return f"{number.mean:.1%} [{number.low:.1%}, {number.high:.1%}]"
 
@@ -245,14 +321,14 @@ def percent(number: Number) -> str:
 def gain(
     ours: Sequence[np.ndarray],
     theirs: Sequence[np.ndarray],
-    examples: Sequence[Sequence[Mapping]],
+    examples: Sequence[Sequence[dict]],
     metric: str,
 ) -> dict[str, Any]:
     """Mean gain of `ours` over `theirs`, positive is better, with its interval.
 
     Parameters
     ----------
-    ours, theirs : sequence of (N, 2)
+    ours, theirs : sequence of ndarray, shape (N, 2)
         Chances of the two votes, one array per seed.
     examples : sequence of list of dict
         The votes to be predicted, of each seed.
@@ -266,8 +342,8 @@ def gain(
 
     Notes
     -----
-    Seeds and people are resampled, each person whole: the same people answer under every
-    seed, so their noise does not average out over seeds.
+    Seeds and people are resampled, each person whole: the same people answer under
+    every seed, so their noise does not average out over seeds.
     """
     sign = -1 if metric == "log_loss" else 1
     sides = []

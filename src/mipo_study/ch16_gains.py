@@ -1,80 +1,158 @@
-"""Where a gain comes from, and how it changes with the size of the model: pure functions of measured numbers."""
+"""Where a gain comes from, and how it changes with the size of the model.
+
+Pure functions of measured numbers.
+"""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def tilted_mean(values, pmi, beta):
-    r"""Mean over prompts of Σ_k w_k v_k / Σ_k w_k, w = exp(PMI/β): (P, K), (P, K) nats -> number.
+def tilted_mean(values: ArrayLike, pmi: ArrayLike, beta: float) -> float:
+    r"""Mean of a value of replies under weights exp(PMI/β), over prompts.
 
-    Replies k sampled from π make it an estimate of E_{π*}[v] under π* ∝ π·exp(PMI/β), the optimum of MIPO whose base model
-    is π (chapter 2). Self-normalised, so too near to the plain mean by a term of order 1/K.
-    errors  ValueError for shapes that differ or β not above 0
+    Parameters
+    ----------
+    values : array_like, shape (prompts, replies)
+        What is averaged.
+    pmi : array_like, shape (prompts, replies)
+        Of the same replies, nats.
+    beta : float
+        1/nats; above 0.
+
+    Returns
+    -------
+    float
+        In the unit of the values.
+
+    Raises
+    ------
+    ValueError
+        For shapes that differ, and for beta <= 0.
+
+    Notes
+    -----
+    Mean over prompts of Σ_k w_k v_k / Σ_k w_k, w = exp(PMI/β). With replies sampled
+    from π it estimates E_{π*}[v] under π* ∝ π·exp(PMI/β), the optimum of MIPO whose
+    base model is π (chapter 2). It is self-normalised, so it is too near to the plain
+    mean by a term of order 1/K, for K replies.
     """
-    values, pmi = np.asarray(values, float), np.asarray(pmi, float)
-    if values.shape != pmi.shape or values.ndim != 2:
+    v, nats = np.asarray(values, float), np.asarray(pmi, float)
+    if v.shape != nats.shape or v.ndim != 2:
         raise ValueError(
-            f"values {values.shape} and pmi {pmi.shape} must have one shape (prompts, replies)"
+            f"values {v.shape} and pmi {nats.shape} must have one shape "
+            "(prompts, replies)"
         )
     if not beta > 0:
         raise ValueError(f"beta must be positive, got {beta}")
-    weights = np.exp((pmi - pmi.max(1, keepdims=True)) / beta)
-    return float(((weights * values).sum(1) / weights.sum(1)).mean())
+    weights = np.exp((nats - nats.max(1, keepdims=True)) / beta)
+    return float(((weights * v).sum(1) / weights.sum(1)).mean())
 
 
-def parts_of_gain(before, after, law):
-    r"""{part: (S,)} of a gain G = A₁ - A₀ in adherence, seed by seed; two ways to cut it, each adds up to G.
+def parts_of_gain(
+    before: Sequence[Mapping[str, float]],
+    after: Sequence[Mapping[str, float]],
+    law: ArrayLike,
+) -> dict[str, np.ndarray]:
+    r"""The parts of a gain in adherence, seed by seed, cut in two ways.
 
-    repaired + said       A = v·a with v the share of valid replies and a adherence among them:
-                          repaired = (v₁ - v₀)·(a₀ + a₁)/2, said = (a₁ - a₀)·(v₀ + v₁)/2
-    caught_up + beyond    with the exact law's adherence L: caught_up = L - A₀, what the base model lacks of the law it was
-                          trained on; beyond = A₁ - L
-    before, after  lists of metrics with adherence and valid        law  list of L
+    Parameters
+    ----------
+    before, after : sequence of dict
+        Metrics of each seed: adherence, and valid, the share of valid replies.
+    law : array_like, shape (S,)
+        Adherence of the exact law.
+
+    Returns
+    -------
+    dict of ndarray, shape (S,)
+        gain = repaired + said = caught_up + beyond, shares of slots.
+
+    Raises
+    ------
+    ValueError
+        For numbers of seeds that differ.
+
+    Notes
+    -----
+    A = v·a, where v is the share of valid replies and a the adherence among them:
+    repaired = (v₁ - v₀)·(a₀ + a₁)/2 and said = (a₁ - a₀)·(v₀ + v₁)/2.
+
+    With L the adherence of the exact law, caught_up = L - A₀ is what the base model
+    lacks of the law that it was trained on, and beyond = A₁ - L.
     """
-    a0, a1 = (
-        np.array([m["adherence"] for m in side], float) for side in (before, after)
-    )
-    v0, v1 = (np.array([m["valid"] for m in side], float) for side in (before, after))
-    law = np.asarray(law, float)
-    if not len(a0) == len(a1) == len(law):
+    goal = np.asarray(law, float)
+    if not len(before) == len(after) == len(goal):
         raise ValueError(
-            f"{len(a0)} before, {len(a1)} after and {len(law)} of the law: one of each per seed"
+            f"{len(before)} before, {len(after)} after and {len(goal)} of the law: "
+            "one of each per seed"
         )
-    among0, among1 = (
-        np.divide(a, v, out=np.zeros_like(a), where=v > 0)
-        for a, v in ((a0, v0), (a1, v1))
-    )
+    all0, valid0, among0 = _adherence(before)
+    all1, valid1, among1 = _adherence(after)
     return {
-        "gain": a1 - a0,
-        "repaired": (v1 - v0) * (among0 + among1) / 2,
-        "said": (among1 - among0) * (v0 + v1) / 2,
-        "caught_up": law - a0,
-        "beyond": a1 - law,
+        "gain": all1 - all0,
+        "repaired": (valid1 - valid0) * (among0 + among1) / 2,
+        "said": (among1 - among0) * (valid0 + valid1) / 2,
+        "caught_up": goal - all0,
+        "beyond": all1 - goal,
     }
 
 
-def slopes(parameters, table):
-    """Least-squares slope per tenfold parameters of each seed: (Z,) sizes and (Z, S) values -> (S,), units of the values.
+def _adherence(
+    metrics: Sequence[Mapping[str, float]],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Adherence, share of valid replies, adherence among these (0 where none is)."""
+    adherence = np.array([row["adherence"] for row in metrics], float)
+    valid = np.array([row["valid"] for row in metrics], float)
+    nothing = np.zeros_like(adherence)
+    return adherence, valid, np.divide(adherence, valid, out=nothing, where=valid > 0)
 
-    errors  ValueError for fewer than two sizes, shapes that differ, sizes that are all equal
+
+def slopes(parameters: ArrayLike, table: ArrayLike) -> np.ndarray:
+    """Least-squares slope of each seed against the size of the model.
+
+    Parameters
+    ----------
+    parameters : array_like, shape (Z,)
+        Numbers of parameters.
+    table : array_like, shape (Z, S)
+        A value per size and seed.
+
+    Returns
+    -------
+    ndarray, shape (S,)
+        Units of the values per tenfold parameters.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two sizes, shapes that differ, and sizes that are all equal.
     """
     x, y = np.log10(np.asarray(parameters, float)), np.asarray(table, float)
     if y.ndim != 2 or len(x) != len(y) or len(x) < 2 or np.ptp(x) == 0:
         raise ValueError(
-            f"need values (sizes, seeds) for at least two different sizes; got {y.shape} for {len(x)} sizes"
+            "need values (sizes, seeds) for at least two different sizes; "
+            f"got {y.shape} for {len(x)} sizes"
         )
     centred = x - x.mean()
     return centred @ (y - y.mean(0)) / (centred @ centred)
 
 
-def shares(gain, base, goal):
-    """gain / (goal - base) seed by seed: the part of the headroom that was won, (S,).
+def shares(gain: ArrayLike, base: ArrayLike, goal: ArrayLike) -> np.ndarray:
+    """The part of the headroom that was won: gain / (goal - base).
 
-    errors  ValueError where the base model is at the goal or beyond, so that there is no headroom to share
+    Parameters
+    ----------
+    gain, base, goal : array_like
+        Of each seed, in one unit; shapes broadcast.
+
+    Raises
+    ------
+    ValueError
+        Where the base model is at the goal or beyond, so that there is no headroom.
     """
-    gain, room = (
-        np.asarray(gain, float),
-        np.asarray(goal, float) - np.asarray(base, float),
-    )
+    room = np.asarray(goal, float) - np.asarray(base, float)
     if (room <= 0).any():
         raise ValueError(f"no headroom: goal less base is {room.min():.3g}")
-    return gain / room
+    return np.asarray(gain, float) / room

@@ -1,4 +1,4 @@
-"""Models of 0.1 M to 100 M parameters in small worlds of any width: rules of training, and their runs.
+"""Models of 0.1 M to 100 M parameters in small worlds of any width, and their runs.
 
 Everything is float32 on every device: the largest model needs no less, and distances of
 a hundredth of a nat stay exact.
@@ -7,10 +7,10 @@ a hundredth of a nat stay exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,11 @@ from mipo_study import experiment, methods
 from mipo_study.ch16_gains import tilted_mean
 from mipo_study.experiment import Policy, Trial
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from mipo.numbers import Number
+
 # Chapter 4's share of lessons, their β, and the width of its model.
 LESSONS, LESSON_BETA, WIDE = 0.25, 0.25, 256
 PROTOCOL = "small-world"
@@ -35,7 +40,10 @@ METHODS = {"mipo": "mipo-random", "dpo": "dpo", "rmipo": "rmipo"}
 
 @dataclass(frozen=True)
 class Size:
-    """Shape of a Llama with heads of 64 and feed-forward layers as wide as the model: about 7·layers·hidden² parameters."""
+    """Shape of a Llama with heads of 64 and feed-forward layers as wide as the model.
+
+    It has about 7·layers·hidden² parameters.
+    """
 
     hidden: int
     layers: int
@@ -66,7 +74,13 @@ def size_of(name: str) -> Size:
 
 
 def entry(name: str) -> str:
-    """A method's entry in the table of methods; ValueError for a name that this chapter does not train."""
+    """A method's entry in the table of methods.
+
+    Raises
+    ------
+    ValueError
+        For a name that this chapter does not train.
+    """
     methods.require([name], METHODS, "method")
     return METHODS[name]
 
@@ -77,7 +91,7 @@ def label(name: str) -> str:
 
 
 def is_checked(name: str) -> bool:
-    """Whether a method learns from pairs that the checker labelled, not from its own."""
+    """Whether a method learns from pairs labelled by the checker, not from its own."""
     return methods.METHODS[entry(name)].pairs == "labelled"
 
 
@@ -88,11 +102,21 @@ def beta_of(name: str) -> float:
 
 def lr_of(name: str) -> float:
     """A method's learning rate at one million parameters."""
-    return methods.settings_of(entry(name), PROTOCOL).lr
+    lr = methods.settings_of(entry(name), PROTOCOL).lr
+    if lr is None:
+        raise ValueError(f"protocol {PROTOCOL!r} sets no learning rate for {name!r}")
+    return lr
 
 
-def cells_of(grid: Iterable[Sequence], names: Iterable[str]) -> list[Cell]:
+def cells_of(grid: Iterable[Sequence], names: Collection[str]) -> list[Cell]:
     """Sizes and widths from small to large, narrow worlds first.
+
+    Parameters
+    ----------
+    grid : iterable of (size, width)
+        Keys of `SIZES`, and places of the world.
+    names : collection of str
+        Keys of `METHODS`.
 
     Raises
     ------
@@ -114,7 +138,7 @@ def cells_of(grid: Iterable[Sequence], names: Iterable[str]) -> list[Cell]:
 def rule(
     name: str, *, lr: float = 1.2e-3, embedding_lr: float = 0.048, init: float = 0.06
 ) -> dict[str, float]:
-    """Learning rates and initial weights of a size, from chapter 4's by the rule of μP for Adam.
+    """Learning rates and initial weights of a size, from chapter 4's by μP's rule.
 
     Parameters
     ----------
@@ -131,11 +155,11 @@ def rule(
 
     Notes
     -----
-    With h the width of the layers: lr ∝ 1/h, so that a step moves what a layer computes
-    as much at every width; init ∝ 1/√h, so that it starts at one scale; embeddings,
-    whose input is one token whatever h, keep their rate. arXiv:2203.03466.
-    Not μP's: embeddings, tied to the output, start at 1/√h as well, and no factor stands
-    before the output.
+    With h the width of the layers and Adam: lr ∝ 1/h, so that a step moves what a layer
+    computes as much at every width; init ∝ 1/√h, so that it starts at one scale;
+    embeddings, whose input is one token whatever h, keep their rate. arXiv:2203.03466.
+    Not μP's: embeddings, tied to the output, start at 1/√h as well, and no factor
+    stands before the output.
     """
     ratio = WIDE / size_of(name).hidden
     return {
@@ -146,17 +170,35 @@ def rule(
 
 
 def carried(lr: float, name: str) -> float:
-    """A learning rate chosen at 1 M parameters, for training all weights of another size: lr · 256/h, three digits."""
+    """A learning rate chosen at 1 M parameters, for all weights of another size.
+
+    Parameters
+    ----------
+    lr : float
+        The chosen rate.
+    name : str
+        The size.
+
+    Returns
+    -------
+    float
+        lr · 256/h, to three significant digits.
+    """
     return float(f"{lr * WIDE / size_of(name).hidden:.3g}")
 
 
 def steps_of(width: int, steps: int) -> int:
-    """Training steps in a world of this width, `steps` · √width: the same at every size, so that all read the same text."""
+    """Training steps in a world of this width: `steps` · √width.
+
+    They are the same at every size, so that all models read the same text.
+    """
     return round(steps * math.sqrt(width))
 
 
-def build(name: str, width: int, *, seed: int = 0):
-    """(model, tokenizer) of a size for a world of this width, with random weights."""
+def build(
+    name: str, width: int, *, seed: int = 0
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a size for a world of this width, with random weights."""
     size, tokenizer = size_of(name), wide.build_tokenizer(width)
     model = models.small_model(
         tokenizer,
@@ -196,10 +238,14 @@ def base_model(
 
     Parameters
     ----------
+    run_dir : path
+        Where runs are kept.
     size, width : str, int
         Of the model and of its world.
     steps : int
         At width 1; see `steps_of`.
+    seed, batch_size
+        See `experiment.base_model`.
 
     Returns
     -------
@@ -222,7 +268,18 @@ def base_model(
 
 
 @cached("base-{size}-{width}-{seed}")
-def _base_model(folder, *, size, width, seed, steps, batch_size, lr, device, progress):
+def _base_model(
+    folder: Path,
+    *,
+    size: str,
+    width: int,
+    seed: int,
+    steps: int,
+    batch_size: int,
+    lr: float,
+    device: str,
+    progress: bool,
+) -> dict[str, Any]:
     model, tokenizer = build(size, width, seed=seed)
     examples, lessons = (
         wide.training_examples(
@@ -258,15 +315,34 @@ def _base_model(folder, *, size, width, seed, steps, batch_size, lr, device, pro
 def examples_of(
     n_people: int, width: int, *, split: str, seed: int, wordings: str = "unseen"
 ) -> list[dict]:
-    """Prompts that policies are asked; the same seed asks the same people at every width."""
+    """Prompts for policies; a seed asks the same people at every width.
+
+    See `experiment.examples_of`.
+    """
     return experiment.examples_of(
         n_people, split=split, seed=seed, wordings=wordings, width=width
     )
 
 
 @cached("evaluate-{split}-{width}", inputs=["policy"])
-def evaluate(folder, *, policy, width, split, n_people, seed, progress):
+def evaluate(
+    folder: Path,
+    *,
+    policy: Policy,
+    width: int,
+    split: str,
+    n_people: int,
+    seed: int,
+    progress: bool,
+) -> dict[str, float]:
     """Run of a policy's exact scores on people of a split.
+
+    Parameters
+    ----------
+    policy : Run or path
+        The model that answers.
+    width, split, n_people, seed
+        Who asks it, and the replies; see `examples_of`.
 
     Returns
     -------
@@ -286,9 +362,28 @@ def evaluate(folder, *, policy, width, split, n_people, seed, progress):
 
 
 def law_distance(
-    model, tokenizer, examples: Sequence[Mapping], *, seed: int = 0
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Mapping],
+    *,
+    seed: int = 0,
 ) -> float:
-    """KL(p ‖ π) = E_p[log p(y|x,c) - log π(y|x,c)], nats per reply, over one draw of the exact law p per example."""
+    """Monte Carlo KL(exact law ‖ policy), nats per reply.
+
+    Parameters
+    ----------
+    model, tokenizer
+        The policy π.
+    examples : sequence of dict
+        Of the small world, of any width.
+    seed : int
+        Of the draws.
+
+    Notes
+    -----
+    KL(p ‖ π) = E_p[log p(y|x,c) - log π(y|x,c)], over one draw y of the law p per
+    example.
+    """
     world, rng = World(), np.random.default_rng((seed, 8))
     replies, exact = [], []
     for example in examples:
@@ -302,23 +397,34 @@ def law_distance(
 
 @cached("prospect-{split}-{width}", inputs=["policy"])
 def prospect(
-    folder,
+    folder: Path,
     *,
-    policy,
-    width,
-    split,
-    n_people,
-    seed,
-    beta,
-    draws=16,
-    contexts=24,
-    progress,
-):
-    """Run of what a base model could become: its information, and adherence at the optimum of its *own* law.
+    policy: Policy,
+    width: int,
+    split: str,
+    n_people: int,
+    seed: int,
+    beta: float,
+    draws: int = 16,
+    contexts: int = 24,
+    progress: bool,
+) -> dict[str, float]:
+    """Run of what a base model could become, at the optimum of its *own* law.
 
     Each of the people asks each task once. `draws` replies are sampled to each prompt
     and weighted by exp(PMI/β), with PMI under the model against the profiles of
     `contexts` strangers.
+
+    Parameters
+    ----------
+    policy : Run or path
+        The base model.
+    width, split, n_people, seed
+        Who asks it, and the replies; see `examples_of`.
+    beta : float
+        1/nats.
+    draws, contexts : int
+        See above.
 
     Returns
     -------
@@ -345,7 +451,7 @@ def prospect(
     }
 
 
-def _strangers(n, width, split, seed):
+def _strangers(n: int, width: int, split: str, seed: int) -> list[dict]:
     """One example of each of n people whom `prospect` does not ask."""
     others = examples_of(n, width, split=split, seed=8000 + seed, wordings="seen")
     return list({example["person"]: example for example in others}.values())
@@ -362,6 +468,11 @@ def excess_of_prospect(
 ) -> dict[str, float]:
     """By how much `prospect` misses the truth of a model that knows the exact law.
 
+    Parameters
+    ----------
+    split, n_people, seed, beta, draws, contexts
+        See `prospect`; the width is 1.
+
     Returns
     -------
     dict
@@ -369,9 +480,9 @@ def excess_of_prospect(
 
     Notes
     -----
-    The mean over a few strangers is an unbiased estimate of p(y|x), but its logarithm is
-    too small on average (Jensen), so information comes out too high; few draws pull the
-    optimum towards the plain mean. Both are as large at every width.
+    The mean over a few strangers is an unbiased estimate of p(y|x), but its logarithm
+    is too small on average (Jensen), so information comes out too high; few draws pull
+    the optimum towards the plain mean. Both are as large at every width.
     """
     world, rng = World(), np.random.default_rng((seed, 9))
     strangers = [scoring.as_person(e) for e in _strangers(contexts, 1, split, seed)]
@@ -393,8 +504,8 @@ def excess_of_prospect(
         ]
         goal = world.optimum(task, person, beta).adherence(person)
         excess.append((np.mean(pmi - exact), tilted_mean([worth], [pmi], beta) - goal))
-    names = ("information", "own_optimum")
-    return dict(zip(names, np.mean(excess, 0).tolist(), strict=True))
+    information, own_optimum = np.array(excess).mean(0).tolist()
+    return {"information": information, "own_optimum": own_optimum}
 
 
 # ---- training on ----
@@ -412,10 +523,23 @@ def make_pairs(
     placebo: bool = False,
     progress: bool | None = None,
 ) -> Run:
-    """Run of the pairs a method learns from: MIPO's own, as in chapter 5, or labelled by the checker, as in chapter 9.
+    """Run of the pairs that a method learns from.
 
-    placebo: chosen and rejected of MIPO's pairs are assigned by coin; checked pairs have
-    no placebo.
+    They are MIPO's own, as in chapter 5, or labelled by the checker, as in chapter 9.
+
+    Parameters
+    ----------
+    run_dir : path
+        Where runs are kept.
+    base : Run or path
+        The model that answers.
+    method : str
+        A key of `METHODS`.
+    width, n_people, per_task, seed : int
+        Who asks what, and the replies; see `experiment.examples_of`.
+    placebo : bool
+        Chosen and rejected of MIPO's pairs are assigned by coin; checked pairs have no
+        placebo.
     """
     shared = {"base": base, "seed": seed, "n_people": n_people, "width": width}
     if is_checked(method):
@@ -452,16 +576,26 @@ def trial(
 
     Parameters
     ----------
+    run_dir : path
+        Where runs are kept.
     base : Run or path
         The model to start from.
     method : str
         A key of `METHODS`.
+    size, width : str, int
+        Of the model and of its world.
+    seed : int
+        Of pairs, training and evaluation.
     n_people, per_task : int
         Who learns: people of the pairs, and queries of each per task.
     split, n_asked : str, int
         Who is asked afterwards.
     factor : float
         The learning rate, times the rule's.
+    epochs, batch_size
+        See `experiment.train`.
+    placebo : bool
+        See `make_pairs`.
 
     Returns
     -------
@@ -529,13 +663,13 @@ class Sizes:
     ----------
     runs : sequence of (numbers, here)
         {name: Number} of each run, and whether it is this one; later runs win.
-    parameters : mapping, optional
+    parameters : dict, optional
         {cell: parameters}; read from the runs if not given.
     """
 
     def __init__(
         self,
-        runs: Sequence[tuple[Mapping[str, Any], bool]],
+        runs: Sequence[tuple[Mapping[str, Number], bool]],
         parameters: Mapping[Cell, float] | None = None,
     ):
         self.runs = list(runs)
@@ -544,7 +678,7 @@ class Sizes:
             parameters = {cell: number.mean for cell, (number, _) in table.items()}
         self.parameters = dict(parameters)
 
-    def table(self, what: str) -> dict[Cell, tuple[Any, bool]]:
+    def table(self, what: str) -> dict[Cell, tuple[Number, bool]]:
         """{cell: (Number, measured in this run)} of the numbers `what-<tag>`."""
         table = {}
         for numbers, here in self.runs:
@@ -555,19 +689,38 @@ class Sizes:
         return table
 
     def of_world(self, world: str) -> set[Cell]:
-        """The cells of "same", one and the same world, or of "grows", a world that grows with the model.
+        """The cells of one world.
 
-        The growing world starts from the smallest model.
+        Parameters
+        ----------
+        world : str
+            "same": one and the same world; "grows": a world that grows with the model,
+            from the smallest model on.
         """
         same = {cell for cell in self.parameters if cell[1] == 1}
         if world == "same":
             return same
         wider = set(self.parameters) - same
-        smallest = sorted(same, key=self.parameters.get)[:1]
+        smallest = sorted(same, key=lambda cell: self.parameters[cell])[:1]
         return wider | set(smallest)
 
-    def points(self, what: str, world: str = "same") -> list[tuple]:
-        """(parameters, values, measured in this run) of each cell of a world, for `figures.scaling.by_size`."""
+    def points(
+        self, what: str, world: str = "same"
+    ) -> list[tuple[float, list[float], bool]]:
+        """What `figures.scaling.by_size` draws of each cell of a world.
+
+        Parameters
+        ----------
+        what : str
+            The number is `what-<tag>`.
+        world : str
+            See `of_world`.
+
+        Returns
+        -------
+        list of (parameters, values, here)
+            here: measured in this run.
+        """
         cells = self.of_world(world)
         return [
             (self.parameters[cell], number.values, here)

@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 import torch
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from mipo_study import ch12_cost
 from mipo_study.bench import timing
@@ -86,6 +86,12 @@ def test_shape_of_a_model_is_that_of_its_config(tiny_model_dir):
         inner=c.intermediate_size,
         vocab=c.vocab_size,
     )
+
+
+def test_a_model_without_a_head_has_no_shape(tiny_model_dir):
+    model = AutoModel.from_pretrained(tiny_model_dir, trust_remote_code=False)
+    with pytest.raises(ValueError, match="Model has no LM head"):
+        ch12_cost.shape_of(model)
 
 
 def test_counted_operations_are_those_of_the_formula(tiny_model_dir):

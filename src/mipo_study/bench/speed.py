@@ -1,8 +1,11 @@
-"""`make bench`: pairs per second and peak memory of `PreferenceTrainer.train()` beside TRL's trainers and a plain one.
+"""`make bench`: speed and memory of `PreferenceTrainer.train()` beside TRL's trainers.
 
-One run: every contestant trains on the same pairs from the same weights, in turns, so that a machine that slows down slows
-all alike. Only ratios within a run are meant to be read. Written to results/bench/<device>.json.
+One run: every contestant, a plain trainer among them, trains on the same pairs from the
+same weights, in turns, so that a machine that slows down slows all alike. Only ratios
+within a run are meant to be read. Written to results/bench/<device>.json.
 """
+
+from __future__ import annotations
 
 import argparse
 import contextlib
@@ -15,13 +18,16 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from datasets import Dataset
+from torch import Tensor
 from tqdm import tqdm
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM, Trainer
 
 from mipo import files, models, provenance
 from mipo.data import render
@@ -33,24 +39,42 @@ from mipo_study.bench import sampling, timing
 from mipo_study.experiment import lora
 from mipo_study.methods import METHODS, settings_of
 
-# hidden, inner, layers, heads, heads of keys and values, vocabulary. sources: config.json of each model on the hub
-SHAPES = {
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# hidden, inner, layers, heads, heads of keys and values, vocabulary.
+# Source: config.json of each model on the hub.
+Shape = tuple[int, int, int, int, int, int]
+SHAPES: dict[str, Shape] = {
     "7M": (256, 704, 4, 4, 2, 16000),
     "Qwen2.5-0.5B": (896, 4864, 24, 14, 2, 151936),
     "Qwen2.5-1.5B": (1536, 8960, 28, 12, 2, 151936),
     "Qwen2.5-7B": (3584, 18944, 28, 28, 4, 152064),
 }
 RATE = 1e-6  # weights hardly move: every step does the same work
-PEAK = {
-    "H200": 989e12,
-    "H100": 989e12,
-    "A100": 312e12,
-}  # dense bf16 operations per second, from the makers' data sheets
+# Dense bf16 operations per second, from the makers' data sheets.
+PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained on what: tokens of prompt and reply, negatives, batch; prompt 0 is the small world's own text."""
+    """What is trained on what.
+
+    Attributes
+    ----------
+    shape : str
+        Of the model: a key of `SHAPES`.
+    prompt, reply : int
+        Tokens; prompt 0 stands for the small world's own model and sentences.
+    negatives : int
+        Rejected replies per pair.
+    batch, steps : int
+        Pairs of a step, and steps of a training.
+    lora : int
+        Rank of adapters; 0 trains every weight.
+    dtype : str
+        Precision, by its name in torch.
+    """
 
     shape: str = "7M"
     prompt: int = 0
@@ -63,27 +87,23 @@ class Case:
 
     @property
     def name(self) -> str:
-        what = (
-            "the small world's lengths"
-            if not self.prompt
-            else f"{self.shape}, {self.prompt} / {self.reply}"
-        )
-        return (
-            what
-            + f", K = {self.negatives}" * (self.negatives > 1)
-            + f", LoRA {self.lora}" * (self.lora > 0)
-        )
+        """The case in words."""
+        words = ["the small world's lengths"]
+        if self.prompt:
+            words = [self.shape, f"{self.prompt} / {self.reply}"]
+        if self.negatives > 1:
+            words.append(f"K = {self.negatives}")
+        if self.lora:
+            words.append(f"LoRA {self.lora}")
+        return ", ".join(words)
 
     def peers(self) -> tuple[str, ...]:
-        """Who competes: with several negatives, TRL has no trainer."""
+        """Who competes; with several negatives, TRL has no trainer."""
         return ("infonca", "infonca-separate") if self.negatives > 1 else tuple(PEERS)
 
 
-STEPS = {
-    128: 6,
-    512: 2,
-    2048: 1,
-}  # by length of the prompt: so that a call takes seconds
+# By length of the prompt, such that a call takes seconds.
+STEPS = {128: 6, 512: 2, 2048: 1}
 CPU = [
     Case(batch=24, steps=64),
     *(Case("7M", p, r, steps=STEPS[p]) for p in STEPS for r in (64, 128)),
@@ -98,26 +118,33 @@ GPU = [
 GPU += [Case("Qwen2.5-0.5B", 512, 128, k, steps=8, dtype="bfloat16") for k in (4, 8)]
 
 
-# ---- contestants: (what it is, the loss and whether prompts are shared) ----
+# ---- contestants ----
 
 
 class PlainTrainer(PreferenceTrainer):
-    """What one writes first: every reply with its own prompt, logits at every position, log-softmax, gather."""
+    """What one writes first.
+
+    Every reply has its own prompt, logits are computed at every position, then
+    log-softmax and gather.
+    """
 
     def compute_loss(
-        self, model, inputs, return_outputs=False, num_items_in_batch=None
-    ):
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Mean loss of a batch."""
         ids, mask = inputs["input_ids"], inputs["reply_mask"][:, 1:]
-        logits = model(
+        outputs = model(
             input_ids=ids, attention_mask=inputs["attention_mask"], use_cache=False
-        ).logits[:, :-1]
-        picked = (
-            logits.float().log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
-        )  # (B, T - 1)
-        chosen, rejected = (picked * mask).sum(1).reshape(inputs["members"], -1)
-        return self.loss_fn(
-            chosen, rejected, *inputs["ref"], **self.args.loss_kwargs
-        ).mean()
+        )
+        logps = outputs.logits[:, :-1].float().log_softmax(-1)
+        tokens = logps.gather(-1, ids[:, 1:, None])[..., 0]  # (B, T - 1)
+        chosen, rejected = (tokens * mask).sum(1).reshape(inputs["members"], -1)
+        keywords = self.args.loss_kwargs
+        return self.loss_fn(chosen, rejected, *inputs["ref"], **keywords).mean()
 
 
 PEERS = {
@@ -134,7 +161,7 @@ OURS = {
     for name in ("dpo", "simpo", "rmipo")
 }
 OURS["infonca"] = ("infonca", {"beta": 0.1})
-# name of a ratio: (slower, faster); more is better, except that of RMiPO's price
+# {ratio: (slower, faster)}; more is better, except that of RMiPO's price.
 RATIOS = {
     "DPO: TRL / ours": ("trl-dpo", "dpo"),
     "DPO: plain / ours": ("plain-dpo", "dpo"),
@@ -145,188 +172,260 @@ RATIOS = {
 }
 
 
-def contestant(name, case, model, tokenizer, data, folder, device):
-    """A trainer that is ready to train, on its own copy of the model."""
-    common = dict(
-        output_dir=folder,
-        max_steps=case.steps,
-        per_device_train_batch_size=case.batch,
-        learning_rate=RATE,
-        seed=0,
-        logging_steps=max(1, case.steps // 2),
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=device.type == "cpu",
-        bf16=False,
-        gradient_checkpointing=False,
-        max_length=None,
-    )
-    given = dict(
-        model=copy.deepcopy(model),
-        train_dataset=data,
-        processing_class=tokenizer,
-        peft_config=lora(case.lora) if case.lora else None,
-    )
+def contestant(
+    name: str,
+    case: Case,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: Dataset,
+    folder: str,
+    device: torch.device,
+) -> Trainer:
+    """A trainer that is ready to train, on its own copy of the model.
+
+    Parameters
+    ----------
+    name : str
+        One of ``case.peers()``.
+    case : Case
+    model, tokenizer, data
+        As `build` makes them.
+    folder : str
+        Where the trainer may write.
+    device : torch.device
+        Of the model.
+    """
+    common = {
+        "output_dir": folder,
+        "max_steps": case.steps,
+        "per_device_train_batch_size": case.batch,
+        "learning_rate": RATE,
+        "seed": 0,
+        "logging_steps": max(1, case.steps // 2),
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": device.type == "cpu",
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "max_length": None,
+    }
+    given = {
+        "model": copy.deepcopy(model),
+        "train_dataset": data,
+        "processing_class": tokenizer,
+        "peft_config": lora(case.lora) if case.lora else None,
+    }
     if name == "trl-dpo":
         from trl import DPOConfig, DPOTrainer
 
-        return DPOTrainer(
-            args=DPOConfig(**common, beta=0.1, precompute_ref_log_probs=True), **given
-        )
+        args = DPOConfig(**common, beta=0.1, precompute_ref_log_probs=True)
+        return DPOTrainer(args=args, **given)
     if name == "trl-simpo":
         from trl.experimental.cpo import CPOConfig, CPOTrainer
 
-        return CPOTrainer(
-            args=CPOConfig(
-                **common, loss_type="simpo", cpo_alpha=0.0, beta=2.0, simpo_gamma=1.0
-            ),
-            **given,
-        )
+        simpo = {"loss_type": "simpo", "cpo_alpha": 0.0, "simpo_gamma": 1.0}
+        return CPOTrainer(args=CPOConfig(**common, beta=2.0, **simpo), **given)
     kind = PlainTrainer if name.startswith("plain") else PreferenceTrainer
     loss, kwargs = OURS[name.removeprefix("plain-").removesuffix("-separate")]
-    shared = kind is PreferenceTrainer and not name.endswith("-separate")
-    return kind(
-        args=PreferenceConfig(
-            **common,
-            loss=loss,
-            loss_kwargs=kwargs,
-            share_prompts=shared,
-            compare_sharing=False,
-        ),
-        **given,
+    args = PreferenceConfig(
+        **common,
+        loss=loss,
+        loss_kwargs=kwargs,
+        share_prompts=kind is PreferenceTrainer and not name.endswith("-separate"),
+        compare_sharing=False,
     )
+    return kind(args=args, **given)
 
 
 # ---- the models and the pairs ----
 
+Material = tuple["PreTrainedModel", "PreTrainedTokenizerBase", Dataset]
 
-def build(case, device, shapes=SHAPES):
-    """(model, tokenizer, pairs as text) of a case: random weights, random words, or the small world's sentences."""
+
+def build(
+    case: Case, device: torch.device, shapes: Mapping[str, Shape] = SHAPES
+) -> Material:
+    """Model, tokenizer and pairs of a case.
+
+    Parameters
+    ----------
+    case : Case
+    device : torch.device
+        Where the model is.
+    shapes : dict
+        {name: shape} that the case may name.
+
+    Returns
+    -------
+    model : PreTrainedModel
+        With random weights.
+    tokenizer : PreTrainedTokenizerBase
+    pairs : Dataset
+        prompt, chosen and rejected as text: random words, or sentences of the small
+        world.
+    """
     n = case.batch * case.steps
     if not case.prompt:
-        tokenizer = language_model.build_tokenizer()
-        model = models.small_model(tokenizer, hidden=256, layers=2, heads=4, inner=256)
-        examples, world = population.examples(n, split="mipo", seed=0)[:n], World()
-        rng = np.random.default_rng(0)
-        said = [
-            [
-                world.sample(r["task"], population.NOBODY, r["topic"], rng)
-                for _ in range(2)
-            ]
-            for r in examples
-        ]
-        rows = [
-            {
-                "prompt": render(tokenizer, r["query"], r["context"]),
-                "chosen": a,
-                "rejected": b,
-            }
-            for r, (a, b) in zip(examples, said, strict=True)
-        ]
+        model, tokenizer, rows = _small_world(n)
     else:
-        hidden, inner, layers, heads, kv, vocabulary = shapes[case.shape]
-        words = [f"w{i}" for i in range(min(vocabulary, 16000) - len(models.SPECIAL))]
-        tokenizer = models.build_tokenizer([" ".join(words)])
-        torch.manual_seed(0)
-        with torch.device(device):
-            model = Qwen2ForCausalLM(
-                Qwen2Config(
-                    vocab_size=vocabulary,
-                    hidden_size=hidden,
-                    intermediate_size=inner,
-                    num_hidden_layers=layers,
-                    num_attention_heads=heads,
-                    num_key_value_heads=kv,
-                    max_position_embeddings=4096,
-                    tie_word_embeddings=case.shape != "Qwen2.5-7B",
-                    eos_token_id=tokenizer.eos_token_id,
-                    pad_token_id=tokenizer.pad_token_id,
-                    bos_token_id=None,
-                )
-            ).to(getattr(torch, case.dtype))
-        rng = np.random.default_rng(0)
+        model, tokenizer, rows = _random_words(case, n, device, shapes[case.shape])
+    torch.nn.Module.to(model, device)
+    return model, tokenizer, Dataset.from_list(rows)
 
-        def text(count):
-            return "".join(" " + words[i] for i in rng.integers(len(words), size=count))
 
-        k = case.negatives
-        rows = [
-            {
-                "prompt": text(case.prompt),
-                "chosen": text(case.reply - 1),
-                "rejected":  # the end of sequence is a token
-                text(case.reply - 1)
-                if k == 1
-                else [text(case.reply - 1) for _ in range(k)],
-            }
-            for _ in range(n)
-        ]
-    return model.to(device), tokenizer, Dataset.from_list(rows)
+def _small_world(
+    n: int,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[dict[str, Any]]]:
+    tokenizer = language_model.build_tokenizer()
+    model = models.small_model(tokenizer, hidden=256, layers=2, heads=4, inner=256)
+    world, rng = World(), np.random.default_rng(0)
+    rows = []
+    for example in population.examples(n, split="mipo", seed=0)[:n]:
+        task, topic = example["task"], example["topic"]
+        row = {
+            "prompt": render(tokenizer, example["query"], example["context"]),
+            "chosen": world.sample(task, population.NOBODY, topic, rng),
+            "rejected": world.sample(task, population.NOBODY, topic, rng),
+        }
+        rows.append(row)
+    return model, tokenizer, rows
+
+
+def _random_words(
+    case: Case, n: int, device: torch.device, shape: Shape
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[dict[str, Any]]]:
+    hidden, inner, layers, heads, kv_heads, vocabulary = shape
+    words = [f"w{i}" for i in range(min(vocabulary, 16000) - len(models.SPECIAL))]
+    tokenizer = models.build_tokenizer([" ".join(words)])
+    config = Qwen2Config(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=4096,
+        tie_word_embeddings=case.shape != "Qwen2.5-7B",
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = Qwen2ForCausalLM(config)
+    torch.nn.Module.to(model, getattr(torch, case.dtype))
+    rng = np.random.default_rng(0)
+
+    def text(count: int) -> str:
+        drawn = rng.integers(len(words), size=count)
+        return "".join(f" {words[i]}" for i in drawn)
+
+    rows = []
+    length = case.reply - 1  # the end of sequence is a token
+    for _ in range(n):
+        prompt, chosen = text(case.prompt), text(length)
+        rejected = [text(length) for _ in range(case.negatives)]
+        one = case.negatives == 1
+        row = {
+            "prompt": prompt,
+            "chosen": chosen,
+            "rejected": rejected[0] if one else rejected,
+        }
+        rows.append(row)
+    return model, tokenizer, rows
 
 
 # ---- the clock ----
 
 
-def measure(case, repetitions, device, *, shapes=SHAPES, bar=None) -> dict:
-    """{"seconds": {peer: [per step, each repetition]}, "peak": {peer: bytes}, …} of one case; the first turn is not kept.
+def measure(
+    case: Case,
+    repetitions: int,
+    device: torch.device,
+    *,
+    shapes: Mapping[str, Shape] = SHAPES,
+    bar: tqdm | None = None,
+) -> dict[str, Any]:
+    """Let all contestants of a case train in turns.
 
-    A contestant that needs more memory than there is stands under "failed" and takes no further turns.
+    Parameters
+    ----------
+    case : Case
+    repetitions : int
+        Trainings of each under the clock, after one that measures memory.
+    device, shapes
+        See `build`.
+    bar : tqdm, optional
+        Moves on with every training.
+
+    Returns
+    -------
+    dict
+        seconds, {contestant: per step, of each repetition}; peak, {contestant: bytes};
+        failed, those that need more memory than there is and take no further turns;
+        flops_per_pair of DPO, None with adapters, which spare the gradients of weights
+        that the formula counts; and the case itself.
     """
-    model, tokenizer, data = build(case, device, shapes)
-    names, failed = list(case.peers()), []
-    seconds, peak = {name: [] for name in names}, {}
-
-    def train(name, clocked):
-        gc.collect()  # the trainer before this one is a circle of references
-        with tempfile.TemporaryDirectory() as folder, _hushed():
-            trainer = contestant(name, case, model, tokenizer, data, folder, device)
-            if not clocked:
-                return timing.peak_bytes(trainer.train, device)
-            begin = time.perf_counter()
-            trainer.train()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            return (time.perf_counter() - begin) / case.steps
-
+    material = build(case, device, shapes)
+    model, tokenizer, data = material
+    names = list(case.peers())
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    peak: dict[str, float] = {}
+    failed: list[str] = []
     for turn in range(-1, repetitions):
-        at = max(turn, 0) % len(names)
-        for name in [name for name in names[at:] + names[:at] if name not in failed]:
+        first = max(turn, 0) % len(names)
+        for name in names[first:] + names[:first]:
+            if name in failed:
+                continue
             try:
-                found = train(name, turn >= 0)
+                value = _train(name, case, material, device, clocked=turn >= 0)
             except torch.OutOfMemoryError:
                 failed.append(name)
                 continue
             if turn < 0:
-                peak[name] = found
+                peak[name] = value
             else:
-                seconds[name].append(found)
-            if bar:
+                seconds[name].append(value)
+            if bar is not None:
                 bar.update()
-    whole = (
-        case.prompt and not case.lora
-    )  # an adapter spares the gradients of the weights, which the formula counts
-    flops = (
-        ch12_cost.step_flops(ch12_cost.shape_of(model), "dpo", case.prompt, case.reply)
-        if whole
-        else None
-    )
+    flops = None
+    if case.prompt and not case.lora:
+        shape = ch12_cost.shape_of(model)
+        flops = ch12_cost.step_flops(shape, "dpo", case.prompt, case.reply)
+    longest = max(len(tokenizer(text)["input_ids"]) for text in data["prompt"])
+    for name in failed:
+        del seconds[name]
     return {
         "name": case.name,
         **asdict(case),
         "parameters": model.num_parameters(),
         "failed": failed,
         "peak": peak,
-        "seconds": {
-            name: times for name, times in seconds.items() if name not in failed
-        },
+        "seconds": seconds,
         "flops_per_pair": flops,
-        "longest": max(len(tokenizer(row["prompt"])["input_ids"]) for row in data),
+        "longest": longest,
     }
 
 
+def _train(
+    name: str, case: Case, material: Material, device: torch.device, *, clocked: bool
+) -> float:
+    """One training: its seconds per step if it is clocked, else its peak in bytes."""
+    gc.collect()  # the trainer before this one is a circle of references
+    with tempfile.TemporaryDirectory() as folder, _hushed():
+        trainer = contestant(name, case, *material, folder, device)
+        if not clocked:
+            return timing.peak_bytes(trainer.train, device)
+        begin = time.perf_counter()
+        trainer.train()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return (time.perf_counter() - begin) / case.steps
+
+
 @contextlib.contextmanager
-def _hushed():
+def _hushed() -> Iterator[None]:
     """Trainers print their logs; the bar is what a reader wants to see."""
     before = os.environ.get("TQDM_DISABLE")
     os.environ["TQDM_DISABLE"] = "1"
@@ -334,25 +433,32 @@ def _hushed():
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
-        os.environ.pop("TQDM_DISABLE") if before is None else os.environ.__setitem__(
-            "TQDM_DISABLE", before
-        )
+        del os.environ["TQDM_DISABLE"]
+        if before is not None:
+            os.environ["TQDM_DISABLE"] = before
 
 
-def ratios(found: dict) -> dict[str, list[float]]:
-    """{name: [median, lowest, highest over repetitions]} of the ratios whose contestants took part."""
-    s = found["seconds"]
-    kept = {
-        name: [a / b for a, b in zip(s[slow], s[fast], strict=True)]
-        for name, (slow, fast) in RATIOS.items()
-        if slow in s and fast in s
-    }
-    return {name: [statistics.median(v), min(v), max(v)] for name, v in kept.items()}
+def ratios(result: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The ratios of `RATIOS` whose contestants took part, as [median, lowest, highest].
+
+    Parameters
+    ----------
+    result : dict
+        Of `measure`; the three are taken over its repetitions.
+    """
+    seconds = result["seconds"]
+    table = {}
+    for name, (slow, fast) in RATIOS.items():
+        if slow in seconds and fast in seconds:
+            pairs = zip(seconds[slow], seconds[fast], strict=True)
+            values = [a / b for a, b in pairs]
+            table[name] = [statistics.median(values), min(values), max(values)]
+    return table
 
 
-def memory_ratios(found: dict) -> dict[str, float]:
-    """Peak bytes of the first over those of the second, for the same pairs of contestants as in `ratios`."""
-    peak = found["peak"]
+def memory_ratios(result: Mapping[str, Any]) -> dict[str, float]:
+    """Peak bytes of the slower over those of the faster, for the same ratios."""
+    peak = result["peak"]
     return {
         name: peak[slow] / peak[fast]
         for name, (slow, fast) in RATIOS.items()
@@ -360,46 +466,73 @@ def memory_ratios(found: dict) -> dict[str, float]:
     }
 
 
-def token_ratio(case: dict) -> float:
-    """(K + 1)(P + R) / (P + (K + 1)R): tokens of separate rows over tokens of shared ones."""
+def token_ratio(case: Mapping[str, Any]) -> float:
+    """Tokens of separate rows over tokens of shared ones.
+
+    (K + 1)(P + R) / (P + (K + 1)R) with P, R and K of the case.
+    """
     p, r, n = case["prompt"], case["reply"], case["negatives"] + 1
     return n * (p + r) / (p + n * r)
 
 
-def utilisation(found: dict, device: str) -> float | None:
-    """Operations that separate rows would need, per second of our DPO step, over what the device can do; None: unknown.
+def utilisation(result: Mapping[str, Any], device: str) -> float | None:
+    """The share of what a device can do that our DPO step gets out of it.
 
-    The numerator counts a prompt once per reply, as everybody does, so sharing prompts shows as a gain.
+    Parameters
+    ----------
+    result : dict
+        Of `measure`.
+    device : str
+        See `device_name`.
+
+    Returns
+    -------
+    float or None
+        Operations that separate rows would need, per second, over those of `PEAK`; None
+        for another device and where the operations are not known. A prompt counts once
+        per reply, as everybody counts, so sharing prompts shows as a gain.
     """
     known = [peak for name, peak in PEAK.items() if name.lower() in device]
-    if not known or not found["flops_per_pair"] or "dpo" not in found["seconds"]:
+    if not known or not result["flops_per_pair"] or "dpo" not in result["seconds"]:
         return None
-    return (
-        found["flops_per_pair"]
-        * found["batch"]
-        / statistics.median(found["seconds"]["dpo"])
-        / known[0]
-    )
+    seconds = statistics.median(result["seconds"]["dpo"])
+    return result["flops_per_pair"] * result["batch"] / seconds / known[0]
 
 
 def device_name(device: torch.device) -> str:
-    """cpu-2-threads, nvidia-h200: the kind of device, never the name of a machine."""
+    """The kind of device, never the name of a machine: cpu-2-threads, nvidia-h200."""
     if device.type == "cuda":
         return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name(device).lower())
     return f"cpu-{torch.get_num_threads()}-threads"
 
 
 def run(
-    cases,
+    cases: Sequence[Case],
     repetitions: int,
     device: torch.device,
     *,
-    shapes=SHAPES,
-    progress=True,
-    keep=lambda found: None,
-) -> dict:
-    """The content of results/bench/<device>.json; `keep` is given what there is after each case."""
-    kind, done = device_name(device), []
+    shapes: Mapping[str, Shape] = SHAPES,
+    progress: bool = True,
+    keep: Callable[[dict[str, Any]], Any] = lambda results: None,
+) -> dict[str, Any]:
+    """Measure cases, one after another.
+
+    Parameters
+    ----------
+    cases : sequence of Case
+    repetitions, device, shapes
+        See `measure`.
+    progress : bool
+        Show a bar.
+    keep : callable
+        Is given what there is after each case.
+
+    Returns
+    -------
+    dict
+        What results/bench/<device>.json holds, but for sampling.
+    """
+    kind, results = device_name(device), []
     setting = {
         "device": kind,
         "threads": torch.get_num_threads(),
@@ -407,66 +540,51 @@ def run(
         "of": RATIOS,
         **provenance.provenance(),
     }
-    with tqdm(
-        total=sum(len(c.peers()) for c in cases) * (repetitions + 1),
-        unit="run",
-        disable=not progress,
-    ) as bar:
+    trainings = sum(len(case.peers()) for case in cases) * (repetitions + 1)
+    with tqdm(total=trainings, unit="run", disable=not progress) as bar:
         for case in cases:
             bar.set_description(case.name)
-            found = measure(case, repetitions, device, shapes=shapes, bar=bar)
-            found |= {
-                "ratios": ratios(found),
-                "memory_ratios": memory_ratios(found),
-                "mfu": utilisation(found, kind),
-            }
+            result = measure(case, repetitions, device, shapes=shapes, bar=bar)
+            result["ratios"] = ratios(result)
+            result["memory_ratios"] = memory_ratios(result)
+            result["mfu"] = utilisation(result, kind)
             if case.negatives > 1:
-                found["token_ratio"] = token_ratio(found)
-            done.append(found)
-            keep(setting | {"cases": done})
-    return setting | {"cases": done}
+                result["token_ratio"] = token_ratio(result)
+            results.append(result)
+            keep(setting | {"cases": results})
+    return setting | {"cases": results}
 
 
-def main(arguments=None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m mipo_study.bench.speed", description=__doc__.splitlines()[0]
-    )
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run ``python -m mipo_study.bench.speed``."""
+    summary = __doc__.splitlines()[0]
+    parser = argparse.ArgumentParser("python -m mipo_study.bench.speed", None, summary)
+    usual = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu"
-    )
-    parser.add_argument(
-        "--only", default="", help="only cases whose name holds this text"
-    )
+    parser.add_argument("--device", default=usual)
+    parser.add_argument("--only", default="", help="cases whose name holds this text")
     given = parser.parse_args(arguments)
     device = torch.device(given.device)
-    cases = [
-        case
-        for case in (GPU if device.type == "cuda" else CPU)
-        if given.only in case.name
-    ]
+    every = GPU if device.type == "cuda" else CPU
+    cases = [case for case in every if given.only in case.name]
     if not cases or given.repetitions < 1:
         raise SystemExit(
-            f"Error: no case holds {given.only!r}, or repetitions={given.repetitions} is below 1"
+            f"Error: no case holds {given.only!r}, or "
+            f"repetitions={given.repetitions} is below 1"
         )
-    folder = (
-        files.project_root() / ("runs" if given.only else "results") / "bench"
-    )  # a part is not a result
-    file = folder / f"{device_name(device)}.json"
-    partial = file.with_name(
-        file.name + ".partial"
-    )  # what is measured survives a crash
-    found = run(
-        cases,
-        given.repetitions,
-        device,
-        keep=lambda found: files.write_whole(partial, files.dumps(found)),
-    )
+    place = "runs" if given.only else "results"  # a part is not a result
+    file = files.project_root() / place / "bench" / f"{device_name(device)}.json"
+    partial = file.with_name(f"{file.name}.partial")
+
+    def keep(results: dict[str, Any]) -> None:  # what is measured survives a crash
+        files.write_whole(partial, files.dumps(results))
+
+    results = run(cases, given.repetitions, device, keep=keep)
     if not given.only:
-        found["sampling"] = sampling.measure(device)
-    files.write_whole(file, files.dumps(found))
+        results["sampling"] = sampling.measure(device)
+    files.write_whole(file, files.dumps(results))
     partial.unlink()
-    for case in found["cases"]:
+    for case in results["cases"]:
         for name, (middle, low, high) in case["ratios"].items():
             sys.stdout.write(
                 f"{case['name']:32} {name:40} {middle:6.2f} ({low:.2f} to {high:.2f}), "

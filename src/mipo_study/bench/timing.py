@@ -1,8 +1,11 @@
 """Training steps under the clock: seconds, operations and bytes of `ch12_cost.WORK`.
 
-A step is what `PreferenceTrainer` does with a batch: loss, gradient, AdamW. Rows are random tokens of equal length, so
-nothing is padded and only the lengths of prompt and reply differ from one batch to another.
+A step is what `PreferenceTrainer` does with a batch: loss, gradient, AdamW. Rows are
+random tokens of equal length, so nothing is padded and only the lengths of prompt and
+reply differ from one batch to another.
 """
+
+from __future__ import annotations
 
 import contextlib
 import copy
@@ -11,10 +14,13 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -28,16 +34,46 @@ from mipo.trainer import PreferenceConfig, PreferenceTrainer
 from mipo_study.ch12_cost import WORK, Work, shape_of, step_flops, work
 from mipo_study.methods import setting
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-def synthetic(*, hidden=128, layers=4, heads=4, vocabulary=400, positions=1024, seed=0):
-    """(model, tokenizer): a Llama with random weights over a vocabulary of invented words."""
-    if vocabulary <= len(models.SPECIAL):
+Row = tuple[list[int], list[int]]  # prompt ids, reply ids
+CPU = torch.device("cpu")
+
+
+def synthetic(
+    *,
+    hidden: int = 128,
+    layers: int = 4,
+    heads: int = 4,
+    vocabulary: int = 400,
+    positions: int = 1024,
+    seed: int = 0,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A Llama with random weights over invented words, and its tokenizer.
+
+    Parameters
+    ----------
+    hidden, layers, heads, seed
+        See `mipo.models.small_model`.
+    vocabulary : int
+        Tokens, the special ones among them.
+    positions : int
+        Tokens of a sequence, at most.
+
+    Raises
+    ------
+    ValueError
+        For a vocabulary of special tokens only.
+    """
+    special = len(models.SPECIAL)
+    if vocabulary <= special:
         raise ValueError(
-            f"vocabulary={vocabulary} must be above {len(models.SPECIAL)}, the number of special tokens"
+            f"vocabulary={vocabulary} must be above {special}, "
+            "the number of special tokens"
         )
-    tokenizer = models.build_tokenizer(
-        [" ".join(f"w{i}" for i in range(vocabulary - len(models.SPECIAL)))]
-    )
+    words = " ".join(f"w{i}" for i in range(vocabulary - special))
+    tokenizer = models.build_tokenizer([words])
     model = models.small_model(
         tokenizer,
         hidden=hidden,
@@ -50,73 +86,84 @@ def synthetic(*, hidden=128, layers=4, heads=4, vocabulary=400, positions=1024, 
 
 
 class Bench:
-    """One batch of random pairs, and for each method the step that trains on it. All share one model and one AdamW.
+    """One batch of random pairs, and for each method the step that trains on it.
 
-    prompt, reply   tokens of each            pairs   pairs in the batch
-    share           compute the prompt once for both replies, where the model allows it; else each has its own
-    errors          ValueError for an unknown method, numbers below 1 and rows longer than the model's positions
+    All methods share one model and one AdamW.
+
+    Parameters
+    ----------
+    model, tokenizer
+        What is trained.
+    prompt, reply : int
+        Tokens of each.
+    pairs : int
+        Pairs in the batch.
+    methods : sequence of str
+        Keys of `ch12_cost.WORK`.
+    seed : int
+        Of the tokens.
+    share : bool
+        Compute the prompt once for both replies, where the model allows it; else each
+        reply has its own.
+
+    Raises
+    ------
+    ValueError
+        For an unknown method, numbers below 1, and rows longer than the model's
+        positions.
     """
 
     def __init__(
         self,
-        model,
-        tokenizer,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
         *,
-        prompt,
-        reply,
-        pairs,
-        methods=tuple(WORK),
-        seed=0,
-        share=False,
+        prompt: int,
+        reply: int,
+        pairs: int,
+        methods: Sequence[str] = tuple(WORK),
+        seed: int = 0,
+        share: bool = False,
     ):
         if min(prompt, reply, pairs) < 1:
-            raise ValueError(
-                f"prompt={prompt}, reply={reply}, pairs={pairs}: each must be at least 1"
-            )
-        known = {name: work(name) for name in methods}
-        self.model, self.pairs, self.device = (
-            model,
-            pairs,
-            next(model.parameters()).device,
-        )
+            sizes = f"prompt={prompt}, reply={reply}, pairs={pairs}"
+            raise ValueError(f"{sizes}: each must be at least 1")
+        jobs = {name: work(name) for name in methods}
+        self.model, self.pairs = model, pairs
+        self.device = next(model.parameters()).device
         self.sets = _random_pairs(len(tokenizer), prompt, reply, pairs, seed)
-        check_lengths(
-            [row for group in self.sets for row in group], max_positions(model)
-        )
+        rows = [row for group in self.sets for row in group]
+        check_lengths(rows, max_positions(model))
         start = start_token(tokenizer)
         self.alone = TokenSets(
             [[marginal_row(tail, start) for _, tail in group] for group in self.sets]
         )
         self.optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6)
-        self.reference = (
-            copy.deepcopy(model).eval()
-            if any(m.passes == 4 for m in known.values())
-            else None
-        )
+        live = any(job.passes == 4 for job in jobs.values())
+        self.reference = copy.deepcopy(model).eval() if live else None
         self.steps = {
-            name: self._step(m, tokenizer, share) for name, m in known.items()
+            name: self._step(job, tokenizer, share) for name, job in jobs.items()
         }
         model.train()
 
-    def _step(self, m: Work, tokenizer, share: bool) -> Callable[[], None]:
-        if not m.method:
+    def _step(
+        self, job: Work, tokenizer: PreTrainedTokenizerBase, share: bool
+    ) -> Callable[[], Any]:
+        if not job.method:
             items = [{"rows": group, "ref": None} for group in self.sets]
             rows = collate_sets(items, 0, share and why_not(self.model) is None)
             return lambda: self._score(self.model, rows)
-        trainer = _trainer(self.model, tokenizer, m, self.device, share)
-        ref = (
-            torch.zeros(self.pairs, m.replies)
-            if "reference" in trainer.loss_fn.needs
-            else None
-        )
-        sets = [group[: m.replies] for group in self.sets]
-        data = TokenSets(sets, ref, {"marginal": self.alone} if m.alone else None)
-        batch = trainer._prepare_inputs(
-            trainer._collate([data[i] for i in range(len(data))])
-        )
+        trainer = _trainer(self.model, tokenizer, job, self.device, share)
+        ref = None
+        if "reference" in trainer.loss_fn.needs:
+            ref = torch.zeros(self.pairs, job.replies)
+        sets = [group[: job.replies] for group in self.sets]
+        data = TokenSets(sets, ref, {"marginal": self.alone} if job.alone else None)
+        items = [data[i] for i in range(len(data))]
+        batch = trainer._prepare_inputs(trainer._collate(items))
 
-        def step():
-            if m.passes == 4:
+        def step() -> None:
+            if job.passes == 4:
                 batch["ref"] = self._score(self.reference, batch)
             trainer.compute_loss(self.model, batch).backward()
             self.optimiser.step()
@@ -126,70 +173,98 @@ class Bench:
         return step
 
     @torch.no_grad()
-    def _score(self, model, batch) -> torch.Tensor:
-        """Summed log-probs of a collated batch of pairs: (2, B)."""
-        batch = {
-            k: v.to(self.device) if isinstance(v, torch.Tensor) else v
-            for k, v in batch.items()
+    def _score(self, model: Any, batch: Mapping[str, Any]) -> Tensor:
+        """Summed log-probs of a collated batch of pairs, shape (2, B)."""
+        there = {
+            name: value.to(self.device) if isinstance(value, Tensor) else value
+            for name, value in batch.items()
         }
-        return sequence_logps(model, batch)[0].reshape(2, -1)
+        return sequence_logps(model, there)[0].reshape(2, -1)
 
     def sync(self) -> None:
-        """Wait for what was handed to the GPU."""
+        """Wait until the GPU is done."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def clock(self) -> float:
-        """Seconds: of processor time on a CPU, where other programs then take no part; of wall time with a GPU."""
-        return time.process_time() if self.device.type == "cpu" else time.perf_counter()
+        """Seconds.
+
+        On a CPU of processor time, in which other programs take no part; with a GPU of
+        wall time.
+        """
+        cpu = self.device.type == "cpu"
+        return time.process_time() if cpu else time.perf_counter()
 
     def flops(self, name: str) -> float:
         """Floating-point operations of one step per pair, as torch counts them.
 
-        Attention is written out in matrix products for that: torch 2.13 counts its fused attention on a CPU as nothing.
+        Attention is written out in matrix products for that: torch 2.13 counts its
+        fused attention on a CPU as nothing.
         """
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             self.steps[name]()
         return counter.get_total_flops() / self.pairs
 
     def memory(self, name: str) -> tuple[int, int]:
-        """Bytes (kept from step to step, held at the peak of one).
+        """Bytes that a method's step needs.
 
-        Kept are weights, those of the reference where it is scored live, and AdamW's state; gradients and activations
-        come on top.
+        Parameters
+        ----------
+        name : str
+            A method of this bench. AdamW's state comes with the first step of any.
+
+        Returns
+        -------
+        kept : int
+            From step to step: weights, those of the reference where it is scored live,
+            and AdamW's state.
+        peak : int
+            Kept, and gradients and activations on top.
         """
-        m = WORK[name]
-        held = [self.model] + [self.reference] * (m.passes == 4)
-        tensors = [t for part in held for t in (*part.parameters(), *part.buffers())]
-        if m.method:
-            tensors += [
-                t
-                for s in self.optimiser.state.values()
-                for t in s.values()
-                if isinstance(t, torch.Tensor)
-            ]
-        kept = sum(t.numel() * t.element_size() for t in tensors)
+        job = WORK[name]
+        networks = [self.model]
+        if self.reference is not None and job.passes == 4:
+            networks.append(self.reference)
+        tensors = [
+            tensor
+            for network in networks
+            for tensor in (*network.parameters(), *network.buffers())
+        ]
+        if job.method:
+            states = self.optimiser.state.values()
+            values = [value for state in states for value in state.values()]
+            tensors += [value for value in values if isinstance(value, Tensor)]
+        kept = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         return kept, kept + peak_bytes(self.steps[name], self.device)
 
 
-def _random_pairs(vocabulary, prompt, reply, pairs, seed):
-    """Sets of two rows (prompt ids, reply ids) after one random prompt each; the first ids, special, are left out."""
+def _random_pairs(
+    vocabulary: int, prompt: int, reply: int, pairs: int, seed: int
+) -> list[list[Row]]:
+    """Sets of two rows after one random prompt each.
+
+    The first ids are left out: they are special.
+    """
     rng = np.random.default_rng(seed)
 
-    def draw(n):
+    def draw(n: int) -> list[int]:
         return rng.integers(len(models.SPECIAL), vocabulary, n).tolist()
 
-    return [
-        [(head, draw(reply)) for _ in range(2)]
-        for head in (draw(prompt) for _ in range(pairs))
-    ]
+    heads = (draw(prompt) for _ in range(pairs))  # lazily: each before its replies
+    return [[(head, draw(reply)) for _ in range(2)] for head in heads]
 
 
-def _trainer(model, tokenizer, m: Work, device, share: bool) -> PreferenceTrainer:
+def _trainer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    job: Work,
+    device: torch.device,
+    share: bool,
+) -> PreferenceTrainer:
     with tempfile.TemporaryDirectory() as folder:
         args = PreferenceConfig(
             output_dir=folder,
-            **setting(m.method),
+            **setting(job.method),
             share_prompts=share,
             disable_tqdm=True,
             use_cpu=device.type == "cpu",
@@ -201,34 +276,66 @@ def _trainer(model, tokenizer, m: Work, device, share: bool) -> PreferenceTraine
 
 
 def interleaved(
-    steps: Mapping[str, Callable],
+    steps: Mapping[str, Callable[[], Any]],
     repetitions: int,
     *,
-    clock=time.perf_counter,
-    sync=lambda: None,
-) -> dict:
-    """Seconds of every step in every repetition: {name: [repetitions]}.
+    clock: Callable[[], float] = time.perf_counter,
+    sync: Callable[[], None] = lambda: None,
+) -> dict[str, list[float]]:
+    """Time steps in turns.
 
-    Each repetition runs every step once, so that a machine that slows down slows all alike, and begins one step later
-    than the one before, so that none always follows the same. Before the first, every step runs once untimed.
+    Each repetition runs every step once, so that a machine that slows down slows all
+    alike, and begins one step later than the one before, so that none always follows
+    the same. Before the first, every step runs once untimed.
+
+    Parameters
+    ----------
+    steps : dict
+        {name: what is timed}.
+    repetitions : int
+        How often.
+    clock : callable
+        Gives the time in seconds.
+    sync : callable
+        Waits until what a step began is done.
+
+    Returns
+    -------
+    dict
+        {name: seconds of each repetition}.
     """
-    names, found = list(steps), {name: [] for name in steps}
+    names = list(steps)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
     for name in names:
         steps[name]()
     for i in range(repetitions):
-        for name in names[i % len(names) :] + names[: i % len(names)]:
+        first = i % len(names)
+        for name in names[first:] + names[:first]:
             sync()
             begin = clock()
             steps[name]()
             sync()
-            found[name].append(clock() - begin)
-    return found
+            seconds[name].append(clock() - begin)
+    return seconds
 
 
-def peak_bytes(step: Callable[[], None], device=torch.device("cpu")) -> int:
-    """The most that torch's allocator held during a step beyond what it held before, in bytes.
+def peak_bytes(step: Callable[[], Any], device: torch.device = CPU) -> int:
+    """The most that torch's allocator held during a step beyond what it held before.
 
-    What an earlier step left in circles of references goes first: freed during this one, it would hide what this one takes.
+    What an earlier step left in circles of references goes first: freed during this
+    one, it would hide what this one takes.
+
+    Parameters
+    ----------
+    step : callable
+        Run once.
+    device : torch.device
+        Where it allocates.
+
+    Returns
+    -------
+    int
+        Bytes.
     """
     gc.collect()
     if device.type == "cuda":
@@ -242,18 +349,20 @@ def peak_bytes(step: Callable[[], None], device=torch.device("cpu")) -> int:
         torch.profiler.profile(activities=cpu, profile_memory=True) as profile,
     ):
         step()
-    events = [
-        e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"
-    ]
-    changes = [
-        e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())
-    ]  # freed: below 0
+    # pyrefly: ignore[missing-attribute]  # None only before profiling begins
+    events = profile.profiler.kineto_results.events()
+    memory = [event for event in events if event.name() == "[memory]"]
+    memory.sort(key=lambda event: event.start_ns())
+    changes = [event.nbytes() for event in memory]  # freed: below 0
     return int(np.cumsum([0, *changes]).max())
 
 
 @contextlib.contextmanager
-def _quiet():
-    """Nothing on file descriptor 2: the profiler's C++ part reports there that it starts and stops."""
+def _quiet() -> Iterator[None]:
+    """Nothing on file descriptor 2.
+
+    The profiler's C++ part reports there that it starts and stops.
+    """
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -266,19 +375,31 @@ def _quiet():
 
 
 def measure(
-    model,
-    tokenizer,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     *,
-    prompt,
-    reply,
-    pairs,
-    repetitions,
-    methods=tuple(WORK),
-    seed=0,
-) -> dict:
-    """{"seconds": {method: [per repetition]}, "flops", "predicted", "kept", "peak": {method: number}}.
+    prompt: int,
+    reply: int,
+    pairs: int,
+    repetitions: int,
+    methods: Sequence[str] = tuple(WORK),
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """What a training step of each method costs.
 
-    Seconds and operations, counted and predicted, are per pair; kept and peak are bytes of the whole batch.
+    Parameters
+    ----------
+    model, tokenizer, prompt, reply, pairs, methods, seed
+        See `Bench`.
+    repetitions : int
+        Of the clock.
+
+    Returns
+    -------
+    dict
+        seconds, {method: per pair, of each repetition}; flops and predicted, {method:
+        operations per pair}, counted and by formula; kept and peak, {method: bytes of
+        the whole batch}.
     """
     bench = Bench(
         model,
@@ -294,7 +415,7 @@ def measure(
     shape = shape_of(model)
     return {
         "seconds": {
-            name: [t / pairs for t in times] for name, times in seconds.items()
+            name: [each / pairs for each in times] for name, times in seconds.items()
         },
         "flops": {name: bench.flops(name) for name in methods},
         "predicted": {name: step_flops(shape, name, prompt, reply) for name in methods},
@@ -303,22 +424,31 @@ def measure(
     }
 
 
-def measured(run_dir, model, tokenizer, *, about: Mapping, **keywords) -> dict:
+def measured(
+    run_dir: str | Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    about: Mapping[str, Any],
+    **settings: Any,
+) -> dict[str, dict[str, Any]]:
     """`measure`, made once and then found again.
 
     Parameters
     ----------
     run_dir : path
         Where runs are kept.
-    about : mapping
+    model, tokenizer
+        See `measure`.
+    about : dict
         What the model is, and on which machine it was measured.
-    keywords
-        Of `measure`.
+    **settings
+        Further keywords of `measure`.
     """
     return run_or_load(
         run_dir,
-        f"cost-{keywords['prompt']}-{keywords['reply']}",
-        {**keywords, **about},
-        lambda folder: measure(model, tokenizer, **keywords),
+        f"cost-{settings['prompt']}-{settings['reply']}",
+        {**settings, **about},
+        lambda folder: measure(model, tokenizer, **settings),
         code=[__name__],
     ).metrics

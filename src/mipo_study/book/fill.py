@@ -22,8 +22,8 @@ from mipo.files import project_root, write_whole
 from mipo.numbers import Number, fmt
 from mipo_study.book import tables
 from mipo_study.book.plan import suggestion
-from mipo_study.book.results import claim_status, load_claims, results_in
-from mipo_study.book.tables import NOTHING, Results, Staged
+from mipo_study.book.results import Results, claim_status, load_claims, results_in
+from mipo_study.book.tables import NOTHING, Staged
 from mipo_study.results import committed
 
 PUBLISHED = ("full", "gpu")
@@ -31,12 +31,25 @@ README = "book/README.md.jinja"
 
 
 class Page:
-    """What a page may ask for: numbers, figures and tables of these results."""
+    """What a page may ask for: numbers, figures and tables of these results.
+
+    Parameters
+    ----------
+    name : str
+        The page's file, as seen from the book's root.
+    results : dict
+        {notebook: its result file}.
+    scale : str
+        Whose runs the book is built of.
+    staged : dict
+        {notebook: its figures} of the pages that the book has.
+    """
 
     def __init__(self, name: str, results: Results, scale: str, staged: Staged):
         self.name, self.results, self.scale, self.staged = name, results, scale, staged
 
     def functions(self) -> dict[str, Callable[..., str]]:
+        """{name in a template: function}."""
         own = results_in(project_root() / "runs" / self.scale / "results")
         return {
             "number": self.number,
@@ -53,9 +66,25 @@ class Page:
         }
 
     def entry(self, place: str, kind: str) -> dict | None:
-        """results[chapter][kind][name] of "chapter/name"; None if it was not run.
+        """One entry of a chapter's results.
 
-        Published results must have it: there a missing name is a misspelt one.
+        Parameters
+        ----------
+        place : str
+            "chapter/name".
+        kind : str
+            "numbers" or "figures".
+
+        Returns
+        -------
+        dict or None
+            None where the chapter was not run.
+
+        Raises
+        ------
+        ValueError
+            For a chapter that does not exist, and a name that published results do not
+            have: it is misspelt.
         """
         chapter, _, name = place.partition("/")
         if not (project_root() / "notebooks" / f"{chapter}.ipynb").exists():
@@ -70,8 +99,18 @@ class Page:
     def number(self, place: str, form: str = "") -> str:
         """A number of a chapter.
 
-        form: nothing for mean, interval and unit; mean, low or high alone; percent or
-        percent1 (one digit more) of the mean; range for the interval in percent.
+        Parameters
+        ----------
+        place : str
+            "chapter/name".
+        form : str
+            "": mean, interval and unit; "mean", "low" or "high" alone; "percent" or
+            "percent1" (one digit more) of the mean; "range": the interval in percent.
+
+        Raises
+        ------
+        ValueError
+            For another form; see also `entry`.
         """
         number = self.entry(place, "numbers")
         if number is None:
@@ -114,7 +153,20 @@ def image(target: str, alt: str) -> str:
 
 
 def fill(text: str, page: Page) -> str:
-    """The page's text with its numbers; what it asks wrongly is named with its line."""
+    """A page's text with its numbers.
+
+    Parameters
+    ----------
+    text : str
+        A Jinja template.
+    page : Page
+        What it may ask for.
+
+    Raises
+    ------
+    ValueError
+        Names the line of what is asked wrongly.
+    """
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         loader=jinja2.FunctionLoader(lambda name: (text, name, None)),
@@ -122,16 +174,17 @@ def fill(text: str, page: Page) -> str:
         comment_start_string="{##",  # {#name} is an anchor in MyST
         comment_end_string="##}",
     )
-    environment.globals = page.functions()
+    environment.globals.clear()  # nothing but what the page may ask for
+    functions = page.functions()
     try:
-        return environment.get_template(page.name).render()
+        return environment.get_template(page.name, globals=functions).render()
     except jinja2.TemplateSyntaxError as error:
         line, what = error.lineno, error.message
     except (ValueError, TypeError, jinja2.UndefinedError) as error:
         frames = traceback.extract_tb(error.__traceback__)
         line = [frame.lineno for frame in frames if frame.filename == page.name][-1]
         what = str(error)
-    names = ", ".join(environment.globals)
+    names = ", ".join(functions)
     raise ValueError(f"{page.name}, line {line}: {what} (a page has {names})")
 
 
@@ -144,6 +197,7 @@ def readme() -> str:
 
 
 def main() -> None:
+    """Write README.md."""
     write_whole(project_root() / "README.md", readme())
 
 

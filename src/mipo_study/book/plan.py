@@ -27,7 +27,13 @@ EXPECTED = {"minutes": 1.0, "memory_gb": 1.0, "disk_mb": 1.0, "download": "none"
 
 
 def clone() -> Path:
-    """The folder of the clone, whose notebooks, configs and results no wheel holds."""
+    """The folder of the clone, whose notebooks, configs and results no wheel holds.
+
+    Raises
+    ------
+    ValueError
+        Where the project's root is no clone.
+    """
     root = project_root()
     if not (root / "notebooks").is_dir():
         raise ValueError(
@@ -60,6 +66,15 @@ class Step:
     """One notebook at one scale.
 
     Paths count from the project's root, so that nothing names a machine.
+
+    Attributes
+    ----------
+    name, scale : str
+        The notebook's file without its ending, and a name of `SCALES`.
+    parameters : dict
+        The notebook's section of the config.
+    expected : dict
+        What the config says of minutes, memory_gb, disk_mb and download.
     """
 
     name: str
@@ -69,34 +84,42 @@ class Step:
 
     @property
     def run_dir(self) -> str:
+        """The folder of the scale's runs."""
         return f"runs/{self.scale}"
 
     @property
     def notebook(self) -> str:
+        """The notebook as it is committed."""
         return f"notebooks/{self.name}.ipynb"
 
     @property
     def output(self) -> str:
+        """The executed notebook."""
         return f"{self.run_dir}/notebooks/{self.name}.ipynb"
 
     @property
     def partial(self) -> str:
+        """The notebook that is being executed, or that failed."""
         return f"{self.run_dir}/notebooks/{self.name}.partial.ipynb"
 
     @property
     def result(self) -> str:
+        """Its numbers, claims and figures."""
         return f"{self.run_dir}/results/{self.name}.json"
 
     @property
     def artifacts(self) -> str:
+        """Where it notes what it leaves for later notebooks."""
         return f"{self.run_dir}/artifacts/{self.name}.json"
 
     @property
     def stamp(self) -> str:
+        """Digests of what went in and what came out."""
         return f"{self.run_dir}/stamps/{self.name}.json"
 
     @property
     def number(self) -> str:
+        """The chapter's number, two digits."""
         return self.name.split("-")[0]
 
     @property
@@ -146,7 +169,8 @@ class Step:
         calls = [node for node in nodes if isinstance(node, ast.Call)]
         calls = [call for call in calls if getattr(call.func, "attr", "") == "need"]
         first = [call.args[0] for call in calls if call.args]
-        return sorted({a.value for a in first if isinstance(a, ast.Constant)})
+        values = [node.value for node in first if isinstance(node, ast.Constant)]
+        return sorted({value for value in values if isinstance(value, str)})
 
     def votes_at_hand(self) -> bool:
         """Whether this machine has the votes: with them, a skipped chapter runs."""
@@ -184,9 +208,11 @@ class Step:
         return {file: file_digest(root / file) for file in files}
 
     def read_stamp(self) -> dict:
+        """The stamp of the last run; empty where there is none."""
         return read_or_empty(project_root() / self.stamp)
 
     def write_stamp(self, **content: Any) -> None:
+        """Write the stamp: run, and inputs and outputs, or error."""
         write_whole(project_root() / self.stamp, dumps(content))
 
     def last_result(self) -> dict:
@@ -205,7 +231,18 @@ class Step:
 
 
 def read_config(scale: str) -> dict:
-    """configs/<scale>.yml as a dict, or one clear error."""
+    """configs/<scale>.yml.
+
+    Returns
+    -------
+    dict
+        {section: names and values}.
+
+    Raises
+    ------
+    ValueError
+        For an unknown scale, and a file that cannot be read or holds something else.
+    """
     import yaml
 
     if scale not in SCALES:
@@ -254,7 +291,18 @@ def _written_twice(node: Any) -> str:
 
 
 def steps(scale: str) -> dict[str, Step]:
-    """{name: Step} of the notebooks that the config has a section for, in order."""
+    """The notebooks that a config has a section for.
+
+    Returns
+    -------
+    dict
+        {name: Step}, in order.
+
+    Raises
+    ------
+    ValueError
+        For a section that names no notebook; see also `read_config`.
+    """
     config = read_config(scale)
     expected = config.pop("expected", None) or {}
     files = sorted((project_root() / "notebooks").glob("[0-9]*.ipynb"))
@@ -271,7 +319,13 @@ def steps(scale: str) -> dict[str, Step]:
 
 
 def check_step(step: Step) -> None:
-    """Compare names and types with the notebook's parameters cell."""
+    """Compare names and types with the notebook's parameters cell.
+
+    Raises
+    ------
+    ValueError
+        Names the section, the parameter, and what is wrong with it.
+    """
     known = step.defaults
     where = f"configs/{step.scale}.yml, section {step.name}"
     for name in GIVEN:
@@ -283,7 +337,13 @@ def check_step(step: Step) -> None:
 
 
 def check(plan: Mapping[str, Step]) -> None:
-    """Everything that can be wrong before the first notebook starts."""
+    """Look for all that can be wrong before the first notebook starts.
+
+    Raises
+    ------
+    ValueError
+        See `check_step`; and for a step that needs a notebook without a section.
+    """
     for step in plan.values():
         check_step(step)
         for need in step.needs:
@@ -365,7 +425,7 @@ def is_there(run_dir: str, place: str) -> bool:
 # ---- what is said before a run ----
 
 
-def urgency(plan: Mapping[str, Step]) -> dict[str, float]:
+def urgency(plan: dict[str, Step]) -> dict[str, float]:
     """Minutes from a step's start to the end of the longest line that waits for it."""
     line: dict[str, float] = {}
     for name, step in reversed(plan.items()):  # who needs a step comes later
@@ -384,8 +444,8 @@ def dry_run(scale: str) -> str:
     frame = pandas.DataFrame(
         dry_row(step, why.get(step.name)) for step in plan.values()
     )
-    widths = {name: frame[name].str.len().max() for name in frame}
-    left = {name: f"{{:<{width}}}".format for name, width in widths.items()}
+    widths = [frame[name].str.len().max() for name in frame]
+    left = [f"{{:<{width}}}".format for width in widths]
     table = frame.to_string(index=False, justify="left", formatters=left)
     minutes = sum(plan[name].minutes() or 0.0 for name in why)
     return (
@@ -396,6 +456,7 @@ def dry_run(scale: str) -> str:
 
 
 def dry_row(step: Step, reason: str | None) -> dict[str, str]:
+    """A step's line of `dry_run`; without a reason it would not run."""
     memory = step.last_result().get("memory_gb") or step.expected.get("memory_gb")
     disk = step.expected.get("disk_mb")
     return {
@@ -409,6 +470,7 @@ def dry_row(step: Step, reason: str | None) -> dict[str, str]:
 
 
 def minutes_text(minutes: float | None) -> str:
+    """Minutes in words: below 10 with a digit, "?" where they are not known."""
     if minutes is None:
         return "?"
     return f"{minutes:.1f}" if minutes < 10 else f"{minutes:.0f}"

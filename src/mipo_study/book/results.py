@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from mipo.cache import code_hashes
@@ -9,6 +10,7 @@ from mipo.files import project_root, unseal
 from mipo.numbers import Number
 
 GPU = "15-gpu-models"
+Results = Mapping[str, dict]  # {notebook: its result file}
 
 
 def load_claims() -> list[dict]:
@@ -20,13 +22,18 @@ def load_claims() -> list[dict]:
 
 
 def results_in(folder: Path) -> dict[str, dict]:
-    """{notebook: its results} of a folder; a file that was changed is an error.
+    """{notebook: its result file} of a folder.
 
     Results of the first edition carry no digest and are read as they are.
+
+    Raises
+    ------
+    ValueError
+        For a file that was changed after it was written.
     """
-    found = sorted(folder.glob("[0-9]*.json"))
+    result_files = sorted(folder.glob("[0-9]*.json"))
     try:
-        return {file.stem: unseal(file, must=False) for file in found}
+        return {file.stem: unseal(file, must=False) for file in result_files}
     except ValueError as error:
         advice = "restore it from git, or delete it and run its chapter again"
         raise ValueError(f"{error}; {advice}") from None
@@ -60,10 +67,22 @@ def outdated(result: dict) -> list[str]:
     return sorted(changed)
 
 
-def claim_status(claim: dict, results: dict[str, dict]) -> tuple[str, dict | None]:
-    """(status, what was measured or None) of a claim of book/claims.yml.
+def claim_status(claim: dict, results: Results) -> tuple[str, dict | None]:
+    """The word that a claim has got.
 
-    The status is one of holds, in part, undecided, fails, not judged, open.
+    Parameters
+    ----------
+    claim : dict
+        Of book/claims.yml.
+    results : dict
+        Result files.
+
+    Returns
+    -------
+    status : str
+        holds, in part, undecided, fails, not judged or open.
+    measurement : dict or None
+        The claim in its chapter's results.
     """
     chapter = results.get(claim.get("notebook", ""), {})
     measurement = chapter.get("claims", {}).get(claim["slug"])

@@ -33,6 +33,7 @@ PATIENCE = 5.0  # seconds
 
 
 def say(text: str) -> None:
+    """Print at once, also into a file."""
     print(text, flush=True)
 
 
@@ -43,8 +44,13 @@ def say(text: str) -> None:
 def alone(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; stop what a killed run has left running in it.
 
-    All that is left behind could write is written whole or not at all. A run whose
-    first process lives is left alone.
+    What such a run writes is written whole or not at all. A run whose first process
+    lives is left alone.
+
+    Raises
+    ------
+    SystemExit
+        Where another run has the lock; says how to stop it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     leader = folder / ".leader.json"
@@ -93,6 +99,7 @@ def members(folder: Path) -> list[psutil.Process]:
 
 
 def stop(processes: list[psutil.Process]) -> None:
+    """End processes: first politely, after `PATIENCE` seconds in any case."""
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.terminate()
@@ -155,7 +162,15 @@ def settle(step: Step) -> dict:
 
 
 def execute(step: Step) -> None:
-    """Papermill writes NAME.partial.ipynb; it is renamed only when all of it ran."""
+    """Run a notebook by papermill.
+
+    It writes NAME.partial.ipynb, which is renamed only when all of it ran.
+
+    Raises
+    ------
+    Failure
+        Names the cell and its error, or what else stopped it.
+    """
     import papermill
     from nbclient.exceptions import DeadKernelError
 
@@ -193,6 +208,7 @@ def identity(file: Path) -> tuple[int, int] | None:
 
 
 def out_of_memory(step: Step) -> str:
+    """What to say of a kernel that was killed."""
     free = psutil.virtual_memory().available / 1e9
     wanted = step.last_result().get("memory_gb") or step.expected.get("memory_gb")
     last = f"; last time it took {wanted} GB" if wanted else ""
@@ -203,6 +219,15 @@ def out_of_memory(step: Step) -> str:
 
 
 def run_notebook(name: str, scale: str) -> None:
+    """Run one notebook of a scale, and stamp what it was made from.
+
+    Raises
+    ------
+    ValueError
+        For a notebook without a section in the config, and wrong parameters.
+    SystemExit
+        Where it fails; the stamp says why.
+    """
     plan = planning.steps(scale)
     if name not in plan:
         hint = planning.suggestion(name, plan)
@@ -229,7 +254,19 @@ def run_notebook(name: str, scale: str) -> None:
 
 
 def snakemake(scale: str, jobs: int, outputs: list[str], more: list[str]) -> list[str]:
-    """The command. The digests have chosen the outputs; nothing else decides."""
+    """The command of a run; the digests have chosen the outputs, nothing else decides.
+
+    Parameters
+    ----------
+    scale : str
+        See `plan.steps`.
+    jobs : int
+        Cores to fill.
+    outputs : list of str
+        Executed notebooks to make anew.
+    more : list of str
+        Further options of snakemake.
+    """
     return [
         *(sys.executable, "-m", "snakemake", "--snakefile", "Snakefile"),
         *("--config", f"scale={scale}", "--cores", str(jobs)),
@@ -242,7 +279,22 @@ def snakemake(scale: str, jobs: int, outputs: list[str], more: list[str]) -> lis
 def run_steps(
     plan: Mapping[str, Step], names: list[str], jobs: int, more: list[str]
 ) -> None:
-    """Run the steps; each of them has really run now, or it is an error naming it."""
+    """Run steps side by side.
+
+    Parameters
+    ----------
+    plan : dict
+        All steps of the scale.
+    names : list of str
+        Those to run.
+    jobs, more
+        See `snakemake`.
+
+    Raises
+    ------
+    SystemExit
+        Names each step that has not really run now, and why.
+    """
     scale, run = next(iter(plan.values())).scale, uuid.uuid4().hex
     folder = project_root() / "runs" / scale
     now = time.time()
@@ -268,11 +320,22 @@ def run_steps(
 
 
 def go_on(scale: str) -> str:
+    """How to go on after a run that stopped."""
     return f"`make book SCALE={scale}` goes on from here."
 
 
 def failures(plan: Mapping[str, Step], names: list[str], run: str) -> list[str]:
-    """What did not run to its end in this run, and why."""
+    """A line for each step that did not run to its end in this run.
+
+    Parameters
+    ----------
+    plan : dict
+        All steps of the scale.
+    names : list of str
+        Those that were to run.
+    run : str
+        What their stamps call this run.
+    """
     lines, failed = [], set()
     for name in names:
         stamp = plan[name].read_stamp()
@@ -287,6 +350,20 @@ def failures(plan: Mapping[str, Step], names: list[str], run: str) -> list[str]:
 
 
 def book(scale: str, jobs: int, more: list[str]) -> None:
+    """Run what is out of date, and build the book if anything in it changed.
+
+    Parameters
+    ----------
+    scale, jobs, more
+        See `snakemake`.
+
+    Raises
+    ------
+    ValueError
+        Before anything runs, for what `plan.check` finds; for a book with warnings.
+    SystemExit
+        Where not all of it ran.
+    """
     from mipo_study.book import stage
 
     plan = planning.steps(scale)
@@ -353,6 +430,7 @@ def copy_measured(scale: str) -> str:
 
 
 def runs_of(result: Path) -> list[str]:
+    """The runs that a result file stands on."""
     return planning.read_or_empty(result).get("runs", [])
 
 
@@ -360,6 +438,7 @@ def runs_of(result: Path) -> list[str]:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line's arguments; None takes this process's."""
     summary = __doc__.splitlines()[0]
     parser = argparse.ArgumentParser("python -m mipo_study.book.run", None, summary)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -375,6 +454,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def whole_number(text: str) -> int:
+    """Cores to fill, or a ValueError."""
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"JOBS={text}: give the number of cores to fill, at least 1")
     return int(text)
@@ -386,6 +466,7 @@ def end(number: int, frame: object) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Run ``python -m mipo_study.book.run``."""
     given = parse(arguments)
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)

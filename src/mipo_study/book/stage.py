@@ -28,6 +28,7 @@ LIVE_CODE = re.compile(
 DOCUTILS = "[general]\nraw_enabled: false\nfile_insertion_enabled: false\n"
 DIRECTIVE = re.compile(r"([`~:]{3,})[ \t]*\{[^}\n]*\}")
 ROLE = re.compile(r"\{([A-Za-z][\w:.+-]*)\}(?=`)")
+# Addresses of the first edition, and what they are called now.
 MOVED = {
     "notebooks/10-tuning-free": "notebooks/11-tuning-free",
     "notebooks/11-cost": "notebooks/12-cost",
@@ -36,12 +37,12 @@ MOVED = {
     "notebooks/14-scaling": "notebooks/16-scaling",
     "book/add-a-method": "book/contributing",
     "book/log": "book/changelog",
-}  # addresses of the first edition
-
+}
 PAGES_OF_THE_ROOT = ("CHANGELOG.md", "CONTRIBUTING.md")
 
 
 def index_page(scale: str) -> Path:
+    """The book's first page, as seen from the project's root."""
     return Path(f"runs/{scale}/book/_build/html/index.html")
 
 
@@ -152,11 +153,21 @@ def cleaned(cell: Any) -> Any:
 
 
 def stage_notebook(step: Step, target: Path, absent: set[str]) -> None:
-    """Copy an executed notebook as a page: anchors, figures, provenance."""
+    """Copy an executed notebook as a page: anchors, figures, provenance.
+
+    Parameters
+    ----------
+    step : Step
+        That has run.
+    target : Path
+        Root of the staged tree.
+    absent : set of str
+        Notebooks that this scale does not have.
+    """
     import nbformat
     from nbformat.v4 import new_markdown_cell
 
-    book = nbformat.read(step.output, as_version=4)
+    book: Any = nbformat.read(step.output, as_version=4)
     cells = []
     for cell in map(cleaned, book.cells):
         for tag in cell.metadata.get("tags", []):
@@ -180,12 +191,14 @@ def stage_notebook(step: Step, target: Path, absent: set[str]) -> None:
 
 
 def read_yaml(name: str) -> dict:
+    """A YAML file of the project."""
     import yaml
 
     return yaml.safe_load((project_root() / name).read_text(encoding="utf-8"))
 
 
 def write_yaml(file: Path, content: dict) -> None:
+    """Write a YAML file, its keys in their order."""
     import yaml
 
     write_whole(file, yaml.safe_dump(content, sort_keys=False))
@@ -212,7 +225,20 @@ def chapters_of(toc: dict) -> set[str]:
 
 
 def stage(scale: str, plan: Mapping[str, Step]) -> Path:
-    """Lay out runs/<scale>/book like the repository, filled and ready to be built."""
+    """Lay out runs/<scale>/book like the repository, filled and ready to be built.
+
+    Parameters
+    ----------
+    scale : str
+        A name of `plan.SCALES`.
+    plan : dict
+        Its steps, all of which have run.
+
+    Returns
+    -------
+    Path
+        Root of the staged tree.
+    """
     root, target = project_root(), project_root() / "runs" / scale / "book"
     own = {name: unseal(root / step.result) for name, step in plan.items()}
     shutil.rmtree(target, ignore_errors=True)
@@ -287,7 +313,23 @@ def up_to_date(scale: str, plan: Mapping[str, Step]) -> bool:
 
 
 def build(scale: str, plan: Mapping[str, Step]) -> Path:
-    """Run Jupyter Book over the staged tree; its warnings end the build, shown."""
+    """Stage the book and run Jupyter Book over it.
+
+    Parameters
+    ----------
+    scale, plan
+        See `stage`.
+
+    Returns
+    -------
+    Path
+        The first page.
+
+    Raises
+    ------
+    ValueError
+        Shows the warnings and errors that ended the build.
+    """
     root = project_root()
     before = content(scale, plan)
     target = stage(scale, plan)

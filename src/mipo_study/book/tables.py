@@ -12,6 +12,7 @@ import pandas as pd
 from mipo.files import project_root, read_json
 from mipo_study.book.results import (
     GPU,
+    Results,
     claim_status,
     load_claims,
     measured,
@@ -23,7 +24,6 @@ from mipo_study.tables import MISSING, markdown
 NOTHING = "*(no number yet)*"
 WORDS = ("holds", "in part", "undecided", "fails", "not judged", "open")
 
-Results = Mapping[str, dict]
 Staged = Mapping[str, Collection[str]]  # {notebook: its figures} of the pages built
 
 
@@ -35,8 +35,8 @@ def table(rows: Iterable[Mapping]) -> str:
     frame = pd.DataFrame(list(rows))
     if frame.empty:
         return NOTHING
-    formats = {name: ".1f" for name in frame.select_dtypes("number")}
-    ours = set(frame.columns) - set(formats)
+    formats = {str(name): ".1f" for name in frame.select_dtypes("number")}
+    ours = set(map(str, frame.columns)) - set(formats)
     return markdown(frame, formats, markup=ours)
 
 
@@ -50,6 +50,7 @@ def claims(results: Results, staged: Staged) -> str:
 
 
 def claim_row(claim: dict, results: Results, staged: Staged) -> dict[str, str]:
+    """A claim's line: its words, whose they are, status, number, place."""
     status, measurement = claim_status(claim, results)
     place = where(claim, measurement, staged)
     if measurement:
@@ -104,6 +105,7 @@ def times(results: Results) -> str:
     )
 
 
+# The first words of the names of runs, by what is done in them.
 WORK = {
     "base models": ("base",),
     "making pairs": ("pairs", "preferences", "data"),
@@ -113,7 +115,7 @@ WORK = {
         *("replies", "rank", "measure", "margins"),
     ),
     "timing": ("cost", "engine"),
-}  # the first words of the names of runs
+}
 
 
 def work(results: Results) -> str:
@@ -124,7 +126,8 @@ def work(results: Results) -> str:
 
 
 def work_row(name: str, result: dict) -> dict[str, str | float]:
-    row = {"notebook": name}
+    """A notebook's line: minutes of each kind of run, the rest, and all."""
+    row: dict[str, str | float] = {"notebook": name}
     for column, kinds in WORK.items():
         seconds = sum(result["work"].get(kind, 0) for kind in kinds)
         row[column] = seconds / 60 if seconds else math.nan
@@ -155,6 +158,7 @@ def bench() -> str:
 
 
 def bench_device(run: dict) -> str:
+    """The tables of one file of results/bench, a table per ratio."""
     blocks = [
         f"### {run['device']}\n{run['machine']}, {run['threads']} threads, "
         f"{run['repetitions']} repetitions, {run['date'][:10]}, commit {run['commit']}."
@@ -174,6 +178,17 @@ def bench_device(run: dict) -> str:
 
 
 def bench_row(case: dict, name: str, second: str) -> dict[str, str]:
+    """A case's line in the table of a ratio.
+
+    Parameters
+    ----------
+    case : dict
+        Of a file of results/bench.
+    name : str
+        The ratio.
+    second : str
+        The contestant whose time and memory others are divided by.
+    """
     median, low, high = case["ratios"][name]
     time = f"{median:.2f} ({low:.2f} to {high:.2f})"
     if case.get("token_ratio"):
@@ -193,16 +208,18 @@ def bench_row(case: dict, name: str, second: str) -> dict[str, str]:
 
 def sampling_rows(sampling: dict) -> list[dict[str, str]]:
     """Prompts per second by batch size, and replies that the batch's shape changed."""
-    return [
-        {
-            "precision": precision,
-            "prompts at a time": size,
-            "prompts per second": f"{run['prompts'] / seconds:.0f}",
-            "replies unlike one at a time": f"{run['differ'][size]} of {run['prompts']}",
-        }
-        for precision, run in sampling.items()
-        for size, seconds in run["seconds"].items()
-    ]
+    rows = []
+    for precision, run in sampling.items():
+        for size, seconds in run["seconds"].items():
+            unlike = f"{run['differ'][size]} of {run['prompts']}"
+            row = {
+                "precision": precision,
+                "prompts at a time": size,
+                "prompts per second": f"{run['prompts'] / seconds:.0f}",
+                "replies unlike one at a time": unlike,
+            }
+            rows.append(row)
+    return rows
 
 
 # ---- real models ----
