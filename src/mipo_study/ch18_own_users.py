@@ -1,6 +1,6 @@
 """Chapter 18: a reader's own users, preferences and model, trained and measured.
 
-Everything is cached by `mipo_study.hub.runs`: the same command goes on where it stopped.
+Everything is cached by `mipo_study.hub.runs`: a run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -19,11 +19,17 @@ from transformers.utils import logging
 
 from mipo import evaluate, files, preference_data
 from mipo.cache import Run
+from mipo.evaluate import token_lengths
 from mipo.losses import gamma_decay
 from mipo.worlds import population
 from mipo_study import methods, tables
 from mipo_study.hub import benchmarks, download, runs, scores
 from mipo_study.hub.download import Place
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from mipo.record import Notebook
 
 UNKNOWN_SHARE = 0.02  # of tokens: above it a model cannot read the users' words
 TEST_SHARE = 1 / 3  # of the examples, whole users at a time
@@ -31,8 +37,8 @@ HELD_OUT = 0.2  # share of the prompts of the preferences
 BATCH = 12  # pairs per step
 LEAST_PAIRS = 10  # fewer held-out pairs say nothing
 
-# The small world's model has a million parameters and takes large steps; for others, TRL's
-# rate for DPO, and ten times it for adapters.
+# The small world's model has a million parameters and takes large steps; for others,
+# TRL's rate for DPO, and ten times it for adapters.
 SMALL_RATE, HUB_RATE, ADAPTER_RATE = 4.5e-4, 1e-6, 1e-5
 
 # {measure: (title in tables, unit)}; the untrained model judges unless said otherwise.
@@ -49,8 +55,15 @@ MEASURES = {
 # ---- who and what ----
 
 
-def base_model(nb, model: str = "") -> Place:
+def base_model(nb: Notebook, model: str = "") -> Place:
     """The model to start from: the reader's, or the base model of chapter 4.
+
+    Parameters
+    ----------
+    nb : Notebook
+        Knows where runs are kept and what chapter 4 left.
+    model : str
+        Hub name or folder; "": chapter 4's.
 
     Raises
     ------
@@ -63,16 +76,26 @@ def base_model(nb, model: str = "") -> Place:
         logging.disable_progress_bar()
     if not model:
         folder = nb.need("04-small-world", "base-0")
-        return Place("the small world's model", folder)
+        return Place("the small world's model", Path(folder))
     return download.model(model, run_dir=nb.run_dir)
 
 
 def example_users(
     run_dir: str | Path, *, n_people: int = 90, per_task: int = 2, seed: int = 0
 ) -> Path:
-    """Write users of the small world as a reader's file would be; returns its path.
+    """Write users of the small world as a reader's file would be.
 
-    Each line has query, context and person.
+    Parameters
+    ----------
+    run_dir : str or Path
+        Where runs are kept.
+    n_people, per_task, seed : int
+        See `mipo.worlds.population.examples`.
+
+    Returns
+    -------
+    Path
+        A JSONL file with query, context and person on each line.
     """
     examples = population.examples(n_people, split="mipo", per_task=per_task, seed=seed)
     rows = [
@@ -101,7 +124,7 @@ def read_users(path: str | Path, base: Place) -> list[dict]:
     Raises
     ------
     ValueError
-        Names file and line, or the words that the model does not know.
+        Names file and line, or the share of words that the model does not know.
     """
     rows = benchmarks.own_users(path)
     for row in rows:
@@ -117,12 +140,21 @@ def read_users(path: str | Path, base: Place) -> list[dict]:
 
 
 def require_known_words(base: Place, examples: Sequence[dict], where: str) -> None:
-    """Refuse examples with more than `UNKNOWN_SHARE` of tokens that the model cannot read.
+    """Refuse examples that a model cannot read.
+
+    Parameters
+    ----------
+    base : Place
+        The model.
+    examples : sequence of dict
+        With query and context.
+    where : str
+        Their file, for the error.
 
     Raises
     ------
     ValueError
-        With the share, and what to do.
+        For more than `UNKNOWN_SHARE` of unknown tokens; says what to do.
     """
     _, tokenizer = runs.model_of(base)
     unknown = tokenizer.unk_token_id
@@ -140,6 +172,17 @@ def split_users(
     examples: Sequence[dict], *, seed: int = 0
 ) -> tuple[list[dict], list[dict]]:
     """Examples to train on and to test on; no person is in both.
+
+    Parameters
+    ----------
+    examples : sequence of dict
+        With person.
+    seed : int
+        Of who is in which part.
+
+    Returns
+    -------
+    train, test : list of dict
 
     Raises
     ------
@@ -187,7 +230,7 @@ class Workshop:
     progress: bool = False
     policies: dict[str, Place | Run] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.policies = {"base": self.base}
 
     @property
@@ -206,6 +249,7 @@ class Workshop:
 
     @property
     def sampling(self) -> dict[str, Any]:
+        """Keywords of `runs.make_pairs` and `runs.make_replies`."""
         return {
             "temperature": 1.0,
             "top_p": 1.0,
@@ -216,11 +260,24 @@ class Workshop:
     def pairs(
         self, examples: Sequence[dict], negatives: str = "random_context"
     ) -> list[dict]:
-        """The base model's own pairs: prompt, chosen and rejected, as messages."""
+        """The base model's own pairs.
+
+        Parameters
+        ----------
+        examples : sequence of dict
+            With query and context.
+        negatives : str
+            A kind of rejected replies, see `mipo.pairs.synthesise_pairs`.
+
+        Returns
+        -------
+        list of dict
+            prompt, chosen and rejected, as messages.
+        """
         run = self._pairs(examples, negatives)
         return runs.read_pairs(run)
 
-    def _pairs(self, examples, negatives):
+    def _pairs(self, examples: Sequence[dict], negatives: str) -> Run:
         return runs.make_pairs(
             self.run_dir,
             self.base,
@@ -241,6 +298,12 @@ class Workshop:
         path : str or Path
             A JSONL file in one of TRL's two preference formats; whole prompts are held
             out. "": the base model's own pairs for the users, so RMiPO needs no labels.
+        train, test : sequence of dict
+            The users' examples.
+
+        Returns
+        -------
+        train, held_out : list of dict
         """
         if path:
             rows = preference_data.read(path)
@@ -264,13 +327,18 @@ class Workshop:
         Parameters
         ----------
         name : str
-            A method of `mipo_study.methods`: one that makes its own pairs learns from the
-            users, the others from the preferences.
+            A method of `mipo_study.methods`: one that makes its own pairs learns from
+            the users, the others from the preferences.
+        users : sequence of dict
+            Examples.
+        preferences : sequence of dict
+            Pairs of `preferences`.
 
         Returns
         -------
         dict
-            steps, first_loss, last_loss; or failed: why the training diverged.
+            pairs, seconds; steps, first_loss, last_loss, or failed: why the training
+            diverged.
         """
         method = methods.method(name)
         setting = methods.settings_of(name)
@@ -302,7 +370,7 @@ class Workshop:
         """One reply of a policy to each example."""
         return runs.read_replies(self._replies(name, examples))
 
-    def _replies(self, name, examples):
+    def _replies(self, name: str, examples: Sequence[dict]) -> Run:
         return runs.make_replies(
             self.run_dir,
             self.policies[name],
@@ -315,12 +383,21 @@ class Workshop:
     def measure(self, name: str, examples: Sequence[dict]) -> pd.DataFrame:
         """A row per reply of a policy to examples.
 
+        Parameters
+        ----------
+        name : str
+            A key of `policies`.
+        examples : sequence of dict
+            Of the test users.
+
         Returns
         -------
         pandas.DataFrame
             method, person, query, context, reply, tokens; pmi (nats, under the base
             model, against seven other users' contexts), match (share: 1 where the reply
-            fits its own context best), own_pmi and own_match (the same under the policy).
+            fits its own context best), own_pmi and own_match (the same under the
+            policy); self_bleu (of all replies, points of 100) and chance (what a guess
+            gets of match).
         """
         replies = self._replies(name, examples)
         run = scores.measure(
@@ -355,12 +432,19 @@ class Workshop:
     def rank(self, name: str, rows: Sequence[dict]) -> pd.DataFrame:
         """A row per labelled pair that nobody was trained on.
 
+        Parameters
+        ----------
+        name : str
+            A key of `policies`.
+        rows : sequence of dict
+            Held-out pairs of `preferences`.
+
         Returns
         -------
         pandas.DataFrame
             method, person (the prompt); gap (chosen less rejected, nats per token),
-            right (gap > 0), risen (gap above the base model's) and gamma (RMiPO's margin
-            under this policy, nats per token).
+            right (gap > 0), risen (gap above the base model's) and gamma (RMiPO's
+            margin under this policy, nats per token).
         """
         how = {"progress": self.progress}
         run = scores.rank(self.run_dir, self.policies[name], rows, **how)
@@ -379,15 +463,24 @@ class Workshop:
         )
 
 
-def token_counts(texts: Sequence[str], tokenizer) -> list[int]:
+def token_counts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Length of each reply in tokens."""
-    from mipo.evaluate.diversity import token_lengths
-
     return token_lengths(list(texts), tokenizer).tolist()
 
 
 def gaps_of(run: Run) -> np.ndarray:
-    """Mean log-prob of the chosen reply less the rejected one's, nats per token."""
+    """Mean log-prob of the chosen reply less the rejected one's, of each pair.
+
+    Parameters
+    ----------
+    run : Run
+        Of `mipo_study.hub.scores.rank`.
+
+    Returns
+    -------
+    ndarray, shape (pairs,)
+        Nats per token.
+    """
     means = np.array(json.loads(run.read("scores.json"))["mean"])
     return means[:, 0] - means[:, 1]
 
@@ -427,10 +520,20 @@ def gains(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def side_by_side(rows: pd.DataFrame, n: int = 4) -> pd.DataFrame:
-    """Replies of all methods to the same examples, a column each.
+    """Replies of all methods to the same examples.
 
-    One example of each of the first n persons: the first one's first, the second one's
-    second, and so on.
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+        As `gains` takes them.
+    n : int
+        Persons, at most. Of the first the first part of their examples is shown, of the
+        second the second, and so on.
+
+    Returns
+    -------
+    pandas.DataFrame
+        who, query, and a column per method.
     """
     base = rows[rows.method == methods.label("base")].reset_index(drop=True)
     places = []
@@ -442,7 +545,7 @@ def side_by_side(rows: pd.DataFrame, n: int = 4) -> pd.DataFrame:
         "query": [base["query"].iloc[i] for i in places],
     }
     for name, part in rows.groupby("method", sort=False):
-        columns[name] = [part.reply.iloc[i] for i in places]
+        columns[str(name)] = [part.reply.iloc[i] for i in places]
     return pd.DataFrame(columns)
 
 
@@ -454,16 +557,16 @@ def gain_table(table: pd.DataFrame) -> str:
     return tables.markdown(shown, formats)
 
 
-def keep_numbers(nb, table: pd.DataFrame) -> None:
-    """Keep means and gains as numbers of the notebook: pmi-base, pmi-gain-rmipo, …"""
+def keep_numbers(nb: Notebook, table: pd.DataFrame) -> None:
+    """Keep the table of `gains` as numbers, such as pmi-base and pmi-gain-rmipo."""
     slugs = {methods.label(name): name for name in methods.METHODS}
-    for row in table.itertuples():
-        _, unit = MEASURES[row.measure]
-        measure = row.measure.replace("_", "-")
-        nb.number(f"{measure}-{slugs[row.method]}", float(row.mean), unit)
-        if not math.isnan(row.gain):
-            name = f"{measure}-gain-{slugs[row.method]}"
-            nb.number(name, row.gain, unit, interval=(row.low, row.high))
+    for row in table.to_dict("records"):
+        _, unit = MEASURES[row["measure"]]
+        measure, slug = row["measure"].replace("_", "-"), slugs[row["method"]]
+        nb.number(f"{measure}-{slug}", row["mean"], unit)
+        if not math.isnan(row["gain"]):
+            interval = (row["low"], row["high"])
+            nb.number(f"{measure}-gain-{slug}", row["gain"], unit, interval=interval)
 
 
 def pair_texts(pair: Mapping[str, Any]) -> dict[str, str]:
@@ -476,11 +579,17 @@ def pair_texts(pair: Mapping[str, Any]) -> dict[str, str]:
 
 
 def diverged(table: pd.DataFrame) -> str:
-    """A sentence for each training that has diverged, or that none has."""
+    """A sentence for each training that has diverged, or that none has.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        method, and what `Workshop.train` gives.
+    """
     if "failed" not in table:
         return "No training diverged."
     failed = table.dropna(subset="failed")
     return "\n\n".join(
-        f"**{methods.label(row.method)} diverged:** {row.failed}"
-        for row in failed.itertuples()
+        f"**{methods.label(row['method'])} diverged:** {row['failed']}"
+        for row in failed.to_dict("records")
     )
