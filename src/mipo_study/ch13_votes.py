@@ -143,6 +143,7 @@ def make_pairs(
         model, tokenizer, prompts, max_new_tokens=2, seed=seed, progress=progress
     )
     useful = every.filter(lambda row: not row["identical"])
+    # pyrefly: ignore[bad-argument-type]  # its decorators hide the Dataset
     experiment.write_pairs(useful, folder)
     collisions = int(sum(every["collision"]))
     return {"prompts": len(every), "useful": len(useful), "collisions": collisions}
