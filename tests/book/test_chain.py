@@ -45,17 +45,27 @@ def once(tmp_path_factory):
 def finished(once, tmp_path, monkeypatch):
     """A copy of the finished project, to be spoilt."""
     monkeypatch.setenv("MIPO_ROOT", str(tmp_path / AWKWARD))
-    return shutil.copytree(once, tmp_path / AWKWARD)
+    ignore = shutil.ignore_patterns(".venv")
+    return shutil.copytree(once, tmp_path / AWKWARD, ignore=ignore)
+
+
+def borrow_environment(folder):
+    """This test's virtual environment in another folder, whose name is in all its paths."""
+    (folder / "bin").mkdir(parents=True, exist_ok=True)
+    places = {"bin/python": sys.executable}
+    if sys.prefix != sys.base_prefix:
+        names = ("lib", "share", "pyvenv.cfg")
+        places |= {name: os.path.join(sys.prefix, name) for name in names}
+    for name, target in places.items():
+        if not (folder / name).exists():
+            (folder / name).symlink_to(target)
 
 
 def make(folder, *arguments, **environment):
     """This project's Makefile with this test's Python."""
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, folder / name)
-    python = folder / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True, exist_ok=True)
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    python.chmod(0o755)
+    borrow_environment(folder / ".venv")
     (folder / ".venv" / ".book").touch()
     return subprocess.run(
         ["make", "--no-print-directory", *arguments],
