@@ -154,7 +154,8 @@ _RMIPO = {"beta": 2.0}
 PROTOCOLS: dict[str, dict[str, Setting]] = {
     # Each paper's own values; what is not named keeps the loss's default, whose source
     # stands beside it in mipo.losses. SimPO: β 2.0 and γ/β 0.5, where its README
-    # recommends to start; γ is raw, γ/β · β = 1.0.
+    # recommends to start; γ is raw, γ/β · β = 1.0. Chapters 6 and 8 have a parameter
+    # `beta` of their own, which they give to `setting`.
     "published": {
         "sft": Setting(),
         "mipo-random": Setting({"beta": 0.1}),
