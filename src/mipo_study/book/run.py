@@ -183,6 +183,7 @@ def execute(step: Step) -> None:
             str(partial),
             settle(step),
             kernel_name="python3",
+            language="python",  # papermill asks, where a notebook names no kernel
             progress_bar=sys.stdout.isatty(),
             cwd=".",
             extra_arguments=["--log-level=50"],
