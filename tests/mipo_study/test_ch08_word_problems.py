@@ -41,6 +41,25 @@ def test_training_examples_are_answers_to_their_prompts():
     )
 
 
+def test_a_fifth_of_the_training_prompts_lack_an_operand(monkeypatch):
+    """And the reply is drawn from the law of the prompt as it is read."""
+    calls = []
+
+    def sample(problem, rng, without):
+        calls.append((problem, without))
+        return word_problems.SHRUG
+
+    monkeypatch.setattr(ch08_word_problems.word_problem_law, "sample", sample)
+    tokenizer = word_problems.build_tokenizer()
+    examples = ch08_word_problems.training_examples(tokenizer, replies=1)
+    rows = examples(np.random.default_rng(0), 1000)
+    partial = np.mean([without is not None for _, without in calls])
+    assert partial == pytest.approx(0.2, abs=4 * np.sqrt(0.2 * 0.8 / 1000))
+    for (prompt, _), (problem, without) in zip(rows, calls, strict=True):
+        text = render(tokenizer, problem.text(without=without))
+        assert prompt in (text, tokenizer.eos_token)
+
+
 def test_lessons_name_the_letter_of_the_right_result():
     rows = ch08_word_problems.lessons(word_problems.build_tokenizer())(
         np.random.default_rng(0), 81

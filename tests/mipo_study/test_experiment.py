@@ -8,7 +8,8 @@ import pytest
 from mipo import evaluate, models
 from mipo.recipes import RECIPES
 from mipo.trainer import PreferenceConfig
-from mipo.worlds import population
+from mipo.world import World
+from mipo.worlds import population, scoring
 from mipo.worlds.language_model import build_tokenizer
 from mipo_study import experiment, methods
 from mipo_study.experiment import Trial
@@ -158,6 +159,29 @@ def test_the_same_people_are_asked_whatever_the_policy(base, tmp_path):
     assert run.metrics["valid"] == 0  # random weights say nothing
     scores = experiment.read_scores(run)
     assert len(scores["adherence"]) == len(scores["tokens"]) == len(expected)
+
+
+def test_every_reply_is_written_with_its_own_scores(base, tmp_path, monkeypatch):
+    def sampled(model, tokenizer, examples, **settings):
+        world, rng = World(), np.random.default_rng(0)
+        replies = []
+        for example in examples:
+            who = scoring.as_person(example)
+            reply = world.sample(example["task"], who, example["topic"], rng)
+            replies.append(reply if rng.random() < 0.7 else "No idea.")
+        return replies
+
+    monkeypatch.setattr("mipo.worlds.language_model.sample_replies", sampled)
+    run = experiment.evaluate(
+        tmp_path, policy=base, split="test", n_people=3, seed=1, progress=False
+    )
+    rows, scores = experiment.read_replies(run), experiment.read_scores(run)
+    own = scoring.score([row["reply"] for row in rows], rows)
+    for key in ("adherence", "valid"):
+        column = [row[key] for row in rows]
+        assert column == scores[key] == own[key].tolist()
+        assert len(set(column)) > 1
+        assert run.metrics[key] == pytest.approx(np.mean(column))
 
 
 def test_the_exact_law_adheres_less_than_its_optimum():
