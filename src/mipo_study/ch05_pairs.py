@@ -18,6 +18,7 @@ from mipo.evaluate import token_lengths
 from mipo.information import infonce
 from mipo.logprobs import response_logps
 from mipo.world import NOBODY, World
+from mipo.worlds import population
 from mipo.worlds.grammar import TASKS, WORDINGS, Slot, parse
 from mipo.worlds.scoring import as_person
 
@@ -491,3 +492,21 @@ def play_quiz(pmi: np.ndarray) -> dict[str, Any]:
         "certified": mean,
         "interval": (mean - half, mean + half),
     }
+
+
+# ---- answers of the exercises ----
+
+
+def most_wasted_task(n_people: int) -> str:
+    """The task whose pairs are identical most often, by the exact laws."""
+    identical = {}
+    for task in TASKS:
+        some = population.examples(n_people, split="mipo", tasks=[task], seed=1)
+        identical[task] = expected_identical(some)
+    return max(identical, key=identical.__getitem__)
+
+
+def attributes_told_apart(task: str, shared: str) -> set[str]:
+    """What the two replies of a pair depend on, if both persons share an attribute."""
+    relevant = {slot.attribute for slot in TASKS[task].slots if slot.relevant}
+    return relevant - {shared}

@@ -593,3 +593,40 @@ def diverged(table: pd.DataFrame) -> str:
         f"**{methods.label(row['method'])} diverged:** {row['failed']}"
         for row in failed.to_dict("records")
     )
+
+
+# ---- answers of the exercises ----
+
+
+def largest_pmi(users: int) -> float:
+    """The largest conditional PMI of a reply among so many users, nats.
+
+    A reply that only its own user could get.
+    """
+    p = np.zeros(users)
+    p[0] = 1.0
+    return float(np.log(p[0] / p.mean()))
+
+
+def widening(replies: pd.DataFrame, persons: int) -> float:
+    """How much wider the interval of the gain in PMI is with the first few persons.
+
+    Parameters
+    ----------
+    replies : pandas.DataFrame
+        Of `Workshop.measure`, all methods below each other.
+    persons : int
+        How many are kept.
+
+    Returns
+    -------
+    float
+        Width with them over width with all, of the method with the widest interval; NaN
+        without a trained method.
+    """
+    few = replies["person"].isin(replies["person"].unique()[:persons])
+    widths = []
+    for rows in (replies[few].reset_index(drop=True), replies):
+        table = gains(rows, ["pmi"])
+        widths.append((table["high"] - table["low"]).max())
+    return float(widths[0] / widths[1])

@@ -172,3 +172,17 @@ def test_quiz_by_hand():
     assert quiz["right"] == 0.75
     assert quiz["certified"] == pytest.approx(np.mean(certified))
     assert quiz["interval"][1] == pytest.approx(np.mean(certified) + half)
+
+
+# ---- exercises ----
+
+
+def test_a_short_reply_with_few_values_is_wasted_most():
+    """lookup has three slots, the only task with so few values."""
+    assert ch05_pairs.most_wasted_task(n_people=3) == "lookup"
+
+
+def test_a_shared_attribute_is_no_longer_told_apart():
+    assert ch05_pairs.attributes_told_apart("email", shared="tone") == {"detail"}
+    told_apart = ch05_pairs.attributes_told_apart("email", shared="hobby")
+    assert told_apart == {"tone", "detail"}  # the aside is about nobody

@@ -70,3 +70,25 @@ def test_a_pair_is_shown_as_text_in_either_format():
     }
     assert own.pair_texts(plain) == own.pair_texts(talk)
     assert own.pair_texts(plain) == {"prompt": "p", "chosen": "c", "rejected": "r"}
+
+
+# ---- exercises ----
+
+
+def test_the_largest_pmi_is_the_log_of_the_users():
+    assert own.largest_pmi(2) == pytest.approx(math.log(2))
+    assert own.largest_pmi(8) == pytest.approx(math.log(8))
+
+
+def test_fewer_persons_widen_the_interval():
+    after = rows("RMiPO", [1.0, 1.2, 0.1, 0.1, 0.5, 0.7])
+    both = pd.concat([BASE, after], ignore_index=True)
+    assert own.widening(both, persons=3) == 1, "all three"
+    table = own.gains(both, ["pmi"])
+    two = own.gains(both[both.person.isin(["a", "b"])].reset_index(drop=True), ["pmi"])
+    width, width_of_two = ((t.high - t.low).max() for t in (table, two))
+    assert own.widening(both, persons=2) == pytest.approx(width_of_two / width)
+
+
+def test_without_training_there_is_nothing_to_widen():
+    assert math.isnan(own.widening(BASE, persons=2))

@@ -111,7 +111,7 @@ CASES = {
         base=(0.005, 0.56),
         optimum=(0.0, 0.82),
     ),
-    "lora_vs_full": lambda: training.lora_vs_full(
+    "arm_panels, reference": lambda: style.arm_panels(
         {
             "adherence (share)": {"mipo-random": seeds(0.73), "mipo-lora": seeds(0.71)},
             "outside grammar (share)": {
@@ -167,7 +167,7 @@ CASES = {
         },
         exact={"full": 0.56, "incomplete": 0.52, "noisy": 0.47, "conflicting": 0.5},
     ),
-    "diversity": lambda: world.diversity(
+    "arm_panels, digits": lambda: style.arm_panels(
         {
             "self-BLEU": by_arm(lambda v: seeds(60 * v)),
             "distinct bigrams": by_arm(lambda v: seeds(1 - v)),
@@ -380,9 +380,9 @@ def test_gain_line_is_least_squares():
             lambda: world.pair_differences({"x": {"a": 1}, "y": {"b": 1}}),
             "'y' has slots",
         ),
-        (lambda: world.diversity({}), "at least one arm"),
+        (lambda: style.arm_panels({}), "at least one arm"),
         (lambda: cost.ratios({}, {}), "at least one method"),
-        (lambda: world.diversity({"m": {"sft": 1}, "n": {"cad": 1}}), "'n' has arms"),
+        (lambda: style.arm_panels({"m": {"sft": 1}, "n": {"cad": 1}}), "'n' has arms"),
     ],
 )
 def test_errors_name_the_field(call, words):

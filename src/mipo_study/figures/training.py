@@ -14,7 +14,6 @@ from mipo_study.figures.style import (
     WIDE,
     arm_colour,
     arm_marker,
-    arm_panels,
     arm_rows,
     end_labels,
     ink,
@@ -318,16 +317,6 @@ def _beside(ax: Axes, entries: Any, *, gap: float = 11.5) -> None:
             va="center",
             annotation_clip=False,
         )
-
-
-def lora_vs_full(
-    metrics: dict, *, reference: dict | None = None, digits: dict | None = None
-) -> Figure:
-    """Full fine-tuning beside LoRA, one panel per metric.
-
-    metrics  {title with unit: {arm: one number, or one per seed}}        reference  {title: (value, text)}: the base
-    """
-    return arm_panels(metrics, reference=reference, digits=digits)
 
 
 def kl_to_optimum(values: dict, *, log: bool = False) -> Figure:

@@ -418,16 +418,6 @@ def robustness(
     return fig
 
 
-def diversity(
-    metrics: dict, *, reference: dict | None = None, digits: dict | None = None
-) -> Figure:
-    """Diversity of replies, one panel per measure: self-BLEU, distinct n-grams, compression ratio.
-
-    metrics  {title with unit: {arm: one number, or one per seed}}        reference  {title: (value, text)}
-    """
-    return arm_panels(metrics, reference=reference, digits=digits)
-
-
 def over_personalisation(shares: dict, *, chance: dict | None = None) -> Figure:
     """How often replies name an attribute that has nothing to do with the task, one panel per attribute.
 
