@@ -1,4 +1,4 @@
-"""Runs that are kept by the content of their config, data and code: made once, whole or not at all, and found again.
+"""Runs kept by the content of their config, data and code: made once, found again.
 
 A run is a folder of files, ``<run_dir>/runs/<name>-<key>``, and one small file of what
 it measured, ``<run_dir>/measured/<name>-<key>.json``, which can be committed
@@ -18,7 +18,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -58,7 +58,7 @@ USED: dict[str, tuple[float, float]] = {}
 
 
 def module_file(name: str) -> Path | None:
-    """mipo.x -> its source file, None when there is no such module (a function imported by name)."""
+    """mipo.x -> its source file; None where that names no module, but a function."""
     base = SOURCE.joinpath(*name.split("."))
     for file in (base / "__init__.py", base.with_suffix(".py")):
         if file.exists():
@@ -68,7 +68,15 @@ def module_file(name: str) -> Path | None:
 
 @functools.lru_cache(maxsize=200)
 def imported(source: str, inside: str = "mipo.x") -> set[str]:
-    """The mipo modules that a source imports, wherever in it; ``inside`` is the module it belongs to."""
+    """The modules of ours that a source imports, wherever in it.
+
+    Parameters
+    ----------
+    source : str
+        Text of a module or a notebook.
+    inside : str
+        The module it belongs to, from which relative imports count.
+    """
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -83,20 +91,36 @@ def imported(source: str, inside: str = "mipo.x") -> set[str]:
 
 
 def closure(names: Iterable[str]) -> dict[str, Path]:
-    """The named modules and every mipo module they import, directly or through others: {module: file}."""
-    found: dict[str, Path] = {}
+    """The named modules and all of ours that they import, directly or through others.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Dotted names.
+
+    Returns
+    -------
+    dict
+        {module: file}.
+
+    Raises
+    ------
+    ValueError
+        For a name that is no module of ours.
+    """
+    modules: dict[str, Path] = {}
     todo = list(names)
     while todo:
         name = todo.pop()
-        if name in found:
+        if name in modules:
             continue
         file = module_file(name)
         if file is None:
             raise ValueError(f"code names {name!r}, which is no module of mipo")
-        found[name] = file
+        modules[name] = file
         inside = f"{name}.__init__" if file.name == "__init__.py" else name
         todo += imported(file.read_text(encoding="utf-8"), inside)
-    return found
+    return modules
 
 
 def source_hash(file: Path) -> str:
@@ -133,8 +157,8 @@ def canonical(node: Any) -> Any:
         parts["values"] = _joined(node.values)
     if _has_docstring(node):
         parts["body"] = parts["body"][1:]
-    told = {k: canonical(v) for k, v in parts.items() if v is not None and v != []}
-    return [type(node).__name__, sorted(told.items())]
+    fields = {k: canonical(v) for k, v in parts.items() if v is not None and v != []}
+    return [type(node).__name__, sorted(fields.items())]
 
 
 def _joined(values: Sequence[ast.expr]) -> list[ast.expr]:
@@ -154,7 +178,17 @@ def _has_docstring(node: ast.AST) -> bool:
 
 
 def code_hashes(code: Sequence[ModuleType | str]) -> dict[str, str]:
-    """{module: hash} of the named modules and what they import, without `KEEPERS`."""
+    """Hashes of the named modules and of what they import, without `KEEPERS`.
+
+    Parameters
+    ----------
+    code : sequence of modules or names
+
+    Returns
+    -------
+    dict
+        {module: hash}.
+    """
     names = [item if isinstance(item, str) else item.__name__ for item in code]
     return {
         name: source_hash(file)
@@ -164,12 +198,17 @@ def code_hashes(code: Sequence[ModuleType | str]) -> dict[str, str]:
 
 
 def function_code(function: Callable) -> dict[str, str]:
-    """What a run that `function` makes depends on: {name: hash}.
+    """Hashes of the code that a run which `function` makes depends on.
 
     Of the module it stands in, and of other modules of the study, only what it uses
     counts: functions, classes and constants, and what these use. So a change in one
     experiment does not spoil another's runs. Modules of the method count whole, with
     all that they import, since losses and data sets are found by name.
+
+    Returns
+    -------
+    dict
+        {name of a module, or of what stands in one: hash}.
     """
     module = function.__module__
     symbols, modules, todo = {}, set(), [(module, function.__name__)]
@@ -197,13 +236,15 @@ def _digest_of(value: Any) -> str:
 
 
 def _contents(module: str) -> tuple[dict[str, list[ast.stmt]], dict[str, Import]]:
-    """A module's top-level statements by the names they bind, and its imports by theirs."""
+    """A module's top-level statements and its imports, both by the names they bind."""
     file = module_file(module) or Path(sys.modules[module].__file__ or "")
     return _contents_of(file.read_text(encoding="utf-8"))
 
 
 @functools.lru_cache(maxsize=100)
-def _contents_of(source: str):
+def _contents_of(
+    source: str,
+) -> tuple[dict[str, list[ast.stmt]], dict[str, Import]]:
     statements: dict[str, list[ast.stmt]] = {}
     imports: dict[str, Import] = {}
     for node in ast.parse(source).body:
@@ -218,7 +259,7 @@ def _contents_of(source: str):
     return statements, imports
 
 
-def _bound(node: ast.Import | ast.ImportFrom) -> dict[str, Import]:
+def _bound(node: Import) -> dict[str, Import]:
     """{local name: an import of that name alone}."""
     alone: dict[str, Import] = {}
     for alias in node.names:
@@ -230,8 +271,10 @@ def _bound(node: ast.Import | ast.ImportFrom) -> dict[str, Import]:
     return alone
 
 
-def _used(nodes: Sequence[ast.stmt], imports: Mapping[str, Import], home: str):
-    """What statements use: (module, name) where it stands in the study, else a module."""
+def _used(
+    nodes: Sequence[ast.stmt], imports: Mapping[str, Import], home: str
+) -> Iterator[str | tuple[str, str]]:
+    """What statements use: (module, name) where it stands in the study, or a module."""
     inside = {}
     for node in nodes:
         for child in ast.walk(node):
@@ -262,12 +305,12 @@ def _original(node: Import) -> str:
 
 
 def _modules(node: Import | None, home: str) -> set[str]:
-    """The module of ours that an import of one name leads to: the longest that exists."""
+    """The module of ours that an import of one name leads to: the longest there is."""
     if node is None:
         return set()
-    found = imported(ast.unparse(ast.fix_missing_locations(node)), f"{home}.x")
-    packages = {"mipo", "mipo_study"}
-    return {max(found, key=len)} - packages if found else set()
+    source = ast.unparse(ast.fix_missing_locations(node))
+    modules = imported(source, f"{home}.x")
+    return {max(modules, key=len)} - set(PACKAGES) if modules else set()
 
 
 # ---- runs ----
@@ -318,12 +361,12 @@ class Run:
                 "function that made it for the run, then for its path"
             )
         _say(f"{name}: its files are asked for and not here; making them again.")
-        made = self.make()
-        if made.metrics != self.metrics:
+        again = self.make()
+        if again.metrics != self.metrics:
             _say(f"{name}: made again, its numbers differ from those measured before.")
 
     def read(self, name: str) -> str:
-        """Text of one of its files; of a kept one without making the others."""
+        """Text of one of its files, by name; a kept one is read without the others."""
         if name in self.texts and not self.folder.is_dir():
             return self.texts[name]
         return (self.path / name).read_text(encoding="utf-8")
@@ -339,7 +382,15 @@ class Run:
 
 @dataclass(frozen=True)
 class RunFile(os.PathLike):
-    """A file or folder of a run, `run / "model"`: a path that is made when it is opened."""
+    """A file or folder of a run, `run / "model"`: a path, made when it is opened.
+
+    Attributes
+    ----------
+    run : Run
+        Whose file it is.
+    name : str
+        Its path within the run's folder.
+    """
 
     run: Run
     name: str
@@ -351,7 +402,7 @@ class RunFile(os.PathLike):
 
     @property
     def key(self) -> str:
-        """Known by the run's key, without the file."""
+        """What names it in keys of other runs: the run's key, without the file."""
         return f"{self.run.key}/{self.name}"
 
 
@@ -362,8 +413,17 @@ def _again(function: Callable, run_dir: Any, settings: dict) -> Run:
 def input_hash(value: Any, name: str) -> str:
     """What stands for an input in a key.
 
-    A Run, a file of one or a path within one's folder counts by the run's key; another
-    path by its content; a text that is no path is a hub name.
+    Parameters
+    ----------
+    value : Run, RunFile, path or str
+        A run, a file of one and a path within one's folder count by the run's key;
+        another path by its content; a text that is no path is a hub name.
+    name : str
+        What errors call it.
+
+    Returns
+    -------
+    str
 
     Raises
     ------
@@ -395,6 +455,11 @@ def read_run(folder: Path, key: str = "") -> dict:
     key : str
         The key that the run must have; "" is any.
 
+    Returns
+    -------
+    dict
+        name, config, inputs, code, key, metrics, begun, seconds, files, provenance.
+
     Raises
     ------
     ValueError
@@ -416,7 +481,13 @@ def read_run(folder: Path, key: str = "") -> dict:
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:
-    """Seconds covered by spans of time, what overlaps counted once: runs made side by side took no longer than one."""
+    """Seconds covered by spans of time; what overlaps is counted once.
+
+    Parameters
+    ----------
+    spans : iterable of (float, float)
+        Begin and end of each, seconds. Runs made side by side take no longer than one.
+    """
     total, reached = 0.0, -math.inf
     for begin, end in sorted(spans):
         total += max(0.0, end - max(begin, reached))
@@ -437,10 +508,10 @@ def run_or_load(
     files_too: bool = False,
     maker: str = "",
 ) -> Run:
-    """Load the run with this name, config, inputs and code, or make it: whole or not at all.
+    """Load the run with this name, config, inputs and code, or make it.
 
-    It is looked for among the runs of `run_dir`, then among what was measured there,
-    then in what is committed, ``results/*/measured``.
+    It is made whole or not at all. It is looked for among the runs of `run_dir`, then
+    among what was measured there, then in what is committed, ``results/*/measured``.
 
     Parameters
     ----------
@@ -467,6 +538,10 @@ def run_or_load(
     maker : str
         Name in `MAKERS` of the function that makes such runs, for `find`.
 
+    Returns
+    -------
+    Run
+
     Raises
     ------
     ValueError
@@ -487,26 +562,26 @@ def run_or_load(
         wanted = home / "wanted" / label
         damaged = False
         try:
-            found = _load(home, label, key, keep)
+            document = _load(home, label, key, keep)
         except ValueError as error:
             _say(f"{error}; the run is made anew.")
-            found, damaged = None, True
-        if found is None and not (files_too or damaged or wanted.exists()):
-            found = _load_measured(home, label, key)
-        fresh = found is None
-        if found is None:
+            document, damaged = None, True
+        if document is None and not (files_too or damaged or wanted.exists()):
+            document = _load_measured(home, label, key)
+        fresh = document is None
+        if document is None:
             about |= {"key": key, "maker": maker}
-            found = _make_run(home, label, about, make, keep)
+            document = _make_run(home, label, about, make, keep)
             wanted.unlink(missing_ok=True)
-    USED[label] = (found["begun"], found["begun"] + found["seconds"])
+    USED[label] = (document["begun"], document["begun"] + document["seconds"])
     return Run(
-        found["metrics"],
-        home / "runs" / label,
-        key,
-        found["seconds"],
-        fresh,
-        found.get("texts", {}),
-        again or remake,
+        metrics=document["metrics"],
+        folder=home / "runs" / label,
+        key=key,
+        seconds=document["seconds"],
+        fresh=fresh,
+        texts=document.get("texts", {}),
+        make=again or remake,
     )
 
 
@@ -515,32 +590,32 @@ def _locked(home: Path, label: str) -> FileLock:
     try:
         locks.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        told = f"run_dir {home} cannot be written: {error.strerror}; name another"
-        raise OSError(error.errno, told) from None
+        advice = f"run_dir {home} cannot be written: {error.strerror}; name another"
+        raise OSError(error.errno, advice) from None
     return FileLock(locks / label)
 
 
 def _load(home: Path, label: str, key: str, keep: Sequence[str]) -> dict | None:
-    """The run, or None when it is absent; ValueError when anything of it was changed."""
+    """run.json, or None where the run is absent; ValueError where it was changed."""
     folder = home / "runs" / label
     if not os.path.lexists(folder):
         return None
-    found = read_run(folder, key)
+    about = read_run(folder, key)
     if not (home / "measured" / f"{label}.json").is_file():
-        _write_measured(home, label, found, keep)
-    return found
+        _write_measured(home, label, about, keep)
+    return about
 
 
 def _load_measured(home: Path, label: str, key: str) -> dict | None:
     """What the run measured, here or as committed, or None."""
     for file in _measurements(home, label):
         try:
-            found = files.unseal(file)
+            document = files.unseal(file)
         except (ValueError, OSError) as error:
             _say(f"{error}; it is not used.")
             continue
-        if found["key"] == key:
-            return found
+        if document["key"] == key:
+            return document
     return None
 
 
@@ -587,7 +662,7 @@ def _write_measured(home: Path, label: str, about: dict, keep: Sequence[str]) ->
 
 
 def _sweep(runs: Path, label: str) -> None:
-    """Remove what killed processes left half-made; what is being made holds its lock."""
+    """Remove what killed processes left half made; what is being made is locked."""
     for partial in runs.glob(".*.partial"):
         other = partial.name[1 : -len(".partial")]
         if other == label:
@@ -607,7 +682,7 @@ def _say(text: str) -> None:
 
 
 def find(run_dir: str | Path, label: str, advice: str = "") -> Run | None:
-    """A run by its folder's name, as an earlier notebook left it; None if there is none.
+    """A run by its folder's name, as an earlier notebook left it, or None.
 
     Where only its measurement is here, its files are made when they are asked for.
 
@@ -620,6 +695,10 @@ def find(run_dir: str | Path, label: str, advice: str = "") -> Run | None:
     advice : str
         What to do where the files are asked for and cannot be made.
 
+    Returns
+    -------
+    Run or None
+
     Raises
     ------
     ValueError
@@ -627,19 +706,26 @@ def find(run_dir: str | Path, label: str, advice: str = "") -> Run | None:
     """
     home = resolve(run_dir)
     folder, key = home / "runs" / label, label.rpartition("-")[2]
-    found = read_run(folder) if folder.is_dir() else None
-    if found is None:
-        there = [*_measurements(home, label)]
-        found = files.unseal(there[0]) if there else None
-    if found is None or found["key"][:16] != key:
+    if folder.is_dir():
+        document = read_run(folder)
+    else:
+        there = _measurements(home, label)
+        document = files.unseal(there[0]) if there else None
+    if document is None or document["key"][:16] != key:
         return None
-    seconds, texts = found["seconds"], found.get("texts", {})
-    make = functools.partial(_make_found, run_dir, label, advice)
-    return Run(found["metrics"], folder, found["key"], seconds, False, texts, make)
+    return Run(
+        metrics=document["metrics"],
+        folder=folder,
+        key=document["key"],
+        seconds=document["seconds"],
+        fresh=False,
+        texts=document.get("texts", {}),
+        make=functools.partial(_make_found, run_dir, label, advice),
+    )
 
 
 def _measurements(home: Path, label: str) -> list[Path]:
-    """Files of what a run measured, by its folder's name or a pattern: here, committed."""
+    """Files of what a run measured, by its name or a pattern: here, committed."""
     committed = project_root().glob(f"results/*/measured/{label}.json")
     return [*sorted((home / "measured").glob(f"{label}.json")), *sorted(committed)]
 
@@ -703,7 +789,9 @@ def measured(run_dir: str | Path) -> list[Path]:
     return [file for file in first if file is not None]
 
 
-def cached(name: str, *, inputs: Sequence[str] = (), keep: Sequence[str] = ()):
+def cached(
+    name: str, *, inputs: Sequence[str] = (), keep: Sequence[str] = ()
+) -> Callable[[Callable[..., dict]], Callable[..., Run]]:
     """Make a run of a function that writes files into a folder and returns metrics.
 
     ``make(folder, *, progress, **settings)`` becomes ``make(run_dir, *, progress=None,
@@ -718,13 +806,24 @@ def cached(name: str, *, inputs: Sequence[str] = (), keep: Sequence[str] = ()):
         Settings that are a Run, a path (known by its content) or a hub name.
     keep : sequence of str
         Small files of the folder that are kept with the metrics.
+
+    Returns
+    -------
+    callable
+        The decorator.
     """
 
     def decorate(make: Callable[..., dict]) -> Callable[..., Run]:
         signature = inspect.signature(make)
         maker = f"{make.__module__}.{make.__qualname__}"
 
-        def found(run_dir, *, files_too=False, progress=None, **settings):
+        def run_of(
+            run_dir: str | Path,
+            *,
+            files_too: bool = False,
+            progress: bool | None = None,
+            **settings: Any,
+        ) -> Run:
             if progress is None:  # nobody watches a kernel that the chain started
                 progress = STARTED not in os.environ
             bound = signature.bind(None, progress=progress, **settings)
@@ -747,10 +846,12 @@ def cached(name: str, *, inputs: Sequence[str] = (), keep: Sequence[str] = ()):
             )
 
         @functools.wraps(make)
-        def decorated(run_dir, *, progress=None, **settings):
-            return found(run_dir, progress=progress, **settings)
+        def decorated(
+            run_dir: str | Path, *, progress: bool | None = None, **settings: Any
+        ) -> Run:
+            return run_of(run_dir, progress=progress, **settings)
 
-        again = functools.partial(found, files_too=True, progress=False)
+        again = functools.partial(run_of, files_too=True, progress=False)
         setattr(decorated, AGAIN, again)
         MAKERS[maker] = decorated
         return decorated

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, JSON that is read with one clear error, and the hash of what they hold."""
+"""Files written whole or not at all, JSON read with one clear error, and digests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ SOURCE = Path(__file__).resolve().parents[1]  # the folder that holds the packag
 
 
 def project_root() -> Path:
-    """The folder with the notebooks: ``MIPO_ROOT``, else where the package was installed from, else the current one."""
+    """The folder with the notebooks.
+
+    ``MIPO_ROOT``, else the clone the package was installed from, else the current
+    folder.
+    """
     if os.environ.get("MIPO_ROOT"):
         return Path(os.environ["MIPO_ROOT"]).resolve()
     source = SOURCE.parent
@@ -25,7 +29,10 @@ def project_root() -> Path:
 
 
 def resolve(path: str | Path) -> Path:
-    """A relative path counts from the project's root, so a notebook may run from any folder."""
+    """An absolute path; a relative one counts from the project's root.
+
+    So a notebook may run from any folder.
+    """
     return Path(path) if Path(path).is_absolute() else project_root() / path
 
 
@@ -33,7 +40,13 @@ def resolve(path: str | Path) -> Path:
 
 
 def plain(value: Any) -> Any:
-    """What json cannot write itself: numpy and torch scalars and arrays, paths."""
+    """A numpy or torch scalar or array, or a path, as JSON can write it.
+
+    Raises
+    ------
+    TypeError
+        For any other type.
+    """
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "tolist"):
@@ -42,21 +55,39 @@ def plain(value: Any) -> Any:
 
 
 def dumps(value: Any) -> str:
-    return (
-        json.dumps(
-            value,
-            sort_keys=True,
-            indent=1,
-            default=plain,
-            allow_nan=False,
-            ensure_ascii=False,
-        )
-        + "\n"
+    """A JSON value as text: keys sorted, indented, with a line end.
+
+    Raises
+    ------
+    ValueError
+        For NaN and infinity.
+    """
+    text = json.dumps(
+        value,
+        sort_keys=True,
+        indent=1,
+        default=plain,
+        allow_nan=False,
+        ensure_ascii=False,
     )
+    return text + "\n"
 
 
 def refuse_nan(value: Any, where: str) -> None:
-    """Raise a ValueError that names the field holding a NaN or an infinity; None is the way to say 'no number'."""
+    """Refuse NaN and infinity, anywhere within a JSON value; None means "no number".
+
+    Parameters
+    ----------
+    value : Any
+        Dicts, lists, numbers, texts, arrays.
+    where : str
+        What the value is called in the error.
+
+    Raises
+    ------
+    ValueError
+        Naming the field.
+    """
     if isinstance(value, Mapping):
         for key, item in value.items():
             refuse_nan(item, f"{where}.{key}")
@@ -67,13 +98,28 @@ def refuse_nan(value: Any, where: str) -> None:
         refuse_nan(value.tolist(), where)
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(
-            f"{where} is {value}: a run keeps finite numbers only; did the run diverge? Use None where "
-            "there is no number."
+            f"{where} is {value}: a run keeps finite numbers only; did the run "
+            "diverge? Use None where there is no number."
         )
 
 
 def write_whole(path: str | Path, text: str | bytes) -> Path:
-    """Write beside the target, flush to disk, then rename: a reader sees the old file or the new, never half of one."""
+    """Write a file so that a reader sees the old one or the new, never half of one.
+
+    It is written beside the target, flushed to disk, then renamed.
+
+    Parameters
+    ----------
+    path : path
+        The target; its folder is made.
+    text : str or bytes
+        All of the file; text as UTF-8.
+
+    Returns
+    -------
+    Path
+        The target.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_left_behind(path)
@@ -109,7 +155,10 @@ def remove(path: Path) -> None:
 
 
 def sync(*paths: Path) -> None:
-    """Flush files and folders to disk; Windows opens no folder, and flushes what is writable."""
+    """Flush files and folders to disk.
+
+    Windows opens no folder, and flushes only what is writable.
+    """
     windows = os.name == "nt"
     for path in paths:
         if windows and path.is_dir():
@@ -185,7 +234,7 @@ def content_hash(path: str | Path) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """sha256 of a file; one that was hashed by this process is read again only if it changed."""
+    """sha256 of a file, read again by this process only if it changed."""
     state = path.stat()
     times = (state.st_mtime_ns, state.st_ctime_ns)
     return _file_hash(path, state.st_ino, state.st_size, *times)

@@ -1,4 +1,4 @@
-"""Numbers with intervals, how they are printed, and the rule that gives a claim its status."""
+"""Numbers with intervals, how they are printed, and a claim's status."""
 
 from __future__ import annotations
 
@@ -56,14 +56,25 @@ def status(
 
 
 def together(parts: Sequence[str]) -> str:
-    """One word for several parts: holds or fails when all do, 'in part' when some hold, else undecided."""
+    """One status for a claim's parts.
+
+    Parameters
+    ----------
+    parts : sequence of str
+        A status each, at least one.
+
+    Returns
+    -------
+    str
+        Theirs if they agree; "in part" where some hold; else "undecided".
+    """
     if len(set(parts)) == 1:
         return parts[0]
     return "in part" if "holds" in parts else "undecided"
 
 
 def fmt(x: float | None) -> str:
-    """Three significant digits, whole numbers whole; an en dash where there is no number."""
+    """Three significant digits, whole numbers whole; an en dash for None."""
     if x is None:
         return "–"
     if x == 0 or (float(x).is_integer() and abs(x) < 1e6):
@@ -73,7 +84,23 @@ def fmt(x: float | None) -> str:
 
 @dataclass(frozen=True, repr=False)
 class Number:
-    """A mean with its 95 % interval; low and high are None for one lone seed, equal to the mean when exact."""
+    """A mean with its 95 % interval.
+
+    Attributes
+    ----------
+    mean : float
+        In `unit`.
+    low, high : float or None
+        Ends of the interval: None for a lone seed, the mean itself where it is exact.
+    n : int
+        How many values it is the mean of.
+    values : list of float
+        One per seed; an exact number alone.
+    unit : str
+        "nats", "tokens", "%" or whatever else it counts.
+    note : str
+        What a reader of the table should know.
+    """
 
     mean: float
     low: float | None
@@ -96,32 +123,50 @@ class Number:
 
     @property
     def interval(self) -> tuple[float | None, float | None]:
+        """Low and high."""
         return (self.low, self.high)
 
 
 def interval_of(
     values: Any, unit: str = "", note: str = "", interval: Sequence[float] | None = None
 ) -> Number:
-    """A float is exact; a list is seeds: mean with a 95 % t interval over them; a given interval is kept."""
+    """A number with its interval.
+
+    Parameters
+    ----------
+    values : Number, float, or sequence of float
+        A Number is returned as it is; a float is exact; a sequence has one value per
+        seed.
+    unit, note : str
+        See `Number`.
+    interval : (low, high), optional
+        Instead of the exact number's, or of the 95 % t interval over seeds.
+
+    Returns
+    -------
+    Number
+
+    Raises
+    ------
+    ValueError
+        For NaN, infinity, and no value at all.
+    """
     if isinstance(values, Number):
         return values
     values = plain(values) if hasattr(values, "tolist") else values
     refuse_nan(values, "values")
-    if not isinstance(values, (list, tuple)):
-        low, high = interval if interval is not None else (values, values)
-        return Number(
-            float(values), float(low), float(high), 1, [float(values)], unit, note
-        )
-    seeds = [float(v) for v in values]
+    several = isinstance(values, (list, tuple))
+    seeds = [float(v) for v in (values if several else [values])]
     if not seeds:
         raise ValueError("a number needs at least one value")
     mean = sum(seeds) / len(seeds)
-    if interval is None and len(seeds) == 1:
-        return Number(mean, None, None, 1, seeds, unit, note)
-    if interval is None:
+    low, high = None, None
+    if interval is not None:
+        low, high = (float(end) for end in interval)
+    elif not several:
+        low, high = mean, mean
+    elif len(seeds) > 1:
         from mipo.evaluate import t_interval  # one formula, one function
 
-        mean, *interval = (float(v) for v in t_interval(seeds))
-    return Number(
-        mean, float(interval[0]), float(interval[1]), len(seeds), seeds, unit, note
-    )
+        mean, low, high = (float(v) for v in t_interval(seeds))
+    return Number(mean, low, high, len(seeds), seeds, unit, note)

@@ -1,9 +1,12 @@
-"""Preference pairs that a model makes by itself: the right prompt's reply is chosen, another prompt's is rejected."""
+"""Preference pairs that a model makes by itself.
+
+The reply to the right prompt is chosen, the reply to another prompt is rejected.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import Dataset
@@ -11,13 +14,16 @@ from datasets import Dataset
 from mipo.lm.prompts import render
 from mipo.lm.sampling import generate
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 NEGATIVES = ("random_context", "missing_context", "random_prompt")
 REJECTED_STREAM = 1_000_003  # added to the seed: rejected replies have their own noise
 
 
 def synthesise_pairs(
-    model,
-    tokenizer,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Mapping[str, Any]],
     *,
     negatives: str = "random_context",
@@ -65,14 +71,15 @@ def synthesise_pairs(
     -------
     datasets.Dataset
         prompt, chosen, rejected; rejected_prompt (what y_l answers); query, context,
-        rejected_context; example (the example's index); collision (y_l answers the row's
-        own prompt); identical (y_l reads like the chosen reply).
+        rejected_context; example (the example's index); collision (y_l answers the
+        row's own prompt); identical (y_l reads like the chosen reply).
 
     Raises
     ------
     ValueError
-        Without examples, for unknown negatives, and when every rejected reply equals its
-        chosen one, so that there is nothing to learn.
+        Without examples, for unknown negatives, for replies or prompts that are not one
+        per example, and when every rejected reply equals its chosen one, so that there
+        is nothing to learn.
     """
     if negatives not in NEGATIVES:
         raise ValueError(
@@ -90,53 +97,53 @@ def synthesise_pairs(
         "progress": progress,
     }
     names = [e.get("read_from") or f"example {i}" for i, e in enumerate(examples)]
-    prompts = [render(tokenizer, e["query"], e.get("context") or "") for e in examples]
+    queries = [example["query"] for example in examples]
+    own_contexts = [example.get("context") or "" for example in examples]
+    prompts = [
+        render(tokenizer, query, context)
+        for query, context in zip(queries, own_contexts, strict=True)
+    ]
     if chosen is None:
         chosen = generate(model, tokenizer, prompts, seed=seed, names=names, **sampling)
     if len(chosen) != len(examples):
         raise ValueError(f"{len(chosen)} chosen replies for {len(examples)} examples")
 
-    partners: list[list[Any]] = []
+    # Of the rejected replies, k each: the contexts, and the prompts they answer.
+    rejected: list[list[str]] = []
     if rejected_prompts is not None:
-        k, negatives = 1, ""
+        k = 1
         contexts = [[""] for _ in examples]
         answered = [[prompt] for prompt in rejected_prompts]
-        described = [f"{name}, rejected prompt" for name in names]
+        labels = [f"{name}, rejected prompt" for name in names]
+    elif negatives == "random_prompt":  # their replies are there already
+        partners = draw_partners(len(examples), negatives, k=k, seed=seed)
+        contexts = _at(partners, own_contexts)
+        answered = _at(partners, prompts)
+        rejected = _at(partners, chosen)
+        labels = []
     else:
-        drawn = draw_partners(len(examples), negatives, k=k, seed=seed)
-        partners = cast(list[list[Any]], drawn)
-        contexts = [
-            ["" if j is None else examples[j].get("context") or "" for j in row]
-            for row in partners
+        contexts, labels = _other_contexts(negatives, own_contexts, names, k, seed)
+        answered = [
+            [render(tokenizer, query, context) for context in row]
+            for query, row in zip(queries, contexts, strict=True)
         ]
-        described = [
-            f"{name}, with "
-            + ("no context" if j is None else f"the context of {names[j]}")
-            for name, row in zip(names, partners, strict=True)
-            for j in row
-        ]
-        if negatives == "random_prompt":
-            answered = [[prompts[j] for j in row] for row in partners]
-        else:
-            answered = [
-                [render(tokenizer, e["query"], context) for context in row]
-                for e, row in zip(examples, contexts, strict=True)
-            ]
-    if negatives == "random_prompt":
-        rejected = [[chosen[j] for j in row] for row in partners]
-    else:
-        flat = generate(
+    if len(answered) != len(examples):
+        raise ValueError(
+            f"{len(answered)} rejected prompts for {len(examples)} examples"
+        )
+    if not rejected:
+        replies = generate(
             model,
             tokenizer,
             [prompt for row in answered for prompt in row],
             seed=seed + REJECTED_STREAM,
-            names=described,
+            names=labels,
             **sampling,
         )
-        rejected = [flat[i * k : (i + 1) * k] for i in range(len(examples))]
+        rejected = [replies[i : i + k] for i in range(0, len(replies), k)]
     _require_a_difference(chosen, rejected)
 
-    def single(row):
+    def single(row: list[str]) -> list[str] | str:
         return row if k > 1 else row[0]
 
     return Dataset.from_list(
@@ -146,31 +153,53 @@ def synthesise_pairs(
                 "chosen": chosen[i],
                 "rejected": single(rejected[i]),
                 "rejected_prompt": single(answered[i]),
-                "query": example["query"],
-                "context": example.get("context") or "",
+                "query": queries[i],
+                "context": own_contexts[i],
                 "rejected_context": single(contexts[i]),
                 "example": i,
                 "collision": prompts[i] in answered[i],
                 "identical": chosen[i] in rejected[i],
             }
-            for i, example in enumerate(examples)
+            for i in range(len(examples))
         ]
     )
 
 
-def _require_a_difference(chosen, rejected):
-    if all(
-        reply == y for y, row in zip(chosen, rejected, strict=True) for reply in row
-    ):
+def _at(partners: list[list[int]], values: Sequence[str]) -> list[list[str]]:
+    """The values of each row's partners."""
+    return [[values[j] for j in row] for row in partners]
+
+
+def _other_contexts(
+    negatives: str, own: list[str], names: list[str], k: int, seed: int
+) -> tuple[list[list[str]], list[str]]:
+    """k contexts per example, and for errors a description of each, in one list."""
+    if negatives == "missing_context":
+        described = [f"{name}, with no context" for name in names for _ in range(k)]
+        return [[""] * k for _ in own], described
+    partners = draw_partners(len(own), negatives, k=k, seed=seed)
+    described = [
+        f"{name}, with the context of {names[j]}"
+        for name, row in zip(names, partners, strict=True)
+        for j in row
+    ]
+    return _at(partners, own), described
+
+
+def _require_a_difference(
+    chosen: Sequence[str], rejected: Sequence[Sequence[str]]
+) -> None:
+    rows = zip(chosen, rejected, strict=True)
+    if all(reply == best for best, row in rows for reply in row):
         raise ValueError(
-            "all pairs are identical: every rejected reply equals its chosen one; raise "
-            "the temperature, or check that the examples have different contexts"
+            "all pairs are identical: every rejected reply equals its chosen one; "
+            "raise the temperature, or check that the examples have different contexts"
         )
 
 
 def draw_partners(
     n: int, negatives: str, *, k: int = 1, seed: int = 0
-) -> list[list[int | None]]:
+) -> list[list[int]]:
     """Which examples stand in for each of n examples in its k rejected replies.
 
     Parameters
@@ -179,8 +208,7 @@ def draw_partners(
         Examples.
     negatives : str
         "random_context": any of the n, the example itself included, drawn evenly and
-        independently; "missing_context": None, nobody; "random_prompt": k different
-        examples, never the example itself.
+        independently; "random_prompt": k different examples, never the example itself.
     k : int
         Rejected replies of each.
     seed : int
@@ -189,15 +217,16 @@ def draw_partners(
     Returns
     -------
     list of n lists of k
-        Indices, or None for nobody.
+        Indices.
 
     Raises
     ------
     ValueError
-        For "random_prompt" with k or fewer examples.
+        For "random_prompt" with k or fewer examples, and negatives of another kind,
+        for which nobody stands in.
     """
-    if negatives == "missing_context":
-        return [[None] * k for _ in range(n)]
+    if negatives not in ("random_context", "random_prompt"):
+        raise ValueError(f"negatives={negatives!r}: no other example stands in for one")
     rng = np.random.default_rng((seed, 2))
     if negatives == "random_context":
         return rng.integers(n, size=(n, k)).tolist()
@@ -211,7 +240,19 @@ def draw_partners(
 
 
 def flip_by_coin(pairs: Dataset, seed: int = 0) -> Dataset:
-    """The placebo: chosen and rejected change places in each row with probability one half.
+    """The placebo: in each row a fair coin decides if chosen and rejected swap places.
+
+    Parameters
+    ----------
+    pairs : Dataset
+        Of `synthesise_pairs`, k = 1.
+    seed : int
+        Of the coin.
+
+    Returns
+    -------
+    Dataset
+        The same rows and columns.
 
     Raises
     ------

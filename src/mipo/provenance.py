@@ -83,7 +83,7 @@ def peak_memory() -> float:
 
 
 def _peak_unix() -> int:
-    """Bytes held at most, where the standard library knows; psutil knows it on Windows only."""
+    """Bytes held at most, by the standard library; psutil has it on Windows only."""
     if os.name == "nt":
         return 0
     getrusage = importlib.import_module("resource").getrusage
@@ -92,13 +92,14 @@ def _peak_unix() -> int:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    """Versions of Python and of those of `VERSIONS` that are installed."""
+    installed = {"python": platform.python_version()}
     for name in VERSIONS:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def provenance(state: Mapping[str, Any] | None = None) -> dict[str, Any]:

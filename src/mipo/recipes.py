@@ -1,9 +1,14 @@
-"""How the released scripts optimise: schedules and Adam's settings, by the paper they come from."""
+"""How the released scripts optimise: schedule and Adam's settings, by paper."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+    from torch.optim import AdamW
+    from torch.optim.lr_scheduler import LambdaLR
 
 MIPO: dict[str, Any] = {
     "adam_beta1": 0.9,
@@ -23,7 +28,9 @@ RMIPO: dict[str, Any] = {
 RECIPES = {"mipo": MIPO, "rmipo": RMIPO}
 
 
-def optimiser(model, *, lr: float, steps: int, recipe: dict[str, Any] = MIPO):
+def optimiser(
+    model: Module, *, lr: float, steps: int, recipe: dict[str, Any] = MIPO
+) -> tuple[AdamW, LambdaLR]:
     """AdamW without weight decay and its schedule, for loops that are not a Trainer.
 
     Parameters

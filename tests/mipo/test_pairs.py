@@ -109,7 +109,14 @@ def test_coin_swaps_about_half_and_nothing_else(tiny, examples):
     assert flipped["prompt"] == made["prompt"]
 
 
+def test_nobody_stands_in_where_the_context_is_missing():
+    with pytest.raises(ValueError, match="missing_context"):
+        pairs.draw_partners(3, "missing_context")
+
+
 def test_clear_errors(tiny, examples):
+    with pytest.raises(ValueError, match="1 rejected prompts for 16 examples"):
+        make(tiny, examples, rejected_prompts=["Hello"])
     with pytest.raises(ValueError, match="at least one example"):
         make(tiny, [])
     with pytest.raises(ValueError, match="random_contexts"):

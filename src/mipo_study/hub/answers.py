@@ -1,8 +1,8 @@
 """Maths and multiple choice: items with their gold answers, prompts, errors of replies.
 
-An item is a dict: id, task, query, gold (text), options (list, empty for numbers), and for
-multiple choice gold is a letter. released_gold is the gold answer as its file has it, which
-is what the released scripts compare with.
+An item is a dict: id, task, query, gold (text), options (list, empty for numbers), and
+for multiple choice gold is a letter. released_gold is the gold answer as its file has
+it, which is what the released scripts compare with.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from typing import Any
 from mipo import jsonl
 
 Item = Mapping[str, Any]
+Step = tuple[list[str], str, Decimal | None]  # operands, stated result, true result
 
-# SVAMP chal-680: ((4 - 2) + 3) is 5, its file says 1. Kept as it is, since published numbers count it, and reported by
-# `hub.comparison.Comparison.known_wrong`.
+# SVAMP chal-680: ((4 - 2) + 3) is 5, its file says 1. Kept as it is, since published
+# numbers count it, and reported by `hub.comparison.Comparison.known_wrong`.
 KNOWN_WRONG = {("svamp", "chal-680"): "the equation gives 5, the file says 1"}
 LETTERS = "ABCDEFGHIJ"
 NUMBER = re.compile(
-    r"(?<![\w.,])[-\u2212]?\$?\d{1,3}(?:,\d{3})+(?:\.\d+)?|(?<![\w.,])[-\u2212]?\$?(?:\d+(?:\.\d+)?|\.\d+)"
+    r"(?<![\w.,])[-\u2212]?\$?\d{1,3}(?:,\d{3})+(?:\.\d+)?"  # 1,234.5
+    r"|(?<![\w.,])[-\u2212]?\$?(?:\d+(?:\.\d+)?|\.\d+)"  # 1234.5 or .5
 )
 ERRORS = ("right", "format", "off topic", "arithmetic", "reasoning", "wrong option")
 
@@ -59,13 +61,26 @@ def numbers(text: str) -> list[str | None]:
 def items(name: str, rows: Iterable[Mapping], split: str) -> list[dict]:
     """Items of a data set's rows.
 
+    Parameters
+    ----------
+    name : str
+        gsm8k, svamp, arc-challenge or mmlu.
+    rows : iterable of dict
+        As the hub has them.
+    split : str
+        "train" or "test", for the ids.
+
+    Returns
+    -------
+    list of dict
+
     Raises
     ------
     ValueError
         Naming the row whose gold answer does not parse.
     """
     readers = {"gsm8k": _gsm8k, "svamp": _svamp, "arc-challenge": _arc, "mmlu": _mmlu}
-    read, made = readers[name], []
+    read, parsed = readers[name], []
     for i, row in enumerate(rows):
         try:
             item = read(row)
@@ -74,11 +89,12 @@ def items(name: str, rows: Iterable[Mapping], split: str) -> list[dict]:
                 f"{name}, {split}, row {i}: no gold answer can be read "
                 f"({type(error).__name__}: {error})"
             ) from None
-        made.append({"id": f"{name}-{split}-{i}", "task": name, "options": [], **item})
-    return made
+        about = {"id": f"{name}-{split}-{i}", "task": name, "options": []}
+        parsed.append({**about, **item})
+    return parsed
 
 
-def _gsm8k(row):
+def _gsm8k(row: Mapping) -> dict:
     written = row["answer"].rsplit("####", 1)[1].strip()
     return {
         "query": row["question"].strip(),
@@ -87,28 +103,30 @@ def _gsm8k(row):
     }
 
 
-def _svamp(row):
+def _svamp(row: Mapping) -> dict:
     body = row["Body"].strip()
+    stop = "" if body[-1] in ".?!" else "."
     gold = canonical(str(row["Answer"]))
     return {
-        "query": f"{body}{'' if body[-1] in '.?!' else '.'} {row['Question'].strip()}",
+        "query": f"{body}{stop} {row['Question'].strip()}",
         "source_id": row["ID"],
         "gold": _known(gold, row["Answer"]),
         "released_gold": str(row["Answer"]),
     }
 
 
-def _arc(row):
+def _arc(row: Mapping) -> dict:
     labels, texts = list(row["choices"]["label"]), list(row["choices"]["text"])
     return {
         "query": row["question"].strip(),
         "options": texts,
         "gold": LETTERS[labels.index(row["answerKey"])],
+        # The released scripts re-letter the options but not this key.
         "released_gold": row["answerKey"],
-    }  # the released scripts re-letter the options but not this key
+    }
 
 
-def _mmlu(row):
+def _mmlu(row: Mapping) -> dict:
     return {
         "query": row["question"].strip(),
         "options": list(row["choices"]),
@@ -117,7 +135,7 @@ def _mmlu(row):
     }
 
 
-def _known(gold, text):
+def _known(gold: str | None, text: Any) -> str:
     if gold is None:
         raise ValueError(f"{str(text)[-40:]!r} holds no number")
     return gold
@@ -129,14 +147,25 @@ RAW = {"gsm8k": "gsm8k/test.jsonl", "svamp": "svamp/SVAMP.json", "mmlu": "mmlu/t
 
 
 def is_raw(name: str, folder: str | Path) -> bool:
-    """Whether a folder has the data set as it was published, not in the hub's layout."""
+    """Whether a folder has the data set as published, not in the hub's layout."""
     return name in RAW and (Path(folder) / RAW[name]).exists()
 
 
 def read_raw(name: str, folder: str | Path) -> dict[str, list[dict]]:
-    """{part: rows} in the hub's schema.
+    """Rows in the hub's schema.
 
-    SVAMP's file has no split: here its first 700 are train, the other 300 test.
+    Parameters
+    ----------
+    name : str
+        A key of `RAW`.
+    folder : path
+        That holds the data set's folder.
+
+    Returns
+    -------
+    dict
+        {part: rows}. SVAMP's file has no split: here its first 700 are train, the other
+        300 test.
     """
     folder = Path(folder) / name
     if name == "gsm8k":
@@ -145,24 +174,19 @@ def read_raw(name: str, folder: str | Path) -> dict[str, list[dict]]:
     if name == "svamp":
         rows = json.loads((folder / "SVAMP.json").read_text(encoding="utf-8"))
         return {"train": rows[:700], "test": rows[700:]}
-    return {
-        part: [
-            {
-                "question": q,
-                "choices": o,
-                "answer": LETTERS.index(a),
-                "subject": file.stem.rsplit("_", 1)[0],
-            }
-            for file in sorted((folder / place).glob("*.csv"))
-            for q, *o, a in _csv(file)
-        ]
-        for part, place in (("train", "val"), ("test", "test"))
-    }
+    return {"train": _mmlu_rows(folder / "val"), "test": _mmlu_rows(folder / "test")}
 
 
-def _csv(file):
-    with open(file, newline="", encoding="utf-8") as lines:
-        return list(csv.reader(lines))
+def _mmlu_rows(folder: Path) -> list[dict]:
+    rows = []
+    for file in sorted(folder.glob("*.csv")):
+        subject = file.stem.rsplit("_", 1)[0]
+        with open(file, newline="", encoding="utf-8") as lines:
+            for question, *options, letter in csv.reader(lines):
+                row = {"question": question, "choices": options}
+                answer = LETTERS.index(letter)
+                rows.append({**row, "answer": answer, "subject": subject})
+    return rows
 
 
 # ---- prompts: our own words and worked examples ----
@@ -180,12 +204,14 @@ SHOTS = [
     ),
     ("Pears cost $3 each. How many can Omar buy for $27?", "27 / 3 = 9.", "9"),
     (
-        "A film of 95 minutes starts 20 minutes late. How long does Ada wait and watch?",
+        "A film of 95 minutes starts 20 minutes late. "
+        "How long does Ada wait and watch?",
         "95 + 20 = 115.",
         "115",
     ),
     (
-        "Three friends share 24 cards evenly, then each gets 2 more. How many has each?",
+        "Three friends share 24 cards evenly, then each gets 2 more. "
+        "How many has each?",
         "24 / 3 = 8. 8 + 2 = 10.",
         "10",
     ),
@@ -200,7 +226,8 @@ SHOTS = [
         "38",
     ),
     (
-        "A jar had 50 sweets. Ben ate 18, Zoe ate half of what was left. How many are left?",
+        "A jar had 50 sweets. Ben ate 18, Zoe ate half of what was left. "
+        "How many are left?",
         "50 - 18 = 32. 32 / 2 = 16. 32 - 16 = 16.",
         "16",
     ),
@@ -210,24 +237,32 @@ SHOTS = [
 def prompt(item: Item, shots: int = 8) -> str:
     """The question as one user turn.
 
-    Up to 8 worked examples and the answer after ####, or options by letter.
+    Parameters
+    ----------
+    item : dict
+    shots : int
+        Worked examples before a question for a number, at most 8. A multiple choice
+        shows its options by letter instead.
+
+    Returns
+    -------
+    str
     """
     if item["options"]:
-        lines = "\n".join(
-            f"{letter}: {text}"
-            for letter, text in zip(LETTERS, item["options"], strict=False)
-        )
+        lettered = zip(LETTERS, item["options"], strict=False)
+        lines = "\n".join(f"{letter}: {text}" for letter, text in lettered)
         return (
-            "Choose the right option. Give your reasoning in a few words and end with a line of the form "
-            f'"The answer is: X", X being a letter.\n\n{item["query"]}\n{lines}\n\nEnd with "The answer is: X".'
+            "Choose the right option. Give your reasoning in a few words and end with "
+            f'a line of the form "The answer is: X", X being a letter.\n\n'
+            f'{item["query"]}\n{lines}\n\nEnd with "The answer is: X".'
         )
     shown = "".join(
-        f"Question: {q}\n{steps} So the answer is {a}.\n#### {a}\n\n"
-        for q, steps, a in SHOTS[:shots]
+        f"Question: {question}\n{steps} So the answer is {answer}.\n#### {answer}\n\n"
+        for question, steps, answer in SHOTS[:shots]
     )
     return (
-        "Solve the problem step by step, then write #### and the number alone on the last line.\n\n"
-        f"{shown}New question: {item['query']}"
+        "Solve the problem step by step, then write #### and the number alone on the "
+        f"last line.\n\n{shown}New question: {item['query']}"
     )
 
 
@@ -237,17 +272,17 @@ def prompt(item: Item, shots: int = 8) -> str:
 def strict_answer(reply: str, item: Item) -> str | None:
     """The answer in the form that was asked for, or None.
 
-    The number after ####, or the letter after "the answer is".
-    A small letter counts in brackets only: "the answer is a mammal" names no option.
+    The number after ####, canonical, or the letter after "the answer is". A small
+    letter counts in brackets only: "the answer is a mammal" names no option.
     """
     if item["options"]:
-        found = re.findall(
+        matches = re.findall(
             r"(?i:the answer is):?\s*(?:[(*]*([A-J])\b|\**\(([a-j])\))", reply
         )
-        letter = "".join(found[-1]).upper() if found else None
-        return (
-            letter if letter and LETTERS.index(letter) < len(item["options"]) else None
-        )
+        if not matches:
+            return None
+        letter = "".join(matches[-1]).upper()
+        return letter if letter in LETTERS[: len(item["options"])] else None
     _, mark, tail = reply.rpartition("####")
     lines = tail.strip().splitlines() if mark else []
     stated = numbers(lines[0]) if lines else []
@@ -255,66 +290,63 @@ def strict_answer(reply: str, item: Item) -> str | None:
 
 
 def loose_answer(reply: str, item: Item) -> str | None:
-    """The answer in any form: as asked, else the last number or the last lone letter."""
+    """The answer in any form: as asked, else the last number or lone letter."""
     strict = strict_answer(reply, item)
     if strict is not None:
         return strict
     if item["options"]:
-        found = re.findall(rf"\b([{LETTERS[: len(item['options'])]}])\b", reply)
+        letters = LETTERS[: len(item["options"])]
+        candidates = re.findall(rf"\b([{letters}])\b", reply)
     else:
-        found = numbers(reply)
-    return found[-1] if found else None
+        candidates = numbers(reply)
+    return candidates[-1] if candidates else None
 
 
 def released_right(reply: str, item: Item) -> bool:
     r"""Whether the released scripts see it as right.
 
-    They compare ``\d+\.?\d*`` of the reply and of the gold answer as written, for ARC its
-    own key. So "1,234" is 1 wherever it has its comma. Where #### is missing they ask the
-    model again for the number; here the reply's first number is taken.
+    They compare ``\d+\.?\d*`` of the reply and of the gold answer as written, for ARC
+    its own key. So "1,234" is 1 wherever it has its comma. Where #### is missing they
+    ask the model again for the number; here the reply's first number is taken.
     """
+    gold = item.get("released_gold", item["gold"])
     if item["options"]:
-        found = re.findall(r"the answer is:?\s*([A-D])", reply, re.I)
-        return bool(found) and found[0].upper() == item.get(
-            "released_gold", item["gold"]
-        )
-    side = reply.rsplit("####", 1)[1] if "####" in reply else reply
-    found, gold = (
-        re.findall(r"\d+\.?\d*", text)
-        for text in (side, item.get("released_gold", item["gold"]))
-    )
-    return bool(found) and float(found[0]) == float(gold[0])
+        letters = re.findall(r"the answer is:?\s*([A-D])", reply, re.I)
+        return bool(letters) and letters[0].upper() == gold
+    tail = reply.rsplit("####", 1)[1] if "####" in reply else reply
+    stated = re.findall(r"\d+\.?\d*", tail)
+    true = re.findall(r"\d+\.?\d*", gold)
+    return bool(stated) and float(stated[0]) == float(true[0])
 
 
+SIGN = r"[-+*/x\u00d7\u00f7\u2212]"
 STEP = re.compile(
-    r"([-\u2212]?[\d.,$]+(?:\s*[-+*/x\u00d7\u00f7\u2212]\s*[\d.,$]+)+)\s*=\s*\$?([-\u2212]?[\d.,]+)"
+    rf"([-\u2212]?[\d.,$]+(?:\s*{SIGN}\s*[\d.,$]+)+)\s*=\s*\$?([-\u2212]?[\d.,]+)"
 )
 
 
-def steps(reply: str) -> list[tuple[list[str], str, Decimal | None]]:
+def steps(reply: str) -> list[Step]:
     """The calculations that a reply writes down, such as "3 * 4 = 12".
 
     Returns
     -------
-    list of (operands, stated result, true result or None)
+    list of (operands, stated result, true result)
+        Numbers canonical; the true result is None for a division by zero.
     """
-    found = []
+    calculations = []
     for left, right in STEP.findall(reply):
-        parts = re.split(
-            r"\s*([-+*/x\u00d7\u00f7\u2212])\s*", left.strip().lstrip("-\u2212")
-        )
-        values, stated = (
-            [canonical(p.rstrip(".,")) for p in parts[::2]],
-            canonical(right.rstrip(".,")),
-        )
-        if None not in values and stated is not None:
-            found.append((values, stated, _calculate(values, parts[1::2])))
-    return found
+        parts = re.split(rf"\s*({SIGN})\s*", left.strip().lstrip("-\u2212"))
+        operands = [canonical(part.rstrip(".,")) for part in parts[::2]]
+        values = [operand for operand in operands if operand is not None]
+        stated = canonical(right.rstrip(".,"))
+        if len(values) == len(operands) and stated is not None:
+            calculations.append((values, stated, _calculate(values, parts[1::2])))
+    return calculations
 
 
-def _calculate(values, signs):
+def _calculate(values: Sequence[str], signs: Sequence[str]) -> Decimal | None:
     """Products and quotients first, then sums; None for a division by zero."""
-    terms, signs = [Decimal(values[0])], list(signs)
+    terms = [Decimal(values[0])]
     for sign, value in zip(signs, map(Decimal, values[1:]), strict=True):
         if sign in "*x\u00d7":
             terms[-1] *= value
@@ -324,16 +356,19 @@ def _calculate(values, signs):
             terms[-1] /= value
         else:
             terms.append(value if sign == "+" else -value)
-    return sum(terms)
+    return sum(terms, Decimal(0))
 
 
 def error(reply: str, item: Item) -> str:
-    """One of `ERRORS`.
+    """Which error a reply makes.
 
-    "format": no answer where it was asked for. For numbers: "off topic" if more than half
-    of the operands occur neither in the question nor as an earlier result; "arithmetic" if
-    a written calculation is wrong by more than 1 %; "reasoning" for the rest. For options:
-    "wrong option".
+    Returns
+    -------
+    str
+        One of `ERRORS`. "format": no answer where it was asked for. For numbers: "off
+        topic" if more than half of the operands occur neither in the question nor as an
+        earlier result; "arithmetic" if a written calculation is wrong by more than 1 %;
+        "reasoning" for the rest. For options: "wrong option".
     """
     answer = strict_answer(reply, item)
     if answer is None:
@@ -357,20 +392,27 @@ def error(reply: str, item: Item) -> str:
 def grades(replies: Sequence[str], items: Sequence[Item]) -> dict[str, list]:
     """How replies to items count.
 
+    Parameters
+    ----------
+    replies : sequence of str
+        One per item.
+    items : sequence of dict
+
     Returns
     -------
     dict
-        error: one of `ERRORS` each; right, any form (whatever form the answer has) and
-        released: 0 or 1 each.
+        Lists of one value per item. "error": one of `ERRORS`; "right", "any form"
+        (whatever form the answer has) and "released" (as the released scripts see it):
+        0 or 1.
     """
-    pairs = list(zip(replies, items, strict=True))
-    errors = [error(y, item) for y, item in pairs]
-    return {
-        "error": errors,
-        "right": [float(e == "right") for e in errors],
-        "any form": [float(loose_answer(y, item) == item["gold"]) for y, item in pairs],
-        "released": [float(released_right(y, item)) for y, item in pairs],
-    }
+    graded: dict[str, list] = {"error": [], "right": [], "any form": [], "released": []}
+    for reply, item in zip(replies, items, strict=True):
+        kind = error(reply, item)
+        graded["error"].append(kind)
+        graded["right"].append(float(kind == "right"))
+        graded["any form"].append(float(loose_answer(reply, item) == item["gold"]))
+        graded["released"].append(float(released_right(reply, item)))
+    return graded
 
 
 # ---- do training prompts contain test items? ----
@@ -379,23 +421,30 @@ def grades(replies: Sequence[str], items: Sequence[Item]) -> dict[str, list]:
 def overlap(train: Sequence[str], test: Sequence[str], n: int = 8) -> dict[str, float]:
     """Whether training texts contain test texts.
 
+    Parameters
+    ----------
+    train, test : sequence of str
+        Texts; case and punctuation do not count.
+    n : int
+        Words of a phrase.
+
     Returns
     -------
     dict
-        same: share of test texts that also are training texts; phrases: share of those
-        that have n words in a row in common with one.
+        "same": share of test texts that also are training texts; "phrases": share of
+        those that have a phrase in common with one.
     """
 
-    def words(text):
-        return re.findall(r"\w+", text.lower())
+    def words(text: str) -> tuple[str, ...]:
+        return tuple(re.findall(r"\w+", text.lower()))
 
-    def grams(text):
-        w = words(text)
-        return {tuple(w[i : i + n]) for i in range(len(w) - n + 1)}
+    def phrases(text: str) -> set[tuple[str, ...]]:
+        row = words(text)
+        return {row[i : i + n] for i in range(len(row) - n + 1)}
 
-    seen = {tuple(words(t)) for t in train}
-    phrases = set().union(*map(grams, train)) if train else set()
-    return {
-        "same": sum(tuple(words(t)) in seen for t in test) / max(1, len(test)),
-        "phrases": sum(bool(grams(t) & phrases) for t in test) / max(1, len(test)),
-    }
+    texts = {words(text) for text in train}
+    in_train = set().union(*map(phrases, train))
+    same = sum(words(text) in texts for text in test)
+    in_common = sum(bool(phrases(text) & in_train) for text in test)
+    size = max(1, len(test))
+    return {"same": same / size, "phrases": in_common / size}

@@ -377,10 +377,13 @@ def negatives_of(examples: Sequence[Mapping], kind: str, seed: int) -> list[dict
     contexts of all examples, the own one included; "missing_context" leaves it out;
     "random_prompt" takes another example whole, evenly drawn and never the own one.
     """
-    partners = [row[0] for row in draw_partners(len(examples), kind, seed=seed)]
-    if kind == "random_prompt":
-        return [dict(examples[j]) for j in partners]
-    contexts = ["" if j is None else examples[j]["context"] for j in partners]
+    contexts = [""] * len(examples)
+    if kind != "missing_context":
+        rows = draw_partners(len(examples), kind, seed=seed)
+        partners = [examples[j] for (j,) in rows]
+        if kind == "random_prompt":
+            return [dict(partner) for partner in partners]
+        contexts = [partner["context"] for partner in partners]
     return [
         {"query": example["query"], "context": context}
         for example, context in zip(examples, contexts, strict=True)
@@ -422,7 +425,7 @@ def make_pairs(
         better = read_replies(chosen)
         if rejected is None:
             partners = draw_partners(len(examples), kind, seed=seed)
-            worse = [better[row[0]] for row in partners]
+            worse = [better[j] for (j,) in partners]
         else:
             worse = read_replies(rejected)
         rows = [
