@@ -8,8 +8,9 @@ are one message of the assistant each, as a list. Further columns are left out.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -113,12 +114,14 @@ def _key(row: dict) -> str:
     return json.dumps(row["prompt"], sort_keys=True)
 
 
-def as_text(rows: list[dict], tokenizer: PreTrainedTokenizerBase) -> list[dict]:
+def as_text(
+    rows: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase
+) -> list[dict]:
     """Preferences with rendered prompts and plain replies; text stays as it is.
 
     Parameters
     ----------
-    rows : list of dict
+    rows : sequence of dict
         As `read` gives them.
     tokenizer : PreTrainedTokenizerBase
         Of the model that is to be trained.

@@ -120,10 +120,10 @@ def test_policies_are_the_base_and_what_ended_well(study):
 
 
 def test_duels_need_both_sides_on_one_seed(study, monkeypatch):
-    def judged(judge, s, method, seed, *, other):
+    def verdicts_on(judge, s, method, seed, *, other):
         return f"{method} against {other}"
 
-    monkeypatch.setattr(study, "judged", judged)
+    monkeypatch.setattr(study, "verdicts_on", verdicts_on)
     assert study.duels("a judge") == {
         (PREFS, "base"): {0: "rmipo against base"},
         (PREFS, "dpo"): {0: "rmipo against dpo"},

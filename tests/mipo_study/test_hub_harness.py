@@ -195,5 +195,5 @@ def test_the_harness_sees_a_right_answer(mipo_data, tmp_path, monkeypatch):
     for name in harness.TASKS:
         items = items_of(name, mipo_data, tmp_path)
         tasks = harness.tasks(name, harness.rows_of(name, items, 1), tmp_path / name)
-        found = harness.evaluated(Oracle({i["id"]: i["gold"] for i in items}), tasks)
+        found = harness.logs_of(Oracle({i["id"]: i["gold"] for i in items}), tasks)
         assert harness.scores(found, name) == {i["id"]: 1.0 for i in items}, name

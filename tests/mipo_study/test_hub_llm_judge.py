@@ -23,7 +23,7 @@ class Said(Judge):
         self.answer, self.asked = answer, []
         super().__init__(lambda: None, key, tmp_path / "said.jsonl")
 
-    def say(self, texts):
+    def answers(self, texts):
         self.asked += texts
         return [self.answer(t) for t in texts]
 
@@ -177,7 +177,7 @@ def test_answers_are_cached_and_survive_a_crash(tmp_path, monkeypatch):
 
     texts = [f"t{i}" for i in range(20)] + ["t0"]
     with pytest.raises(KeyboardInterrupt):
-        make().say(texts)
+        make().answers(texts)
     assert calls == [
         8,
         8,
@@ -185,11 +185,11 @@ def test_answers_are_cached_and_survive_a_crash(tmp_path, monkeypatch):
     ]  # 20 different texts, 8 at a time; the first two batches are kept
     with open(tmp_path / "v" / "said.jsonl", "a") as file:
         file.write('{"prompt": "cut')
-    assert make().say(texts)[-1] == "A t0" and calls[3:] == [4]
+    assert make().answers(texts)[-1] == "A t0" and calls[3:] == [4]
     assert (
-        len(make().say(texts)) == 21 and len(calls) == 4
+        len(make().answers(texts)) == 21 and len(calls) == 4
     )  # nothing new: the model is not even loaded
     rows = (tmp_path / "v" / "said.jsonl").read_text().splitlines()
     assert sum("reply" in row for row in rows) == 20 and json.loads(rows[-1])["reply"]
-    make("other").say(["t0"])
+    make("other").answers(["t0"])
     assert calls[-1] == 1  # another judge answers for itself

@@ -1,8 +1,9 @@
 """Public data sets: people with preferences, maths and multiple choice, labelled pairs.
 
-Nothing is fetched unless a data set is asked for by name. Each is read at a pinned commit
-(`download.PINNED`), or from a local folder in the hub's own layout. Which of their fields
-the papers wrote into their prompts is not published: what we take is said at each function.
+Nothing is fetched unless a data set is asked for by name. Each is read at a pinned
+commit (`download.PINNED`), or from a local folder in the hub's own layout. Which of
+their fields the papers wrote into their prompts is not published: what we take is said
+at each function.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import functools
 import random
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,20 +27,26 @@ class Source:
 
     Attributes
     ----------
+    repo : str
+        On the hub.
     parts : dict
         {name: (configuration, split)}.
+    kind : str
+        "people", "reasoning" or "preferences".
     megabytes : float
         Of what is downloaded, about.
+    licence : str
+        Its name.
     columns : tuple of str
-        Those that are read, where there are many more; none: all.
+        Those that are read, where there are many more; () is all.
     """
 
     repo: str
-    parts: dict
-    kind: str  # people, reasoning or preferences
+    parts: dict[str, tuple[str | None, str]]
+    kind: str
     megabytes: float
     licence: str
-    columns: tuple = ()
+    columns: tuple[str, ...] = ()
 
 
 COMMUNITY = (
@@ -114,25 +121,51 @@ SOURCES = {
 
 
 def kind_of(name: str) -> str:
-    """people, reasoning or preferences; ValueError for an unknown name."""
+    """The kind of a data set.
+
+    Parameters
+    ----------
+    name : str
+        A key of `SOURCES`, or the path of a .jsonl file, which holds people.
+
+    Returns
+    -------
+    str
+        "people", "reasoning" or "preferences".
+
+    Raises
+    ------
+    ValueError
+        For another name.
+    """
     if Path(name).suffix == ".jsonl":
         return "people"
     if name not in SOURCES:
         raise ValueError(
-            f"data set {name!r}: expected one of {', '.join(SOURCES)}, or the path of a "
-            ".jsonl file"
+            f"data set {name!r}: expected one of {', '.join(SOURCES)}, or the path of "
+            "a .jsonl file"
         )
     return SOURCES[name].kind
 
 
 @dataclass
 class Data:
-    """Rows to train on and to test on, with where they come from (`source`, JSON)."""
+    """Rows of a data set.
+
+    Attributes
+    ----------
+    kind : str
+        "people", "reasoning" or "preferences".
+    train, test : list of dict
+        Rows to train on and to test on; see `load`.
+    source : dict
+        Where they come from, as JSON.
+    """
 
     kind: str
-    train: list
-    test: list
-    source: dict = field(default_factory=dict)
+    train: list[dict]
+    test: list[dict]
+    source: dict[str, Any] = field(default_factory=dict)
 
 
 def load(
@@ -141,21 +174,26 @@ def load(
     """A data set by name, or a reader's own .jsonl.
 
     People are split, not their examples: nobody is in both parts. Other data sets keep
-    their own split, and training items that are also test items are dropped and counted.
+    their own split, and training items that are also test items are dropped and
+    counted.
 
     Parameters
     ----------
+    name : str
+        A key of `SOURCES`, or the path of a .jsonl file.
     folder : str
         Read the files there instead of the hub's (see `files_of`).
     n_train, n_test : int
         The most to take; 0 takes all there are.
+    seed : int
+        Of the draw.
 
     Returns
     -------
     Data
-        kind "people": examples with query, context, gold (the reply that the person chose,
-        or None), person, wishes; "reasoning": items of `hub.answers`; "preferences": rows
-        with prompt (messages), chosen, rejected.
+        kind "people": examples with query, context, gold (the reply that the person
+        chose, or None), person, wishes; "reasoning": items of `hub.answers`;
+        "preferences": rows with prompt (messages), chosen, rejected.
 
     Raises
     ------
@@ -171,15 +209,15 @@ def load(
         return split_people(own_users(name), source=about, **sizes)
     source = SOURCES[name]
     rows, sha = fetch(name, folder)
-    about = {"repo": source.repo, "commit": sha, "licence": source.licence}
+    about: dict[str, Any] = {"repo": source.repo, "commit": sha}
+    about["licence"] = source.licence
     if kind == "people":
         return split_people(PEOPLE[name](**rows), source=about, **sizes)
     if kind == "preferences":
-        train, test = (preferences(rows[part]) for part in ("train", "test"))
+        train, test = preferences(rows["train"]), preferences(rows["test"])
     else:
-        train, test = (
-            answers.items(name, rows[part], part) for part in ("train", "test")
-        )
+        train = answers.items(name, rows["train"], "train")
+        test = answers.items(name, rows["test"], "test")
     in_test = {_same(row) for row in test}
     unseen = [row for row in train if _same(row) not in in_test]
     about["dropped"] = len(train) - len(unseen)
@@ -190,15 +228,17 @@ def load(
 
 
 def own_users(path: str | Path) -> list[dict]:
-    """A reader's users: whoever has the same context is one person, unless it is named."""
-    return [
-        {
-            **example,
-            "person": example.get("person") or example["context"],
-            "wishes": [example["context"]],
-        }
-        for example in data.read_jsonl(path)
-    ]
+    """A reader's users, examples of a .jsonl file.
+
+    Who has the same context is one person, unless "person" is given. The context is the
+    one wish.
+    """
+    examples = []
+    for example in data.read_jsonl(path):
+        context = example["context"]
+        person = example.get("person") or context
+        examples.append({**example, "person": person, "wishes": [context]})
+    return examples
 
 
 def files_of(name: str, folder: str | Path) -> Path:
@@ -210,7 +250,29 @@ def files_of(name: str, folder: str | Path) -> Path:
 
 
 def fetch(name: str, folder: str | Path = "") -> tuple[dict[str, list[dict]], str]:
-    """({part: rows}, commit) of a data set: the pinned commit, "" for a local folder."""
+    """All rows of a data set.
+
+    Parameters
+    ----------
+    name : str
+        A key of `SOURCES`.
+    folder : path
+        Where its files lie; "" takes the pinned commit from the hub.
+
+    Returns
+    -------
+    rows : dict
+        {part: rows}.
+    commit : str
+        "" for a local folder.
+
+    Raises
+    ------
+    ValueError
+        Where there is no such folder.
+    download.Unavailable
+        Where the files cannot be had.
+    """
     if folder and answers.is_raw(name, folder):
         return answers.read_raw(name, folder), ""
     if not folder:
@@ -223,11 +285,11 @@ def fetch(name: str, folder: str | Path = "") -> tuple[dict[str, list[dict]], st
 
 # The next seed draws from the same rows; more data sets at once would fill the memory.
 @functools.lru_cache(maxsize=1)
-def _at(name, sha):
+def _at(name: str, sha: str) -> dict[str, list[dict]]:
     return _read(name, path=SOURCES[name].repo, revision=sha)
 
 
-def _read(name, **where):
+def _read(name: str, **where: Any) -> dict[str, list[dict]]:
     from datasets import load_dataset
 
     wanted = list(SOURCES[name].columns)
@@ -236,7 +298,7 @@ def _read(name, **where):
         with download.explained(where["path"], kind="dataset"):
             rows = load_dataset(name=config, split=split, **where)
             # Else `need` says which column is missing, and which there are.
-            if wanted and set(wanted) <= set(rows.column_names):
+            if wanted and set(wanted) <= set(rows.column_names or ()):
                 rows = rows.select_columns(wanted)
             parts[part] = [dict(row) for row in rows]
     return parts
@@ -253,8 +315,8 @@ def split_people(
     """Examples to train on and to test on; nobody is in both parts.
 
     Whole persons, two at least, are drawn into the test part until it has `n_test`
-    examples (at most half of all): of one alone nobody could be told apart. Where there are
-    more than `n_test`, each person keeps as many as the others.
+    examples (at most half of all): of one alone nobody could be told apart. Where there
+    are more than `n_test`, each person keeps as many as the others.
 
     Parameters
     ----------
@@ -262,6 +324,16 @@ def split_people(
         Each with its person.
     n_train : int
         The most to train on; 0 takes all.
+    n_test : int
+        The most to test on.
+    seed : int
+        Of the draw.
+    source : dict, optional
+        Where they come from; the number of people is added.
+
+    Returns
+    -------
+    Data
 
     Raises
     ------
@@ -278,21 +350,25 @@ def split_people(
         )
     if len(by_person) < 3 or n_test == 1:
         raise ValueError(
-            f"{len(examples)} examples of {len(by_person)} person(s), n_test={n_test}: at "
-            "least three people are needed, one to train on and two to tell apart in the "
-            "test part"
+            f"{len(examples)} examples of {len(by_person)} person(s), n_test={n_test}: "
+            "at least three people are needed, one to train on and two to tell apart "
+            "in the test part"
         )
     people = list(by_person)
     random.Random(seed).shuffle(people)
     most = min(n_test, len(examples) // 2)
-    test, train = [], []
+    train: list[dict] = []
+    to_test: list[tuple[int, dict]] = []  # with its number among the person's own
     for i, person in enumerate(people):
         last_to_train_on = person == people[-1] and not train
-        room = i < 2 or len(test) < most and not last_to_train_on
-        (test if room else train).extend(enumerate(by_person[person]))
+        room = i < 2 or len(to_test) < most and not last_to_train_on
+        if room:
+            to_test += enumerate(by_person[person])
+        else:
+            train += by_person[person]
     # Everybody's first example, then everybody's second.
-    test.sort(key=lambda numbered: numbered[0])
-    train, test = ([example for _, example in part] for part in (train, test))
+    to_test.sort(key=lambda numbered: numbered[0])
+    test = [example for _, example in to_test]
     about = {**(source or {}), "people": len(people)}
     return Data("people", train[: n_train or None], test[:n_test], about)
 
@@ -307,14 +383,29 @@ def unit(row: Mapping) -> str:
     return str(row.get("person") or row.get("id") or wording(row))
 
 
-def _same(row):
+def _same(row: Mapping) -> str:
     """What makes two rows the same question: its words, in lower case."""
     options = [str(option).lower() for option in row.get("options", ())]
     return " ".join([*wording(row).lower().split(), *options])
 
 
 def need(row: Mapping, names: Sequence[str], where: str) -> None:
-    """ValueError naming the columns that a row should have and has not."""
+    """Ask that a row has these columns.
+
+    Parameters
+    ----------
+    row : dict
+        Of a data set.
+    names : sequence of str
+        Columns.
+    where : str
+        What the error calls the data set.
+
+    Raises
+    ------
+    ValueError
+        Naming the columns that are missing.
+    """
     gone = [name for name in names if name not in row]
     if gone:
         raise ValueError(
@@ -348,31 +439,33 @@ def prism(
 ) -> list[dict]:
     """PRISM: the opening message of each conversation.
 
-    Gold is the reply that the person rated highest. The wishes are what the person wrote
-    that a model should do (`system_string`), and the `top` of the eight traits that they
-    rated most important.
+    Parameters
+    ----------
+    survey, conversations : sequence of dict
+        Rows of its two parts.
+    top : int
+        Traits that count as wishes.
+
+    Returns
+    -------
+    list of dict
+        Examples. Gold is the reply that the person rated highest. The wishes are what
+        the person wrote that a model should do (`system_string`), and the `top` of the
+        eight traits that they rated most important.
+
+    Raises
+    ------
+    ValueError
+        Naming a missing column.
     """
     wishes = {}
     for row in survey:
         need(row, ("user_id", "system_string", "stated_prefs"), "prism, survey")
-        stated = (row["system_string"] or "").strip()
-        rated = {
-            trait: value
-            for trait, value in (row["stated_prefs"] or {}).items()
-            if trait in TRAITS and isinstance(value, (int, float))
-        }
-        best = sorted(rated, key=lambda trait: (-rated[trait], trait))[:top]
-        matters = [f"It matters to me that a reply {TRAITS[trait]}." for trait in best]
-        wishes[row["user_id"]] = [stated, *matters] if stated else matters
+        wishes[row["user_id"]] = _prism_wishes(row, top)
     examples = []
     for row in conversations:
         need(row, ("user_id", "conversation_history"), "prism, conversations")
-        first = [t for t in row["conversation_history"] if t.get("turn", 0) == 0]
-        messages = [t["content"] for t in first if t["role"] == "user"]
-        chosen = [
-            t["content"] for t in first if t["role"] == "model" and t.get("if_chosen")
-        ]
-        message = (messages[0] or "").strip() if messages else ""
+        message, gold = _prism_opening(row)
         own = wishes.get(row["user_id"])
         if message and own:
             task = "Reply to this message in two or three sentences."
@@ -381,7 +474,7 @@ def prism(
                     "query": f"{task}\n\n{message}",
                     "message": message,
                     "context": wishes_as_context(own),
-                    "gold": chosen[0] if chosen else None,
+                    "gold": gold,
                     "person": row["user_id"],
                     "wishes": own,
                 }
@@ -389,13 +482,53 @@ def prism(
     return examples
 
 
+def _prism_wishes(row: Mapping, top: int) -> list[str]:
+    """What a person wrote that a model should do, then their highest traits."""
+    stated = (row["system_string"] or "").strip()
+    ratings = {
+        trait: value
+        for trait, value in (row["stated_prefs"] or {}).items()
+        if trait in TRAITS and isinstance(value, (int, float))
+    }
+    best = sorted(ratings, key=lambda trait: (-ratings[trait], trait))[:top]
+    traits = [f"It matters to me that a reply {TRAITS[trait]}." for trait in best]
+    return [stated, *traits] if stated else traits
+
+
+def _prism_opening(row: Mapping) -> tuple[str, str | None]:
+    """A conversation's first message, "" for none, and the reply that was chosen."""
+    first = [t for t in row["conversation_history"] if t.get("turn", 0) == 0]
+    messages = [t["content"] for t in first if t["role"] == "user"]
+    replies = [t for t in first if t["role"] == "model"]
+    chosen = [t["content"] for t in replies if t.get("if_chosen")]
+    message = (messages[0] or "").strip() if messages else ""
+    return message, chosen[0] if chosen else None
+
+
 def community_alignment(
     conversations: Sequence[Mapping], top: int = 3, language: str = "en"
 ) -> list[dict]:
-    """Community Alignment: first turns; gold is the reply that the person preferred.
+    """Community Alignment: first turns.
 
-    The wishes are what the same person wrote after their *other* choices
-    (`first_turn_feedback`), `top` of them.
+    Parameters
+    ----------
+    conversations : sequence of dict
+        Its rows.
+    top : int
+        Wishes per example, at most.
+    language : str
+        Conversations in others are left out.
+
+    Returns
+    -------
+    list of dict
+        Examples. Gold is the reply that the person preferred. The wishes are what the
+        same person wrote after their *other* choices (`first_turn_feedback`).
+
+    Raises
+    ------
+    ValueError
+        Naming a missing column.
     """
     turns = []
     for row in conversations:
@@ -428,9 +561,23 @@ def community_alignment(
 
 
 def multifaceted_bench(rows: Sequence[Mapping]) -> list[dict]:
-    """Multifaceted-Bench: the system message is the context.
+    """Multifaceted-Bench.
 
-    The wishes are the set of preferences behind it.
+    Parameters
+    ----------
+    rows : sequence of dict
+        Its rows.
+
+    Returns
+    -------
+    list of dict
+        Examples. The context is the system message, the wishes are the set of
+        preferences behind it.
+
+    Raises
+    ------
+    ValueError
+        Naming a missing column.
     """
     columns = ("system", "prompt", "reference_answer", "preference_set")
     examples = []
@@ -450,7 +597,7 @@ def multifaceted_bench(rows: Sequence[Mapping]) -> list[dict]:
     return examples
 
 
-PEOPLE = {
+PEOPLE: dict[str, Callable[..., list[dict]]] = {
     "prism": prism,
     "community-alignment": community_alignment,
     "multifaceted-bench": multifaceted_bench,
@@ -461,26 +608,35 @@ PEOPLE = {
 
 
 def preferences(rows: Sequence[Mapping]) -> list[dict]:
-    """UltraFeedback, binarised: rows in TRL's conversational format.
+    """UltraFeedback, binarised.
 
-    Equal or empty replies are left out.
+    Parameters
+    ----------
+    rows : sequence of dict
+        Its rows.
+
+    Returns
+    -------
+    list of dict
+        Rows in TRL's conversational format, without those whose replies are equal or
+        empty.
+
+    Raises
+    ------
+    ValueError
+        Naming a missing column.
     """
-    kept = []
+    pairs = []
     for i, row in enumerate(rows):
         need(row, ("chosen", "rejected"), "ultrafeedback")
         prompt, chosen = row["chosen"][:-1], row["chosen"][-1:]
         rejected = row["rejected"][-1:]
-        replies = [
-            side[0]["content"].strip() if side else "" for side in (chosen, rejected)
-        ]
-        asked = prompt and prompt[-1]["role"] == "user"
-        if asked and all(replies) and replies[0] != replies[1]:
-            kept.append(
-                {
-                    "prompt": prompt,
-                    "chosen": chosen,
-                    "rejected": rejected,
-                    "read_from": f"ultrafeedback, row {i}",
-                }
-            )
-    return kept
+        sides = {"chosen": chosen, "rejected": rejected}
+        better, worse = (
+            side[0]["content"].strip() if side else "" for side in sides.values()
+        )
+        asks = prompt and prompt[-1]["role"] == "user"
+        if asks and better and worse and better != worse:
+            place = f"ultrafeedback, row {i}"
+            pairs.append({"prompt": prompt, **sides, "read_from": place})
+    return pairs

@@ -55,8 +55,14 @@ class Shape:
 
     Attributes
     ----------
+    parameters : float
+        How many.
+    layers, hidden, vocabulary : int
+        Layers, width, tokens.
     kv : int
         Width of keys and values together, per layer.
+    name : str
+        On the hub, or a folder.
     positions : int, optional
         The longest context; None where it is not known.
     """
@@ -71,7 +77,19 @@ class Shape:
 
     @classmethod
     def of(cls, folder: str | Path, name: str = "") -> Shape:
-        """From config.json, as transformers builds the model, without its weights."""
+        """From config.json, as transformers builds the model, without its weights.
+
+        Parameters
+        ----------
+        folder : path
+            That holds config.json.
+        name : str
+            What messages call it; "" is the folder.
+
+        Returns
+        -------
+        Shape
+        """
         from transformers import AutoConfig, AutoModelForCausalLM
 
         whole = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -92,7 +110,22 @@ class Shape:
 
     @classmethod
     def named(cls, name: str) -> Shape:
-        """From the size in the name; layers and widths as of models of that size."""
+        """From the size in the name; layers and widths as of models of that size.
+
+        Parameters
+        ----------
+        name : str
+            Such as "Qwen/Qwen2.5-1.5B-Instruct".
+
+        Returns
+        -------
+        Shape
+
+        Raises
+        ------
+        ValueError
+            For a name that says no size.
+        """
         size = size_in(name)
         if size is None:
             raise ValueError(
@@ -124,7 +157,16 @@ def shape(
 ) -> Shape:
     """The Shape of a model by its config.json, which the hub is asked for.
 
-    Without `ask`, or with no answer, it is read from the name.
+    Parameters
+    ----------
+    name, revision, run_dir
+        See `download.config`.
+    ask : bool
+        Whether to ask; else, and without an answer, it is read from the name.
+
+    Returns
+    -------
+    Shape
 
     Raises
     ------
@@ -155,18 +197,38 @@ def training_gb(
 ) -> float:
     r"""GB on one card while training: weights, gradients, Adam, activations, logits.
 
-    Notes ----- Full: float32 weights, gradients and two moments, 16 bytes per parameter
-    (bfloat16 weights would swallow steps of a small learning rate whole). LoRA:
-    bfloat16 weights, 2 bytes per parameter, and 16 bytes per adapter weight, about
-    2·7·rank·hidden per layer.
+    Parameters
+    ----------
+    shape : Shape
+        Of the policy.
+    lora_rank : int
+        0 is full fine-tuning.
+    micro_batch : int
+        Pairs at once.
+    max_length : int
+        Tokens of a prompt and its reply.
+    checkpointing : bool
+        Whether activations are computed again instead of held.
+    shards : int
+        Cards that share the weights and what belongs to them.
+
+    Returns
+    -------
+    float
+
+    Notes
+    -----
+    Full: float32 weights, gradients and two moments, 16 bytes per parameter (bfloat16
+    weights would swallow steps of a small learning rate whole). LoRA: bfloat16 weights,
+    2 bytes per parameter, and 16 bytes per adapter weight, about 2·7·rank·hidden per
+    layer.
 
     Activations in bfloat16, S = 2·micro_batch·max_length tokens: with checkpointing
-    2·layers·S·hidden for the kept inputs and 34·S·hidden for the layer at work;
-    without, 34·layers·S·hidden (Korthikanti et al., arXiv:2205.05198, without its
-    attention term, which fused kernels do not keep).
+    2·layers·S·hidden for the inputs of the layers and 34·S·hidden for the layer at
+    work; without, 34·layers·S·hidden (Korthikanti et al., arXiv:2205.05198, without its
+    attention term, which fused kernels do not hold).
 
-    `shards` cards share the weights and what belongs to them; but each holds them whole
-    (4 or 2 bytes) while it scores the reference.
+    While it scores the reference, each card holds the weights whole (4 or 2 bytes).
     """
     tokens = 2 * micro_batch * max_length
     adapter = 14 * lora_rank * shape.hidden * shape.layers
@@ -174,8 +236,8 @@ def training_gb(
     light = 2 * shape.parameters + 16 * adapter
     weights = (light if lora_rank else full) / shards
     whole = (2 if lora_rank else 4) * shape.parameters
-    kept = 2 * shape.layers + 34 if checkpointing else 34 * shape.layers
-    activations = kept * tokens * shape.hidden
+    values = 2 * shape.layers + 34 if checkpointing else 34 * shape.layers
+    activations = values * tokens * shape.hidden
     return (max(weights, whole) + activations) / 1e9 + CHUNK_GB + OVERHEAD_GB
 
 
@@ -184,8 +246,14 @@ def sampling_gb(shape: Shape, *, batch: int = 64, length: int = 1024) -> float:
 
     Parameters
     ----------
+    shape : Shape
+        Of the model.
     batch, length : int
         Rows side by side, and tokens of prompt and reply in each.
+
+    Returns
+    -------
+    float
     """
     cache = 2 * shape.layers * shape.kv * batch * length
     logits = 16 * batch * shape.vocabulary
@@ -232,10 +300,20 @@ def need(
 
     Parameters
     ----------
+    policy, judge : Shape
+        Without a judge, no verdicts.
+    runs : int
+        Trainings.
     longest : int
-        Tokens of a prompt and its reply.
+        Tokens of a prompt and its sampled reply.
+    lora_rank, micro_batch, max_length, checkpointing, shards
+        See `training_gb`.
     sample_batch, score_batch : int
         Replies sampled, and texts judged, side by side.
+
+    Returns
+    -------
+    Need
     """
     training = training_gb(
         policy,
@@ -262,7 +340,19 @@ def need(
 
 
 def disk_mb(needs: Iterable[Need], run_dir: str | Path) -> float:
-    """MB that all training runs still need, less what an earlier start has left."""
+    """MB of disk that all training runs still need.
+
+    Parameters
+    ----------
+    needs : iterable of Need
+        One per data set.
+    run_dir : path
+        What an earlier start has left there is taken off.
+
+    Returns
+    -------
+    float
+    """
     needs, run_dir = list(needs), Path(run_dir)
     results = sum(one.results for one in needs)
     checkpoint = max(one.checkpoint for one in needs)  # one run's at a time
@@ -299,10 +389,22 @@ def check(
 ) -> None:
     """Stop before anything is downloaded where the card cannot do it.
 
+    Parameters
+    ----------
+    wanted : Need
+        Of all runs.
+    here : (str, float), optional
+        Name and GB of the card; None: there is none.
+    policy, judge : Shape
+        The models.
+    lora_rank, micro_batch, max_length, shards
+        As wanted, see `training_gb`; they decide on the advice.
+
     Raises
     ------
     TooSmall
-        With advice, if the card (name, GB) holds less than is needed, or there is none.
+        With advice, if the card holds less than is needed, or the models are too large
+        to do without one.
     """
     kinds = fitting(wanted.card)
     cards = [f"one of these cards: {', '.join(kinds)}"] if kinds else []
@@ -314,10 +416,11 @@ def check(
     room = SPARE * memory
     if wanted.card <= room:
         return
-    short, ways = min(max_length, 1024), []
+    ways = []
+    length = min(max_length, 1024)
     tight = wanted.training > room
-    light = training_gb(policy, lora_rank=16, max_length=short)
-    small = training_gb(policy, lora_rank=lora_rank, max_length=short, shards=shards)
+    light = training_gb(policy, lora_rank=16, max_length=length)
+    small = training_gb(policy, lora_rank=lora_rank, max_length=length, shards=shards)
     if tight and not lora_rank and light <= room:
         ways.append(f"-p lora_rank 16 (about {light:.0f} GB)")
     if tight and small <= room and (micro_batch > 1 or max_length > 1024):
@@ -336,7 +439,8 @@ def check(
     )
 
 
-def _require_small(model, without, cards):
+def _require_small(model: Shape | None, without: str, cards: list[str]) -> None:
+    """TooSmall for a model that needs a GPU; `without` is the way to do without it."""
     if model is None or model.parameters <= WITHOUT_GPU:
         return
     largest = f"a model of at most {WITHOUT_GPU / 1e6:.0f} million parameters"
@@ -348,15 +452,9 @@ def _require_small(model, without, cards):
 
 
 def table(wanted: Need) -> str:
-    """Which cards hold it, in Markdown."""
+    """Which cards hold what is wanted, in Markdown."""
     able = fitting(wanted.card)
-    rows = [
-        {
-            "GPU": name,
-            "memory, GB": memory,
-            "needed, GB": wanted.card,
-            "": "fits" if name in able else "does not fit",
-        }
-        for name, memory in CARDS.items()
-    ]
-    return tables.markdown(pd.DataFrame(rows), {"needed, GB": ".0f"})
+    cards = pd.DataFrame({"GPU": list(CARDS), "memory, GB": list(CARDS.values())})
+    cards["needed, GB"] = wanted.card
+    cards[""] = ["fits" if name in able else "does not fit" for name in CARDS]
+    return tables.markdown(cards, {"needed, GB": ".0f"})

@@ -1,4 +1,4 @@
-"""What chapter 15 compares: policies by model, data set, method and seed, and tables."""
+"""What chapter 15 compares: policies by model, data set, method, seed; and tables."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mipo.cache import Run
+from mipo.record import Notebook
 from mipo_study import methods, tables
 from mipo_study.hub import answers, benchmarks, llm_judge, runs, scores
 from mipo_study.hub.download import Place
@@ -51,9 +52,9 @@ class Comparison:
 
     Parameters
     ----------
-    run_dir : str or Path
+    run_dir : path
         Where finished work is kept.
-    work : mapping
+    work : dict
         {(set, seed): benchmarks.Data}.
     shots : int
         Worked examples in the prompts for maths.
@@ -69,8 +70,8 @@ class Comparison:
 
     Notes
     -----
-    What is measured for each policy has the form {(set, method): {seed: ...}}, and a gain
-    {(set, method): (value, low, high)}.
+    A set is (model, data set), an arm (set, method). What is measured for each policy
+    has the form {arm: {seed: ...}}, and gains {arm: (value, low, high)}.
     """
 
     def __init__(
@@ -80,7 +81,9 @@ class Comparison:
         *,
         shots: int = 8,
     ):
-        self.run_dir, self.work, self.shots = run_dir, work, shots
+        self.run_dir = run_dir
+        self.work = work
+        self.shots = shots
         self.sets = list(dict.fromkeys(s for s, _ in work))
         self.places: dict[str, Place] = {}
         self.trained: dict[tuple[Set, str, int], Run] = {}
@@ -103,6 +106,7 @@ class Comparison:
     # ---- who there is, and what they say ----
 
     def policy(self, s: Set, method: str, seed: int) -> Place | Run:
+        """The model of a set, or the training of a method on it."""
         return self.places[s[0]] if method == "base" else self.trained[s, method, seed]
 
     def rows(self, s: Set, seed: int) -> Sequence[dict]:
@@ -115,17 +119,22 @@ class Comparison:
         return runs.as_examples(getattr(dataset, part), dataset.kind, self.shots)
 
     def replies(self, s: Set, method: str, seed: int) -> list[str]:
+        """A policy's replies, one per test row."""
         return runs.read_replies(self.answers[s, method, seed])
 
     def policies(self, kind: str = "") -> list[tuple[Set, str, int]]:
-        """(set, method, seed) of every policy, the base model first.
+        """Every policy, in each set the base model first.
 
         Parameters
         ----------
         kind : str
-            Of one kind of data set only.
+            Of one kind of data set only; "" is all.
+
+        Returns
+        -------
+        list of (set, method, seed)
         """
-        found = []
+        policies = []
         for s in self.sets:
             if kind and benchmarks.kind_of(s[1]) != kind:
                 continue
@@ -134,11 +143,19 @@ class Comparison:
             for method in ("base", *dict.fromkeys(trained)):
                 for seed in seeds:
                     if method == "base" or (s, method, seed) in self.trained:
-                        found.append((s, method, seed))
-        return found
+                        policies.append((s, method, seed))
+        return policies
 
     def answer(self, sampling: Mapping[Set, Mapping], **how: Any) -> None:
-        """Every policy replies to its test prompts, with the settings of its set."""
+        """Every policy replies to its test prompts.
+
+        Parameters
+        ----------
+        sampling : dict
+            {set: keywords of `serving.generate`}.
+        **how
+            Keywords of `runs.make_replies`.
+        """
         for s, method, seed in self.policies():
             self.answers[s, method, seed] = runs.make_replies(
                 self.run_dir,
@@ -152,19 +169,45 @@ class Comparison:
     def each(
         self, kind: str, look: Callable[[Set, str, int], Any], *, base: bool = True
     ) -> dict[Arm, dict[int, Any]]:
-        """look(set, method, seed) of the policies of one kind of data set ("": all)."""
-        found: dict[Arm, dict[int, Any]] = {}
+        """Look at the policies of one kind of data set.
+
+        Parameters
+        ----------
+        kind : str
+            As in `policies`.
+        look : callable
+            Given set, method and seed.
+        base : bool
+            Whether at base models, too.
+
+        Returns
+        -------
+        dict
+            {arm: {seed: what `look` gives}}.
+        """
+        views: dict[Arm, dict[int, Any]] = {}
         for s, method, seed in self.policies(kind):
             if base or method != "base":
-                found.setdefault((s, method), {})[seed] = look(s, method, seed)
-        return found
+                views.setdefault((s, method), {})[seed] = look(s, method, seed)
+        return views
 
     # ---- measuring ----
 
     def measure(self, *, contexts: int, **how: Any) -> dict[Arm, dict[int, dict]]:
-        """Metrics of `scores.measure` for the policies on people."""
+        """Metrics of the policies on people.
 
-        def look(s, method, seed):
+        Parameters
+        ----------
+        contexts, **how
+            See `scores.measure`.
+
+        Returns
+        -------
+        dict
+            {arm: {seed: metrics}}.
+        """
+
+        def look(s: Set, method: str, seed: int) -> dict:
             run = scores.measure(
                 self.run_dir,
                 self.policy(s, method, seed),
@@ -179,9 +222,9 @@ class Comparison:
 
         return self.each("people", look)
 
-    def judged(
+    def verdicts_on(
         self,
-        judge: Place | None,
+        judge: Place,
         s: Set,
         method: str,
         seed: int,
@@ -189,7 +232,23 @@ class Comparison:
         other: str = "base",
         **how: Any,
     ) -> Run:
-        """A judge's verdicts on two policies' replies to the same prompts."""
+        """A judge's verdicts on two policies' replies to the same prompts.
+
+        Parameters
+        ----------
+        judge : Place
+            The judge's model.
+        s, method, seed
+            Of the policy.
+        other : str
+            Method of the one it is held against.
+        **how
+            Keywords of `scores.judged`.
+
+        Returns
+        -------
+        Run
+        """
         return scores.judged(
             self.run_dir,
             judge,
@@ -201,46 +260,79 @@ class Comparison:
         )
 
     def verdicts(self, judge: Place | None, **how: Any) -> dict[Arm, dict[int, Run]]:
-        """Verdicts on every trained policy against its base, on people."""
+        """Verdicts on every trained policy against its base, on people.
+
+        Parameters
+        ----------
+        judge : Place, optional
+            None: no verdicts.
+        **how
+            Keywords of `scores.judged`.
+
+        Returns
+        -------
+        dict
+            {arm: {seed: Run}}.
+        """
         if judge is None:
             return {}
-        return self.each(
-            "people",
-            lambda *one: self.judged(judge, *one, rated=True, **how),
-            base=False,
-        )
+
+        def look(s: Set, method: str, seed: int) -> Run:
+            return self.verdicts_on(judge, s, method, seed, rated=True, **how)
+
+        return self.each("people", look, base=False)
 
     def duels(self, judge: Place | None, **how: Any) -> dict[Arm, dict[int, Run]]:
-        """Verdicts on RMiPO against each rival, where RMiPO ended well on that seed."""
-        found: dict[Arm, dict[int, Run]] = {}
+        """Verdicts on RMiPO against each rival, where RMiPO ended well on that seed.
+
+        Parameters
+        ----------
+        judge, **how
+            See `verdicts`.
+
+        Returns
+        -------
+        dict
+            {arm of the rival: {seed: Run}}.
+        """
+        if judge is None:
+            return {}
+        duels: dict[Arm, dict[int, Run]] = {}
         for s, rival, seed in self.policies("preferences"):
-            if (
-                judge is None
-                or rival == "rmipo"
-                or (s, "rmipo", seed) not in self.trained
-            ):
-                continue
-            run = self.judged(judge, s, "rmipo", seed, other=rival, **how)
-            found.setdefault((s, rival), {})[seed] = run
-        return found
+            if rival != "rmipo" and (s, "rmipo", seed) in self.trained:
+                run = self.verdicts_on(judge, s, "rmipo", seed, other=rival, **how)
+                duels.setdefault((s, rival), {})[seed] = run
+        return duels
 
     def grades(self) -> dict[Arm, dict[int, dict]]:
         """`answers.grades` of the policies on reasoning."""
-        return self.each(
-            "reasoning",
-            lambda s, method, seed: answers.grades(
-                self.replies(s, method, seed), self.rows(s, seed)
-            ),
-        )
+
+        def look(s: Set, method: str, seed: int) -> dict[str, list]:
+            return answers.grades(self.replies(s, method, seed), self.rows(s, seed))
+
+        return self.each("reasoning", look)
 
     def harness_scores(self, n: int, **how: Any) -> dict[Arm, dict[int, dict]]:
-        """The harness's score of the first n items, NaN for the others; none for n=0."""
+        """The harness's scores of the policies on reasoning.
 
-        def look(s, method, seed):
+        Parameters
+        ----------
+        n : int
+            Of the first n items; the others get NaN. 0: none at all.
+        **how
+            Keywords of `scores.by_harness`.
+
+        Returns
+        -------
+        dict
+            {arm: {seed: {"right": one score per item}}}.
+        """
+
+        def look(s: Set, method: str, seed: int) -> dict[str, list[float]]:
             rows = self.rows(s, seed)
             policy = self.policy(s, method, seed)
-            how_many = {"shots": self.shots, **how}
-            run = scores.by_harness(self.run_dir, policy, s[1], rows[:n], **how_many)
+            settings = {"shots": self.shots, **how}
+            run = scores.by_harness(self.run_dir, policy, s[1], rows[:n], **settings)
             by_id = json.loads(run.read("scores.json"))
             return {"right": [by_id.get(row["id"], np.nan) for row in rows]}
 
@@ -248,12 +340,12 @@ class Comparison:
 
     def ranks(self, **how: Any) -> dict[Arm, dict[int, Run]]:
         """`scores.rank` of the policies on labelled pairs."""
-        return self.each(
-            "preferences",
-            lambda s, method, seed: scores.rank(
-                self.run_dir, self.policy(s, method, seed), self.rows(s, seed), **how
-            ),
-        )
+
+        def look(s: Set, method: str, seed: int) -> Run:
+            policy = self.policy(s, method, seed)
+            return scores.rank(self.run_dir, policy, self.rows(s, seed), **how)
+
+        return self.each("preferences", look)
 
     # ---- gains ----
 
@@ -262,9 +354,23 @@ class Comparison:
         after: BySeed,
         before: BySeed,
         s: Set,
-        look: Callable = scores.paired,
+        look: Callable[..., Gain | None] = scores.paired,
     ) -> Gain | None:
-        """`scores.paired`, or `scores.relative`, on the test rows of a set."""
+        """The gain of one side over another on the test rows of a set.
+
+        Parameters
+        ----------
+        after, before : dict
+            {seed: one value per row}.
+        s : (str, str)
+            The set.
+        look : callable
+            `scores.paired` or `scores.relative`.
+
+        Returns
+        -------
+        (value, low, high) or None
+        """
         return look(after, before, {seed: self.rows(s, seed) for seed in after})
 
     def net_wins(self, verdicts: Mapping[Arm, Mapping[int, Run]]) -> dict[Arm, Gain]:
@@ -283,16 +389,15 @@ class Comparison:
 
         Where replies were rated and the base wins some.
         """
+
+        def side(by_seed: Mapping[int, Run], key: str) -> dict[int, np.ndarray]:
+            return {seed: scores.verdicts_of(run, key) for seed, run in by_seed.items()}
+
         gains = {}
         for arm, by_seed in verdicts.items():
             if all("released" in run.metrics for run in by_seed.values()):
-                after, before = (
-                    {
-                        seed: scores.verdicts_of(run, key)
-                        for seed, run in by_seed.items()
-                    }
-                    for key in ("released", "released_base")
-                )
+                after = side(by_seed, "released")
+                before = side(by_seed, "released_base")
                 gains[arm] = self.gain(after, before, arm[0], scores.relative)
         return {arm: gain for arm, gain in gains.items() if gain}
 
@@ -300,11 +405,26 @@ class Comparison:
         self,
         grades: Mapping[Arm, BySeed],
         key: str,
-        look: Callable = scores.paired,
+        look: Callable[..., Gain | None] = scores.paired,
     ) -> dict[Arm, Gain]:
-        """Gain of each method over the base item by item, of one reading."""
+        """Gain of each method over the base, item by item.
 
-        def side(arm):
+        Parameters
+        ----------
+        grades : dict
+            {arm: {seed: lists per item}}.
+        key : str
+            Which list.
+        look : callable
+            See `gain`.
+
+        Returns
+        -------
+        dict
+            {arm: gain}, where there is one.
+        """
+
+        def side(arm: Arm) -> dict[int, list[float]]:
             return {seed: graded[key] for seed, graded in grades[arm].items()}
 
         gains = {}
@@ -317,16 +437,28 @@ class Comparison:
     # ---- numbers, parts of claims, what figures draw ----
 
     def by_seed(self, values: Mapping[Arm, BySeed], key: str) -> dict[Arm, dict]:
-        """One metric of each policy, a list of it by its mean."""
+        """One metric of each policy by seed, the mean of it where it is a list."""
         return {
             arm: {seed: float(np.mean(one[key])) for seed, one in by_seed.items()}
             for arm, by_seed in values.items()
         }
 
     def keep_numbers(
-        self, nb, name: str, values: Mapping[Arm, BySeed | Gain], unit: str
+        self, nb: Notebook, name: str, values: Mapping[Arm, BySeed | Gain], unit: str
     ) -> None:
-        """Keep a number of the notebook for each policy: by seed, or a gain."""
+        """Keep a number for each policy.
+
+        Parameters
+        ----------
+        nb : Notebook
+            That keeps them.
+        name : str
+            First word of their names.
+        values : dict
+            {arm: {seed: value} or gain}.
+        unit : str
+            Of the numbers.
+        """
         for (s, method), value in values.items():
             slug = self.slug(s, name, method)
             if isinstance(value, Mapping):
@@ -338,16 +470,30 @@ class Comparison:
         self,
         what: str,
         values: Mapping[Arm, Gain | list],
-        region: tuple,
+        region: tuple[float | None, float | None],
         unit: str,
         *,
         mipo: bool = True,
     ) -> dict[str, dict]:
-        """Parts of a claim from gains, or lists by seed.
+        """Parts of a claim.
 
-        Of a claim about MIPO only its own methods are evidence.
+        Parameters
+        ----------
+        what : str
+            Of which they speak.
+        values : dict
+            {arm: gain, or one value per seed}.
+        region, unit
+            See `Notebook.claim`.
+        mipo : bool
+            Whether the claim is about MIPO: then only its own methods are evidence.
+
+        Returns
+        -------
+        dict
+            {part: keywords of `Notebook.claim`}.
         """
-        found = {}
+        parts = {}
         for (s, method), value in values.items():
             if mipo and not method.startswith("mipo"):
                 continue
@@ -356,8 +502,8 @@ class Comparison:
                 part["values"] = value
             else:
                 part |= {"value": value[0], "interval": value[1:]}
-            found[f"{self.label(s, method)}: {what}"] = part
-        return found
+            parts[f"{self.label(s, method)}: {what}"] = part
+        return parts
 
     def labelled(self, values: Mapping[Arm, BySeed]) -> dict[str, list]:
         """{label: [value per seed]}."""
@@ -371,26 +517,24 @@ class Comparison:
 
     def errors(self, grades: Mapping[Arm, BySeed]) -> dict[str, dict[str, float]]:
         """{label: {kind of error: share of items}}, for `figures.real.error_types`."""
-        found = {}
+        errors = {}
         for arm, by_seed in grades.items():
             kinds = [kind for graded in by_seed.values() for kind in graded["error"]]
             shares = pd.Series(kinds).value_counts(normalize=True)
             row = shares.reindex(answers.ERRORS, fill_value=0.0)
-            found[self.label(*arm)] = row.to_dict()
-        return found
+            errors[self.label(*arm)] = row.to_dict()
+        return errors
 
     # ---- tables and sentences, in Markdown ----
 
     def overlaps(self) -> dict[Set, list[dict]]:
-        """`answers.overlap` of the wordings of test and training part, per seed."""
-        found: dict[Set, list[dict]] = {}
+        """`answers.overlap` of the wordings of training and test part, per seed."""
+        overlaps: dict[Set, list[dict]] = {}
         for (s, _), dataset in self.work.items():
-            train, test = (
-                [benchmarks.wording(row) for row in rows]
-                for rows in (dataset.train, dataset.test)
-            )
-            found.setdefault(s, []).append(answers.overlap(train, test))
-        return found
+            train = [benchmarks.wording(row) for row in dataset.train]
+            test = [benchmarks.wording(row) for row in dataset.test]
+            overlaps.setdefault(s, []).append(answers.overlap(train, test))
+        return overlaps
 
     def data_table(self, overlaps: Mapping[Set, list[dict]]) -> str:
         """The data of each set's first seed, and what of its test was trained on.
@@ -467,7 +611,15 @@ class Comparison:
     def own_view(
         self, values: Mapping[str, Mapping[Arm, BySeed]], chance: float
     ) -> str:
-        """What the policies say of themselves, by metric of `PEOPLE`."""
+        """A sentence on what the policies say of themselves.
+
+        Parameters
+        ----------
+        values : dict
+            {metric of `PEOPLE`: {arm: {seed: value}}}.
+        chance : float
+            Of retrieval.
+        """
         each = []
         for arm, nats in values["pmi"].items():
             own = np.mean(list(nats.values()))
@@ -483,7 +635,15 @@ class Comparison:
         verdicts: Mapping[Arm, Mapping[int, Run]],
         gains: Mapping[str, Mapping[Arm, Gain]],
     ) -> str:
-        """The judge's habits beside its verdicts, and a column for each kind of gain."""
+        """The judge's habits beside its verdicts.
+
+        Parameters
+        ----------
+        verdicts : dict
+            {arm: {seed: Run}}.
+        gains : dict
+            {heading of a column: {arm: gain}}.
+        """
         rows = []
         for arm, by_seed in verdicts.items():
             metrics = means(by_seed)
@@ -491,7 +651,8 @@ class Comparison:
             row |= {heading: metrics.get(key) for key, heading in JUDGE.items()}
             for heading, column in gains.items():
                 value, *interval = column.get(arm, (None,))
-                row |= {heading: value, "interval, " + heading: tuple(interval) or None}
+                row[heading] = value
+                row["interval, " + heading] = tuple(interval) or None
             rows.append(row)
         formats = {heading: ".0%" for heading in JUDGE.values()}
         formats[JUDGE["position"]] = "+.2f"
@@ -504,16 +665,24 @@ class Comparison:
         grades: Mapping[Arm, BySeed],
         gains: Mapping[str, Mapping[Arm, Gain]],
     ) -> str:
-        """A line for each policy: accuracy in three readings, gains in the first two."""
+        """A line for each policy: accuracy in three readings, gains in two of them.
+
+        Parameters
+        ----------
+        grades : dict
+            {arm: {seed: `answers.grades`}}.
+        gains : dict
+            {"right" and "any form": {arm: gain}}.
+        """
         lines = []
-        for arm in grades:
-            right, loose, released = (
-                np.mean(list(self.by_seed({arm: grades[arm]}, key)[arm].values()))
+        for arm, by_seed in grades.items():
+            shares = {
+                key: np.mean([np.mean(graded[key]) for graded in by_seed.values()])
                 for key in READINGS
-            )
+            }
             line = (
-                f"- {self.label(*arm)}: right {right:.1%}, in any form {loose:.1%}, as "
-                f"released {released:.1%}"
+                f"- {self.label(*arm)}: right {shares['right']:.1%}, in any form "
+                f"{shares['any form']:.1%}, as released {shares['released']:.1%}"
             )
             if arm in gains["right"]:
                 strict, free = (gains[key][arm] for key in ("right", "any form"))

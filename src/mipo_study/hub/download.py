@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
 import torch
@@ -17,6 +18,9 @@ from huggingface_hub import errors as hub_errors
 
 from mipo import files
 from mipo.network import offline
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Commits read in public code and on the hub's own pages; a name that is not here is
 # asked for once, and the answer is kept.
@@ -55,6 +59,8 @@ class Place:
     ----------
     name : str
         Its name on the hub, or its folder.
+    path : Path
+        Its folder on this machine.
     revision : str
         The full commit; "" for a folder.
     """
@@ -74,9 +80,21 @@ class Place:
 def commit(repo: str, wanted: str = "", *, run_dir: str | Path | None = None) -> str:
     """The full commit hash that a model is read at.
 
-    It is `wanted`, else the pinned one, else what the hub says now, asked once: the
-    answer is printed and kept in run_dir/revisions.json, so that the next run reads the
-    same.
+    It is `wanted`, else the pinned one, else what the hub says now, asked once.
+
+    Parameters
+    ----------
+    repo : str
+        Name on the hub.
+    wanted : str
+        A full hash; "" for none.
+    run_dir : path, optional
+        The hub's answer is printed and kept in its revisions.json, so that the next run
+        reads the same.
+
+    Returns
+    -------
+    str
 
     Raises
     ------
@@ -104,7 +122,7 @@ def commit(repo: str, wanted: str = "", *, run_dir: str | Path | None = None) ->
     return known[repo]
 
 
-def _newest(repo):
+def _newest(repo: str) -> str | None:
     """The hub's newest commit; without network, the newest that is here."""
     with explained(repo):
         if offline():
@@ -116,6 +134,15 @@ def _newest(repo):
 def model(name: str, revision: str = "", *, run_dir: str | Path | None = None) -> Place:
     """A local folder as it is, or a hub model, downloaded unless it was before.
 
+    Parameters
+    ----------
+    name, revision, run_dir
+        A folder, or a name on the hub and its commit, see `commit`.
+
+    Returns
+    -------
+    Place
+
     Raises
     ------
     Unavailable
@@ -124,16 +151,14 @@ def model(name: str, revision: str = "", *, run_dir: str | Path | None = None) -
     if Path(name).is_dir():
         return Place(str(name), Path(name))
     sha = _commit_of_model(name, revision, run_dir)
-    wanted = {"revision": sha, "allow_patterns": list(WEIGHTS)}
+    wanted: dict[str, Any] = {"revision": sha, "allow_patterns": list(WEIGHTS)}
+    path = ""
     with explained(name):
-        try:
+        with contextlib.suppress(hub_errors.LocalEntryNotFoundError):
             path = huggingface_hub.snapshot_download(
                 name, local_files_only=True, **wanted
             )
-            whole = complete(path)
-        except hub_errors.LocalEntryNotFoundError:
-            whole = False
-        if not whole:
+        if not (path and complete(path)):
             check_room(megabytes(name, sha), name)
             path = huggingface_hub.snapshot_download(name, **wanted)
     if not complete(path):  # without network the hub's client returns what it has
@@ -147,7 +172,7 @@ def model(name: str, revision: str = "", *, run_dir: str | Path | None = None) -
     return Place(name, Path(path), sha)
 
 
-def _commit_of_model(name, revision, run_dir):
+def _commit_of_model(name: str, revision: str, run_dir: str | Path | None) -> str:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
         raise Unavailable(
             f"model {str(name)!r} is neither a folder here nor a name on the hub, "
@@ -158,6 +183,15 @@ def _commit_of_model(name, revision, run_dir):
 
 def config(name: str, revision: str = "", *, run_dir: str | Path | None = None) -> Path:
     """The folder of a model's config.json, a few kB, before its weights are asked for.
+
+    Parameters
+    ----------
+    name, revision, run_dir
+        See `model`.
+
+    Returns
+    -------
+    Path
 
     Raises
     ------
@@ -172,8 +206,19 @@ def config(name: str, revision: str = "", *, run_dir: str | Path | None = None) 
     return Path(file).parent
 
 
-def tokenizer(name: str, revision: str = "", *, run_dir: str | Path | None = None):
+def tokenizer(
+    name: str, revision: str = "", *, run_dir: str | Path | None = None
+) -> PreTrainedTokenizerBase:
     """The tokenizer of a model, a few MB, before its weights are asked for.
+
+    Parameters
+    ----------
+    name, revision, run_dir
+        See `model`.
+
+    Returns
+    -------
+    PreTrainedTokenizerBase
 
     Raises
     ------
@@ -191,7 +236,7 @@ def tokenizer(name: str, revision: str = "", *, run_dir: str | Path | None = Non
             folder = huggingface_hub.snapshot_download(
                 name, revision=sha, allow_patterns=list(WORDS)
             )
-    loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    loaded: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if loaded.chat_template is None:
         raise ValueError(
             f"the tokenizer of {name} has no chat template: use an instruction-tuned "
@@ -218,11 +263,8 @@ def megabytes(repo: str, revision: str) -> float:
         plan = huggingface_hub.snapshot_download(
             repo, revision=revision, allow_patterns=list(WEIGHTS), dry_run=True
         )
-    except (
-        OSError,
-        hub_errors.HfHubHTTPError,
-    ):  # the download itself says what is wrong
-        return 0.0
+    except (OSError, hub_errors.HfHubHTTPError):
+        return 0.0  # the download itself says what is wrong
     return sum(file.file_size or 0 for file in plan if file.will_download) / 1e6
 
 
@@ -238,7 +280,16 @@ def held(*places: str | Path) -> float:
 def check_room(
     needed_mb: float, what: str, *, folder: str | Path | None = None
 ) -> None:
-    """Stop where a disk, that of the hub's cache, has too little room left.
+    """Stop where a disk has too little room left.
+
+    Parameters
+    ----------
+    needed_mb : float
+        MB.
+    what : str
+        What needs it, for the error.
+    folder : path, optional
+        On the disk; None: the hub's cache.
 
     Raises
     ------
@@ -322,16 +373,29 @@ def explained(what: str, *, kind: str = "model") -> Iterator[None]:
 
 
 def advice(error: BaseException, what: str, kind: str = "model") -> str | None:
-    """The way out of an error, or of what caused it; None where it is not known."""
+    """The way out of an error, or of what caused it.
+
+    Parameters
+    ----------
+    error : BaseException
+        What was raised.
+    what, kind : str
+        See `explained`.
+
+    Returns
+    -------
+    str or None
+        A sentence; None for an error of another sort.
+    """
     chain = causes(error)
 
-    def any_is(*types):
+    def any_is(*types: type[BaseException]) -> bool:
         return any(isinstance(link, types) for link in chain)
 
-    def any_is_named(names):
+    def any_is_named(names: set[str]) -> bool:
         return any(cls.__name__ in names for e in chain for cls in type(e).__mro__)
 
-    def any_says(pattern):
+    def any_says(pattern: re.Pattern[str]) -> bool:
         return any(pattern.search(str(link)) for link in chain)
 
     page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{what}"
@@ -343,9 +407,9 @@ def advice(error: BaseException, what: str, kind: str = "model") -> str | None:
         )
     if any_is(hub_errors.GatedRepoError):
         return (
-            f"{what} is gated: accept its terms at {page}, then give a token (`hf auth "
-            "login`, or the environment variable HF_TOKEN); or take an open model, such "
-            "as Qwen/Qwen2.5-1.5B-Instruct."
+            f"{what} is gated: accept its terms at {page}, then give a token (`hf "
+            "auth login`, or the environment variable HF_TOKEN); or take an open "
+            "model, such as Qwen/Qwen2.5-1.5B-Instruct."
         )
     if any_is(torch.OutOfMemoryError, MemoryError) or any_says(TIGHT):
         smaller = SMALLER.get(kind, "take a smaller model")
@@ -380,7 +444,7 @@ def causes(error: BaseException) -> list[BaseException]:
         chain.append(deeper)
 
 
-def _unreachable(what, kind, error):
+def _unreachable(what: str, kind: str, error: BaseException) -> str:
     why = "HF_HUB_OFFLINE is set" if offline() else "the hub cannot be reached"
     if kind in SMALLER:  # the work needs a file whose name only the error knows
         return (

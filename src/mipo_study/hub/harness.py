@@ -1,8 +1,8 @@
 """A thin layer over lm-evaluation-harness (the extra `gpu`): its tasks, our items.
 
 Its tasks read the very items that we test on, from a file: they come from the pinned
-commit, or the reader's folder, and nothing is fetched besides. Its own comparison of two
-models treats paired items as independent; `hub.scores` pairs them.
+commit, or the reader's folder, and nothing is fetched besides. Its own comparison of
+two models treats paired items as independent; `hub.scores` pairs them.
 """
 
 from __future__ import annotations
@@ -13,13 +13,18 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from mipo import files
 from mipo_study.hub import answers
 
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# {data set: (task, metric)}
 TASKS = {
     "gsm8k": ("gsm8k_cot", "exact_match,strict-match"),
     "arc-challenge": ("arc_challenge", "acc,none"),
@@ -51,13 +56,13 @@ def require() -> None:
         )
 
 
-def known_by(dataset: str) -> dict[str, Any]:
-    """What besides its items names a task in a key: a version, or our file's content."""
+def version_of(dataset: str) -> dict[str, Any]:
+    """What besides its items names a task in a key: the harness's version, our file."""
     require()
-    known = {"lm_eval": importlib.metadata.version("lm_eval")}
+    version: dict[str, Any] = {"lm_eval": importlib.metadata.version("lm_eval")}
     if dataset == "svamp":
-        known["task"] = configuration(dataset)
-    return known
+        version["task"] = configuration(dataset)
+    return version
 
 
 def rows_of(dataset: str, items: Sequence[Mapping], shots: int = 8) -> list[dict]:
@@ -65,11 +70,24 @@ def rows_of(dataset: str, items: Sequence[Mapping], shots: int = 8) -> list[dict
 
     Parameters
     ----------
+    dataset : str
+        A key of `TASKS`.
+    items : sequence of dict
+        Of `hub.answers`.
     shots : int
         Worked examples for SVAMP, whose prompts are ours.
+
+    Returns
+    -------
+    list of dict
+
+    Raises
+    ------
+    ValueError
+        For a data set that has no task.
     """
 
-    def columns(item):
+    def columns(item: Mapping) -> dict[str, Any]:
         query, gold, options = item["query"], item["gold"], item["options"]
         if dataset == "svamp":
             return {"prompt": answers.prompt(item, shots), "gold": gold}
@@ -92,14 +110,26 @@ def rows_of(dataset: str, items: Sequence[Mapping], shots: int = 8) -> list[dict
 
 
 def tasks(dataset: str, rows: Sequence[Mapping], folder: str | Path) -> list[dict]:
-    """Configurations of the harness's tasks on rows, which are written to `folder`.
+    """Configurations of the harness's tasks on rows.
 
-    MMLU is one task for each subject.
+    Parameters
+    ----------
+    dataset : str
+        A key of `TASKS`.
+    rows : sequence of dict
+        Of `rows_of`.
+    folder : path
+        Where they are written to.
+
+    Returns
+    -------
+    list of dict
+        One; for MMLU one for each subject.
     """
     by_subject = defaultdict(list)
     for row in rows:
         by_subject[row.get("subject", "")].append(row)
-    made = []
+    configurations = []
     for subject, part in by_subject.items():
         name = f"items-{subject}.jsonl" if subject else "items.jsonl"
         file = files.write_whole(Path(folder) / name, files.lines(part))
@@ -109,14 +139,23 @@ def tasks(dataset: str, rows: Sequence[Mapping], folder: str | Path) -> list[dic
             "test_split": "test",
             "dataset_kwargs": {"data_files": {"test": str(file)}},
         }
-        made.append(configuration(dataset, subject) | source)
-    return made
+        configurations.append(configuration(dataset, subject) | source)
+    return configurations
 
 
 def configuration(dataset: str, subject: str = "") -> dict[str, Any]:
     """A task as it stands in the harness's file, without the parts not for the test.
 
-    MMLU is asked without examples, as is its default.
+    Parameters
+    ----------
+    dataset : str
+        A key of `TASKS`. MMLU is asked without examples, as is its default.
+    subject : str
+        Of MMLU.
+
+    Returns
+    -------
+    dict
     """
     if dataset == "svamp":
         return _read(LOCAL / "svamp_cot.yaml")
@@ -129,7 +168,7 @@ def configuration(dataset: str, subject: str = "") -> dict[str, Any]:
     return {name: value for name, value in task.items() if name not in dropped}
 
 
-def _read(file):
+def _read(file: Path) -> dict[str, Any]:
     """A task's YAML, with what it includes."""
     config = yaml.safe_load(file.read_text(encoding="utf-8"))
     if "include" not in config:
@@ -138,31 +177,57 @@ def _read(file):
 
 
 def run(
-    model, tokenizer, tasks: Iterable[Mapping], *, batch_size: int = 8
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Iterable[Mapping],
+    *,
+    batch_size: int = 8,
 ) -> dict[str, list[dict]]:
-    """{task: its log} of a model that is in memory, a row per item and filter.
+    """Evaluate a model that is in memory, its prompts in its chat template.
 
     Parameters
     ----------
+    model, tokenizer
+        The policy.
     tasks : iterable of dict
         Configurations, see `tasks`.
+    batch_size : int
+        Prompts at once.
+
+    Returns
+    -------
+    dict
+        {task: its log, a row per item and filter}.
     """
     require()
     from lm_eval.models.huggingface import HFLM
 
-    wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
-    return evaluated(wrapped, tasks, chat=True)
+    policy = HFLM(
+        pretrained=model,
+        # Its hint names two subclasses; any tokenizer does.
+        tokenizer=tokenizer,  # pyrefly: ignore[bad-argument-type]
+        batch_size=batch_size,
+    )
+    return logs_of(policy, tasks, chat=True)
 
 
-def evaluated(
-    lm, tasks: Iterable[Mapping], *, chat: bool = False
+def logs_of(
+    lm: LM, tasks: Iterable[Mapping], *, chat: bool = False
 ) -> dict[str, list[dict]]:
     """As `run`, of a model as the harness has it.
 
     Parameters
     ----------
+    lm : lm_eval.api.model.LM
+        The model.
+    tasks : iterable of dict
+        Configurations, see `tasks`.
     chat : bool
         Whether prompts are wrapped in the model's chat template.
+
+    Returns
+    -------
+    dict
     """
     from lm_eval import evaluator
     from lm_eval.tasks import TaskManager
@@ -173,9 +238,8 @@ def evaluated(
         log_samples=True,
         apply_chat_template=chat,
         bootstrap_iters=0,
-        task_manager=TaskManager(
-            include_defaults=False
-        ),  # ours are whole: none to list
+        # Our configurations are whole: no other task is to be listed.
+        task_manager=TaskManager(include_defaults=False),
     )
     return results["samples"]
 
@@ -192,17 +256,35 @@ def as_lines(samples: Mapping[str, Sequence[Mapping]]) -> str:
 
 
 def per_item(rows: Iterable[Mapping]) -> dict[str, dict[str, float]]:
-    """{item's id: {"metric,filter": score}} of the log of one task."""
-    scored: dict[str, dict[str, float]] = {}
+    """Scores in the log of one task.
+
+    Returns
+    -------
+    dict
+        {item's id: {"metric,filter": score}}.
+    """
+    by_item: dict[str, dict[str, float]] = {}
     for row in rows:
         kind = row.get("filter", "none")
         values = {f"{name},{kind}": float(row[name]) for name in row["metrics"]}
-        scored.setdefault(row["doc"]["id"], {}).update(values)
-    return scored
+        by_item.setdefault(row["doc"]["id"], {}).update(values)
+    return by_item
 
 
 def scores(samples: Mapping[str, Sequence[Mapping]], name: str) -> dict[str, float]:
-    """{item's id: score} of one data set's metric; MMLU's subjects count as one.
+    """Scores of one data set's metric; MMLU's subjects count as one.
+
+    Parameters
+    ----------
+    samples : dict
+        Of `run`.
+    name : str
+        A key of `TASKS`.
+
+    Returns
+    -------
+    dict
+        {item's id: score}.
 
     Raises
     ------
@@ -218,6 +300,7 @@ def scores(samples: Mapping[str, Sequence[Mapping]], name: str) -> dict[str, flo
                     own[item] = row[metric]
     if not own:
         raise ValueError(
-            f"no score {metric!r} of task {task!r} among {', '.join(samples) or 'nothing'}"
+            f"no score {metric!r} of task {task!r} among "
+            f"{', '.join(samples) or 'nothing'}"
         )
     return own

@@ -48,9 +48,20 @@ def cards(launcher: str) -> int:
 
 
 def spread(launcher: str, batch_size: int, micro_batch: int) -> tuple[int, int]:
-    """Cards that a batch is trained on, and cards that share the weights.
+    """Over how many cards a batch and the weights are spread.
 
-    The second is 1 but for FSDP.
+    Parameters
+    ----------
+    launcher : str
+        See `run`.
+    batch_size, micro_batch : int
+        See `train.pieces`.
+
+    Returns
+    -------
+    (int, int)
+        Cards that a batch is trained on, and cards that share the weights: 1 but for
+        FSDP.
     """
     processes = train.pieces(batch_size, micro_batch, cards(launcher))[0]
     shared = launcher and read(launcher)["distributed_type"] == "FSDP"
@@ -59,6 +70,18 @@ def spread(launcher: str, batch_size: int, micro_batch: int) -> tuple[int, int]:
 
 def run(spec: Mapping[str, Any], launcher: str = "") -> dict[str, Any]:
     """`train.run`, here or in as many processes as share the batch.
+
+    Parameters
+    ----------
+    spec : dict
+        Of the training, see `train.run`.
+    launcher : str
+        A configuration of accelerate; "" is this process.
+
+    Returns
+    -------
+    dict
+        Metrics, see `train.run`.
 
     Raises
     ------
@@ -95,6 +118,20 @@ def settings(processes: int) -> LaunchConfig:
 def environment(launcher: str, processes: int) -> dict[str, str]:
     """Variables that `accelerate launch` would set for the processes.
 
+    Parameters
+    ----------
+    launcher : str
+        A configuration of accelerate.
+    processes : int
+        How many.
+
+    Returns
+    -------
+    dict
+        {name: value}, without those that are set already.
+
+    Notes
+    -----
     Without GPUs (MULTI_CPU) there are none: accelerate would start them by MPI.
     """
     if read(launcher)["distributed_type"] == "MULTI_CPU":
@@ -126,19 +163,29 @@ def own_handlers() -> Iterator[None]:
 
 
 def cause_of(error: ChildFailedError, launcher: str) -> Exception:
-    """The error that was raised first, with its type where `ERRORS` has it.
+    """The error that was raised first; the others follow from it.
 
-    The others follow from it.
+    Parameters
+    ----------
+    error : ChildFailedError
+        Of torch's launcher.
+    launcher : str
+        What the message calls it.
+
+    Returns
+    -------
+    Exception
+        Of its own type where `ERRORS` has it, else a RuntimeError.
     """
     _, failure = error.get_first_failure()
     report = failure.error_file_data or {}
     text = report.get("message", {})
     text = text.get("message", "") if isinstance(text, dict) else str(text)
-    found = re.match(r"([\w.]+): (.*)", text, re.DOTALL)
-    if not found:
+    match = re.match(r"([\w.]+): (.*)", text, re.DOTALL)
+    if not match:
         return RuntimeError(
             f"a process of {launcher} ended without a word (code {failure.exitcode}; "
             "-9 or 137: main memory ran out)"
         )
-    name, message = found.groups()
+    name, message = match.groups()
     return ERRORS[name](message) if name in ERRORS else RuntimeError(text)

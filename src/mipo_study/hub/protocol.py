@@ -50,6 +50,11 @@ def methods_for(kind: str, wanted: Sequence[str] = ()) -> list[str]:
         Empty: the first method. ["all"]: every one. Names that are meant for another
         kind are passed over.
 
+    Returns
+    -------
+    list of str
+        In the protocol's order.
+
     Raises
     ------
     ValueError
@@ -108,10 +113,17 @@ def sampling_of(
 
     Parameters
     ----------
+    dataset : str
+        A key of `SAMPLING`; any other name is a reader's own.
     temperature : float
         Instead of the released one, where it is not negative.
     max_new_tokens : int
         Instead of the released longest reply, where it is not 0.
+
+    Returns
+    -------
+    dict
+        temperature, top_p, max_new_tokens.
     """
     released, top_p, longest = SAMPLING.get(dataset, OWN_SAMPLING)
     return {

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -37,7 +38,11 @@ from mipo_study.hub import (
 from mipo_study.hub.download import Place
 from mipo_study.methods import Setting
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 Policy = Place | Run
+Example = Mapping[str, Any]
 PAIRS = Path("pairs") / "train.jsonl"
 SMALL = 50_000  # tokens of replies, at most, that are kept with what was measured
 
@@ -58,12 +63,16 @@ def run_or_load(
 
     Parameters
     ----------
+    run_dir, name, config, make, code, inputs, keep
+        See `cache.run_or_load`.
     doing : str
         The step of the work, a key of `download.SMALLER`, or "dataset".
     what : str
-        What messages call it; `doing` by default.
-    keep : sequence of str
-        Small files that are kept with what was measured, see `Run.read`.
+        What messages call it; "" is `doing`.
+
+    Returns
+    -------
+    Run
 
     Raises
     ------
@@ -72,7 +81,7 @@ def run_or_load(
     """
     with download.explained(what or doing, kind=doing):
         return cache.run_or_load(
-            run_dir, name, config, make, code=code, inputs=inputs, keep=keep
+            run_dir, name, dict(config), make, code=code, inputs=inputs, keep=keep
         )
 
 
@@ -88,7 +97,19 @@ def data(
     n_test: int,
     seed: int = 0,
 ) -> benchmarks.Data:
-    """`benchmarks.load` as a run: a later start needs no network."""
+    """`benchmarks.load` as a run: a later start needs no network.
+
+    Parameters
+    ----------
+    run_dir : path
+        Where runs are kept.
+    name, folder, n_train, n_test, seed
+        See `benchmarks.load`.
+
+    Returns
+    -------
+    Data
+    """
     source = benchmarks.SOURCES.get(name)
     inputs: dict[str, Any] = {}
     commit = ""
@@ -101,7 +122,7 @@ def data(
     draw = {"n_train": n_train, "n_test": n_test, "seed": seed}
     config = {"name": name if source else "own", "commit": commit, **draw}
 
-    def make(target):
+    def make(target: Path) -> dict:
         place = str(inputs.get("file", name))
         loaded = benchmarks.load(place, folder=folder, **draw)
         for part in ("train", "test"):
@@ -124,19 +145,31 @@ def data(
         code=["mipo_study.hub.benchmarks"],
         inputs=inputs,
     )
-    train_rows, test_rows = (
-        jsonl.rows(run.path / f"{part}.jsonl") for part in ("train", "test")
-    )
     return benchmarks.Data(
-        run.metrics["kind"], train_rows, test_rows, run.metrics["source"]
+        kind=run.metrics["kind"],
+        train=jsonl.rows(run.path / "train.jsonl"),
+        test=jsonl.rows(run.path / "test.jsonl"),
+        source=run.metrics["source"],
     )
 
 
 def as_examples(rows: Sequence[dict], kind: str, shots: int = 8) -> Sequence[dict]:
-    """Rows of a data set as examples, {query, context}.
+    """Rows of a data set as examples.
 
-    People's rows are examples already; items become prompts with worked examples;
-    preferences keep their `messages` beside the query that a judge reads.
+    Parameters
+    ----------
+    rows : sequence of dict
+        Of `benchmarks.load`.
+    kind : str
+        "people", "reasoning" or "preferences".
+    shots : int
+        Worked examples in the prompts of items.
+
+    Returns
+    -------
+    sequence of dict
+        With query and context. People's rows are examples already; preferences keep
+        their `messages` beside the query that a judge reads.
     """
     if kind == "reasoning":
         return [{"query": answers.prompt(item, shots), "context": ""} for item in rows]
@@ -160,7 +193,7 @@ def transcript(messages: Sequence[Mapping[str, str]]) -> str:
     return "\n\n".join(f"{m['role'].capitalize()}: {m['content']}" for m in messages)
 
 
-def prompt_text(tokenizer, example: Mapping[str, Any]) -> str:
+def prompt_text(tokenizer: PreTrainedTokenizerBase, example: Example) -> str:
     """An example's prompt: its query and context, or all messages of its talk."""
     if "messages" in example:
         return written(example["messages"], tokenizer, example["read_from"])
@@ -169,7 +202,7 @@ def prompt_text(tokenizer, example: Mapping[str, Any]) -> str:
 
 def that_fit(
     dataset: benchmarks.Data,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     positions: int | None = None,
     judge: int | None = None,
     *,
@@ -177,45 +210,73 @@ def that_fit(
     max_length: int,
     shots: int = 8,
 ) -> benchmarks.Data:
-    """The data without rows that a model's context has no room for, counted by part.
+    """The data without rows that a model's context has no room for.
 
     Parameters
     ----------
+    dataset : Data
+        Of `benchmarks.load`.
+    tokenizer : PreTrainedTokenizerBase
+        Of the policy.
     positions, judge : int, optional
         Tokens in the policy's and the judge's context; None where it is not known.
+    max_new_tokens : int
+        The longest sampled reply.
+    max_length : int
+        Tokens of a prompt and its reply in training.
+    shots : int
+        See `as_examples`.
 
-    Notes ----- A prompt needs room for a reply, sampled or (in the test part) labelled;
-    to train on, it must be shorter than `max_length`. People's messages are asked in
-    others' contexts as well, so their prompts count twice. A judge reads two replies
-    and its question (300 tokens), which its own tokenizer may cut a quarter finer.
+    Returns
+    -------
+    Data
+        Its source counts what was left out, by part, under "no_room".
+
+    Raises
+    ------
+    ValueError
+        Where no row of a part is left.
+
+    Notes
+    -----
+    A prompt needs room for a reply, sampled or (in the test part) labelled; to train
+    on, it must be shorter than `max_length`. People's messages stand in others'
+    contexts as well, so their prompts count twice. A judge reads two replies and its
+    question (300 tokens), which its own tokenizer may cut a quarter finer.
     """
-    limit, judge = positions or float("inf"), judge or float("inf")
+    room = positions or math.inf
+    judges_room = judge or math.inf
 
-    def fits(row, part):
-        asked, labelled = _lengths(tokenizer, row, dataset.kind, shots)
-        prompt = asked * (2 if dataset.kind == "people" else 1)
+    def fits(row: dict, part: str) -> bool:
+        length, longest_reply = _lengths(tokenizer, row, dataset.kind, shots)
+        prompt = length * (2 if dataset.kind == "people" else 1)
         if part == "train":
-            return prompt + max_new_tokens <= limit and asked < max_length
-        judged = 1.25 * (asked + 2 * max_new_tokens) + 300
-        return prompt + max(max_new_tokens, labelled) <= limit and judged <= judge
+            return prompt + max_new_tokens <= room and length < max_length
+        question = 1.25 * (length + 2 * max_new_tokens) + 300
+        reply = max(max_new_tokens, longest_reply)
+        return prompt + reply <= room and question <= judges_room
 
-    parts = {"train": dataset.train, "test": dataset.test}
-    fitting = {
-        part: [row for row in rows if fits(row, part)] for part, rows in parts.items()
-    }
-    for part, rows in fitting.items():
+    train = [row for row in dataset.train if fits(row, "train")]
+    test = [row for row in dataset.test if fits(row, "test")]
+    for part, rows in (("train", train), ("test", test)):
         if not rows:
             raise ValueError(
                 f"no {part} prompt leaves room for {max_new_tokens} tokens of reply "
-                f"(max_length {max_length}, context {limit}, of the judge {judge}): "
-                "lower max_new_tokens or shots, raise max_length, or take another "
-                "model or judge"
+                f"(max_length {max_length}, context {room}, of the judge "
+                f"{judges_room}): lower max_new_tokens or shots, raise max_length, or "
+                "take another model or judge"
             )
-    lost = {part: len(rows) - len(fitting[part]) for part, rows in parts.items()}
-    return replace(dataset, **fitting, source=dataset.source | {"no_room": lost})
+    lost = {
+        "train": len(dataset.train) - len(train),
+        "test": len(dataset.test) - len(test),
+    }
+    source = {**dataset.source, "no_room": lost}
+    return replace(dataset, train=train, test=test, source=source)
 
 
-def _lengths(tokenizer, row, kind, shots):
+def _lengths(
+    tokenizer: PreTrainedTokenizerBase, row: dict, kind: str, shots: int
+) -> tuple[int, int]:
     """Tokens of a row's prompt, and of the longer of its labelled replies or 0."""
     (example,) = as_examples([row], kind, shots)
     labelled = []
@@ -230,46 +291,54 @@ def _lengths(tokenizer, row, kind, shots):
 
 
 def folder_of(policy: Policy) -> Path:
+    """Where a policy's weights lie."""
     return policy.path / "model" if isinstance(policy, Run) else policy.path
 
 
-_HELD: dict[str, tuple] = {}  # {key: (model, tokenizer)}, one at most
+# {key of the policy: its model and tokenizer}, one at most
+_IN_MEMORY: dict[str, tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {}
 
 
-def model_of(policy: Policy) -> tuple:
-    """(model, tokenizer), held until another is wanted: a card has room for one."""
-    if policy.key not in _HELD:
+def model_of(policy: Policy) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A policy's model and tokenizer.
+
+    They stay in memory until another policy's are wanted: a card has room for one.
+    """
+    if policy.key not in _IN_MEMORY:
         release()
-        _HELD[policy.key] = train.load(folder_of(policy), dtype=train.best_dtype())
-    return _HELD[policy.key]
+        loaded = train.load(folder_of(policy), dtype=train.best_dtype())
+        _IN_MEMORY[policy.key] = loaded
+    return _IN_MEMORY[policy.key]
 
 
 def release() -> None:
-    """Let go of the model that is held and give its memory back to the card."""
-    _HELD.clear()
+    """Let go of the model in memory and give its room back to the card."""
+    _IN_MEMORY.clear()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def digest_of(
-    examples: Sequence[Mapping], fields: Sequence[str] = ("query", "context")
+    examples: Sequence[Example], fields: Sequence[str] = ("query", "context")
 ) -> str:
     """What names examples in a key: a digest of these fields."""
     return files.digest([[e.get(name) for name in fields] for e in examples])
 
 
-def named_prompts(tokenizer, examples: Sequence[Mapping]) -> dict[str, list[str]]:
-    """Prompts of examples, and what errors call each, as keywords of `serving`."""
+def prompts_of(
+    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
+) -> tuple[list[str], list[str]]:
+    """Prompts of examples, and what errors call each."""
     names = [e.get("read_from") or f"example {i}" for i, e in enumerate(examples)]
     prompts = [prompt_text(tokenizer, example) for example in examples]
-    return {"prompts": prompts, "names": names}
+    return prompts, names
 
 
 def engine_of(
     run_dir: str | Path,
     base: Place,
-    examples: Sequence[Mapping],
+    examples: Sequence[Example],
     *,
     sampling: Mapping[str, Any],
     engine: str = "auto",
@@ -277,20 +346,38 @@ def engine_of(
 ) -> str:
     """`engine`, or for "auto" the faster one, timed once on the base model and kept.
 
-    It belongs into `sampling`, and so into the key of every reply: a base and its
-    policies must be sampled alike. Whoever lowers `batch_size` keeps what was chosen,
-    and with it the replies that are there.
+    Parameters
+    ----------
+    run_dir : path
+        Where runs are kept.
+    base : Place
+        The base model.
+    examples : sequence of dict
+        On whose prompts it is timed.
+    sampling : dict
+        Keywords of `serving.generate`.
+    engine : str
+        "auto", or one of `serving.ENGINES`.
+    batch_size : int
+        Prompts at once. Whoever lowers it keeps what was chosen, and with it the
+        replies that are there.
+
+    Returns
+    -------
+    str
+        One of `serving.ENGINES`. It belongs into `sampling`, and so into the key of
+        every reply: a base and its policies must be sampled alike.
     """
     if engine != "auto":
-        return serving.known(engine)
+        return serving.check_engine(engine)
 
-    def make(folder):
+    def make(folder: Path) -> dict:
         model, tokenizer = model_of(base)
-        prompts = named_prompts(tokenizer, examples)
-        chosen = serving.choose(
-            model, tokenizer, batch_size=batch_size, **prompts, **sampling
+        prompts, names = prompts_of(tokenizer, examples)
+        faster = serving.choose(
+            model, tokenizer, prompts, names=names, batch_size=batch_size, **sampling
         )
-        return {"engine": chosen}
+        return {"engine": faster}
 
     config = {**sampling, "dtype": train.best_dtype(), "prompts": digest_of(examples)}
     run = run_or_load(
@@ -307,7 +394,7 @@ def engine_of(
 def make_replies(
     run_dir: str | Path,
     policy: Policy,
-    examples: Sequence[Mapping],
+    examples: Sequence[Example],
     *,
     seed: int,
     sampling: Mapping[str, Any],
@@ -318,8 +405,20 @@ def make_replies(
 
     Parameters
     ----------
-    sampling : mapping
+    run_dir : path
+        Where runs are kept.
+    policy : Place or Run
+        Who replies.
+    examples : sequence of dict
+        To what.
+    seed : int
+        Of the sampling.
+    sampling : dict
         Keywords of `serving.generate`: temperature, top_p, max_new_tokens, engine.
+    batch_size : int
+        Prompts at once.
+    progress : bool
+        Show a bar.
 
     Returns
     -------
@@ -333,12 +432,14 @@ def make_replies(
         "prompts": digest_of(examples),
     }
 
-    def make(folder):
+    def make(folder: Path) -> dict:
         model, tokenizer = model_of(policy)
+        prompts, names = prompts_of(tokenizer, examples)
         replies = serving.generate(
             model,
             tokenizer,
-            **named_prompts(tokenizer, examples),
+            prompts,
+            names=names,
             seed=seed,
             batch_size=batch_size,
             progress=progress,
@@ -370,12 +471,23 @@ def read_replies(run: Run) -> list[str]:
 # ---- pairs ----
 
 
-def negatives_of(examples: Sequence[Mapping], kind: str, seed: int) -> list[dict]:
-    """Per example what the rejected reply answers, an example again.
+def negatives_of(examples: Sequence[Example], kind: str, seed: int) -> list[dict]:
+    """What each example's rejected reply answers, an example again.
 
-    The law is that of `mipo.pairs.draw_partners`: "random_context" draws from the
-    contexts of all examples, the own one included; "missing_context" leaves it out;
-    "random_prompt" takes another example whole, evenly drawn and never the own one.
+    Parameters
+    ----------
+    examples : sequence of dict
+        With query and context.
+    kind : str
+        "random_context" draws from the contexts of all examples, the own one included;
+        "missing_context" leaves it out; "random_prompt" takes another example whole,
+        evenly drawn and never the own one.
+    seed : int
+        Of the draw, see `mipo.pairs.draw_partners`.
+
+    Returns
+    -------
+    list of dict
     """
     contexts = [""] * len(examples)
     if kind != "missing_context":
@@ -393,7 +505,7 @@ def negatives_of(examples: Sequence[Mapping], kind: str, seed: int) -> list[dict
 def make_pairs(
     run_dir: str | Path,
     base: Place,
-    examples: Sequence[Mapping],
+    examples: Sequence[Example],
     kind: str,
     *,
     seed: int,
@@ -402,6 +514,13 @@ def make_pairs(
     progress: bool = True,
 ) -> Run:
     """Run of the base model's own preference pairs, in pairs/train.jsonl.
+
+    Parameters
+    ----------
+    run_dir, base, examples, seed, sampling, batch_size, progress
+        See `make_replies`.
+    kind : str
+        What rejected replies answer, see `negatives_of`.
 
     Returns
     -------
@@ -413,15 +532,25 @@ def make_pairs(
     ValueError
         Where no pair is left.
     """
-    how = {"sampling": sampling, "batch_size": batch_size, "progress": progress}
-    chosen = make_replies(run_dir, base, examples, seed=seed, **how)
+
+    def replies(answered: Sequence[Example], seed: int) -> Run:
+        return make_replies(
+            run_dir,
+            base,
+            answered,
+            seed=seed,
+            sampling=sampling,
+            batch_size=batch_size,
+            progress=progress,
+        )
+
+    chosen = replies(examples, seed)
     rejected = None
     if kind != "random_prompt":  # whose rejected replies are others' chosen ones
         negatives = negatives_of(examples, kind, seed)
-        stream = seed + REJECTED_STREAM
-        rejected = make_replies(run_dir, base, negatives, seed=stream, **how)
+        rejected = replies(negatives, seed + REJECTED_STREAM)
 
-    def make(folder):
+    def make(folder: Path) -> dict:
         better = read_replies(chosen)
         if rejected is None:
             partners = draw_partners(len(examples), kind, seed=seed)
@@ -455,7 +584,7 @@ def make_pairs(
     )
 
 
-def conversational(example: Mapping, chosen: str, rejected: str) -> dict:
+def conversational(example: Example, chosen: str, rejected: str) -> dict:
     """A pair in TRL's conversational format."""
     context, query = example["context"], example["query"]
     content = f"{context}\n\n{query}" if context else query
@@ -471,7 +600,7 @@ def labelled_pairs(run_dir: str | Path, rows: Sequence[Mapping]) -> Run:
     columns = ("prompt", "chosen", "rejected")
     pairs = [{name: row[name] for name in columns} for row in rows]
 
-    def make(folder):
+    def make(folder: Path) -> dict:
         files.write_whole(folder / PAIRS, files.lines(pairs))
         return {"pairs": len(pairs), "left_out": 0}
 
@@ -516,12 +645,32 @@ def train_policy(
 
     Parameters
     ----------
+    run_dir : path
+        Where runs are kept.
     loss : str
         A loss of `mipo.losses`.
     setting : methods.Setting
         Keywords of the loss, and the recipe of the optimiser.
+    base : Place
+        The model to train.
+    pairs : Run
+        Of `make_pairs` or `labelled_pairs`.
+    lr, epochs, batch_size, seed
+        Of the training; a batch is in pairs.
+    micro_batch : int
+        Pairs on one card at once.
+    max_length : int
+        Tokens of a prompt and its reply, which is cut there.
+    lora_rank : int
+        0 trains all weights.
+    checkpointing : bool
+        Whether activations are computed again instead of held.
     launcher : str
         A configuration of accelerate starts several processes; "" trains in this one.
+    save_every : int
+        Steps between checkpoints.
+    progress : bool
+        Show a bar.
 
     Returns
     -------
@@ -547,7 +696,7 @@ def train_policy(
     # Checkpoints lie in a folder with the run's name until that is whole.
     checkpoints = files.resolve(run_dir) / "checkpoints"
 
-    def make(folder):
+    def make(folder: Path) -> dict:
         release()
         spec = config | {
             "base": str(base.path),
@@ -598,11 +747,37 @@ def train_method(
 
     Parameters
     ----------
+    run_dir : path
+        Where runs are kept.
+    base : Place
+        The base model.
+    dataset : Data
+        Whose training part is used.
+    name : str
+        A key of `methods.METHODS`.
+    seed : int
+        Of pairs and training.
+    sampling : dict
+        Keywords of `serving.generate`, for the pairs.
+    shots : int
+        See `as_examples`.
     lr, beta, batch_size : float
         0 takes what was published. Adapters then learn at ten times the rate, as TRL
         advises: published rates are those of full fine-tuning.
+    sample_batch : int
+        Prompts at once while sampling.
     **how
         Keywords of `train_policy`.
+
+    Returns
+    -------
+    Run
+        See `train_policy`.
+
+    Raises
+    ------
+    ValueError
+        Where no learning rate was published and none is given.
     """
     kind = dataset.kind
     setting = protocol.setting_of(kind, name)
@@ -622,7 +797,9 @@ def train_method(
             batch_size=sample_batch,
             progress=how["progress"],
         )
-    rate = setting.lr * (10 if how["lora_rank"] else 1)
+    if not lr and setting.lr is None:
+        raise ValueError(f"{name}: no learning rate was published for {kind}; give lr")
+    published = (setting.lr or 0.0) * (10 if how["lora_rank"] else 1)
     return train_policy(
         run_dir,
         methods.method(name).loss,
@@ -630,7 +807,7 @@ def train_method(
         base,
         pairs,
         seed=seed,
-        lr=lr or rate,
+        lr=lr or published,
         batch_size=protocol.batch_of(kind, batch_size),
         **how,
     )

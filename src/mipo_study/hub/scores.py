@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from mipo import evaluate, files
 from mipo.cache import Run
@@ -24,7 +25,8 @@ from mipo_study.hub.runs import (
     run_or_load,
 )
 
-BySeed = Mapping[int, Sequence]
+BySeed = Mapping[int, Any]  # {seed: one value per test row}
+Gain = tuple[float, float, float]  # value, low, high
 PAIR = ("prompt", "chosen", "rejected")
 
 # ---- gains with intervals ----
@@ -37,9 +39,9 @@ def aligned(
 
     Parameters
     ----------
-    after, before : mapping
+    after, before : dict
         {seed: one value per test row}.
-    rows : mapping
+    rows : dict
         {seed: test rows}.
 
     Returns
@@ -49,15 +51,14 @@ def aligned(
         a row where a value is NaN. Seeds are drawn whole, and so are people (items,
         where nobody asks).
     """
-    items = [
-        (seed, x, y, benchmarks.unit(row), f"{seed} {i}")
-        for seed in after
-        if seed in before
-        for i, (x, y, row) in enumerate(
-            zip(after[seed], before[seed], rows[seed], strict=True)
-        )
-        if not np.isnan(x) and not np.isnan(y)
-    ]
+    items = []
+    for seed in after:
+        if seed not in before:
+            continue
+        sides = zip(after[seed], before[seed], rows[seed], strict=True)
+        for i, (x, y, row) in enumerate(sides):
+            if not (np.isnan(x) or np.isnan(y)):
+                items.append((seed, x, y, benchmarks.unit(row), f"{seed} {i}"))
     if len(items) < 2:
         return None
     seeds, x, y, units, places = map(np.array, zip(*items, strict=True))
@@ -65,19 +66,40 @@ def aligned(
     return x, y, [seeds, places if one_person else units]
 
 
-def paired(after: BySeed, before: BySeed, rows: BySeed) -> tuple | None:
-    """(value, low, high): the mean of after - before, see `aligned`."""
+def paired(after: BySeed, before: BySeed, rows: BySeed) -> Gain | None:
+    """The mean of after - before.
+
+    Parameters
+    ----------
+    after, before, rows
+        See `aligned`.
+
+    Returns
+    -------
+    (value, low, high) or None
+        None for less than two items.
+    """
     sides = aligned(after, before, rows)
-    return sides and evaluate.paired_bootstrap(*sides)
+    return evaluate.paired_bootstrap(*sides) if sides else None
 
 
-def relative(after: BySeed, before: BySeed, rows: BySeed) -> tuple | None:
-    r"""(value, low, high) of the gain as a share of the mean before, see `aligned`.
+def relative(after: BySeed, before: BySeed, rows: BySeed) -> Gain | None:
+    r"""The gain as a share of the mean before.
 
-    None where that mean is 0.
+    Parameters
+    ----------
+    after, before, rows
+        See `aligned`.
 
-    Notes ----- Both means are estimates, so the interval is that of their ratio, to
-    first order (delta method): the one of x/ȳ - (x̄/ȳ)·y/ȳ, whose mean is 0.
+    Returns
+    -------
+    (value, low, high) or None
+        None for less than two items, and where the mean before is 0.
+
+    Notes
+    -----
+    Both means are estimates, so the interval is that of their ratio, to first order
+    (delta method): the one of x/ȳ - (x̄/ȳ)·y/ȳ, whose mean is 0.
     """
     sides = aligned(after, before, rows)
     if sides is None or not sides[1].mean():
@@ -104,9 +126,19 @@ def own_reward(after: Run, before: Run) -> float:
 
 
 def verdicts_of(run: Run, key: str = "score") -> np.ndarray:
-    """Per item of a run of `judged`: its strict score.
+    """Scores in a run of `judged`, one per item.
 
-    "released" and "released_base" give the papers' win; NaN where there is none.
+    Parameters
+    ----------
+    run : Run
+        Of `judged`.
+    key : str
+        "score", the strict one; "released" or "released_base", the papers' win.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        NaN where there is none.
     """
     return np.array(json.loads(run.read("verdicts.json"))[key], dtype=float)
 
@@ -128,6 +160,25 @@ def measure(
 ) -> Run:
     """Run of what people's replies show without a judge.
 
+    Parameters
+    ----------
+    run_dir : path
+        Where runs are kept.
+    policy, base : Place or Run
+        Who replied, and the model it was trained from.
+    examples : sequence of dict
+        What the replies answer.
+    replies : Run
+        Of `runs.make_replies`.
+    contexts : int
+        People whose contexts a reply is scored under, its own person's among them.
+    seed : int
+        Of the draw of the others.
+    batch_size : int
+        Texts scored at once.
+    progress : bool
+        Show a bar.
+
     Returns
     -------
     Run
@@ -138,24 +189,26 @@ def measure(
         model, one yardstick for all; self_bleu of the replies, 0 to 100.
     """
 
-    def make(folder):
+    def make(folder: Path) -> dict:
         crowd = reference_free.groups(examples, contexts, seed=seed)
         texts = read_replies(replies)
-        values, logps = {}, {}
+        values: dict[str, list[float]] = {}
+        by_scorer = {}
         for end, scorer in (("", policy), ("_base", base)):
-            if scorer.key not in logps:  # the base model is its own yardstick
-                logps[scorer.key] = reference_free.under_contexts(
-                    *model_of(scorer),
+            if scorer.key not in by_scorer:  # the base model is its own yardstick
+                model, tokenizer = model_of(scorer)
+                by_scorer[scorer.key] = reference_free.under_contexts(
+                    model,
+                    tokenizer,
                     examples,
                     texts,
                     crowd,
                     batch_size=batch_size,
                     progress=progress,
                 )
-            scored = logps[scorer.key]
-            pmi = pmi_over_contexts(scored[:, 0], scored)
-            values[f"pmi{end}"] = pmi.tolist()
-            credit = evaluate.retrieval_credit(scored.numpy())
+            logps = by_scorer[scorer.key]
+            values[f"pmi{end}"] = pmi_over_contexts(logps[:, 0], logps).tolist()
+            credit = evaluate.retrieval_credit(logps.numpy())
             values[f"retrieval{end}"] = credit.tolist()
         files.write_whole(folder / "scores.json", files.dumps(values))
         means = {name: float(np.mean(column)) for name, column in values.items()}
@@ -186,6 +239,19 @@ def rank(
 ) -> Run:
     """Run of a policy on labelled pairs that it has not seen.
 
+    Parameters
+    ----------
+    run_dir : path
+        Where runs are kept.
+    policy : Place or Run
+        Whose log-probs rank them.
+    rows : sequence of dict
+        Of `benchmarks.preferences`.
+    batch_size : int
+        Texts scored at once.
+    progress : bool
+        Show a bar.
+
     Returns
     -------
     Run
@@ -194,10 +260,10 @@ def rank(
         per reply.
     """
 
-    def make(folder):
+    def make(folder: Path) -> dict:
         model, tokenizer = model_of(policy)
         texts = as_text(rows, tokenizer)
-        scored = response_logps(
+        logps = response_logps(
             model,
             tokenizer,
             [text["prompt"] for text in texts],
@@ -205,9 +271,9 @@ def rank(
             batch_size=batch_size,
             progress=progress,
         )
-        values = {"mean": scored.mean.tolist(), "summed": scored.summed.tolist()}
+        values = {"mean": logps.mean.tolist(), "summed": logps.summed.tolist()}
         files.write_whole(folder / "scores.json", files.dumps(values))
-        right = scored.mean[:, 0] > scored.mean[:, 1]
+        right = logps.mean[:, 0] > logps.mean[:, 1]
         return {"accuracy": float(right.double().mean())}
 
     return run_or_load(
@@ -232,19 +298,33 @@ def margins(
 ) -> list[float]:
     """Δpmi of labelled pairs under a policy, nats per token; RMiPO's γ decays with it.
 
-    PMI of a reply is its log-prob given the prompt less that without one.
+    Parameters
+    ----------
+    run_dir, policy, rows, batch_size, progress
+        See `rank`.
+
+    Returns
+    -------
+    list of float
+        One per row. PMI of a reply is its log-prob given the prompt less that without
+        one.
     """
 
-    def make(folder):
+    def make(folder: Path) -> dict:
         model, tokenizer = model_of(policy)
         texts = as_text(rows, tokenizer)
-        prompts = [text["prompt"] for text in texts]
-        how = {"batch_size": batch_size, "progress": progress}
-        chosen, rejected = (
-            prompt_pmi(model, tokenizer, prompts, [t[side] for t in texts], **how)
-            for side in ("chosen", "rejected")
-        )
-        delta = (chosen - rejected).double().tolist()
+
+        def pmi(side: str) -> Tensor:
+            return prompt_pmi(
+                model,
+                tokenizer,
+                [text["prompt"] for text in texts],
+                [text[side] for text in texts],
+                batch_size=batch_size,
+                progress=progress,
+            )
+
+        delta = (pmi("chosen") - pmi("rejected")).double().tolist()
         files.write_whole(folder / "delta_pmi.json", files.dumps(delta))
         return {"delta_pmi": float(np.mean(delta))}
 
@@ -275,16 +355,26 @@ def judged(
 ) -> Run:
     """Run of a judge's verdicts on two runs of replies, both orders, in verdicts.json.
 
-    What the judge has said is kept in run_dir/verdicts, whatever happens later.
+    The judge's answers are kept in run_dir/verdicts, whatever happens later.
 
     Parameters
     ----------
+    run_dir : path
+        Where runs are kept.
     place : Place
         The judge.
+    examples : sequence of dict
+        What the replies answer.
+    ours, theirs : Run
+        Of `runs.make_replies`.
     rated : bool
         Also rate the replies to examples with a gold reply, as the papers do.
     missing : int, optional
         What a rating out of form counts as, see `llm_judge.OUT_OF_FORM`.
+    batch_size : int
+        Texts judged at once.
+    progress : bool
+        Show a bar.
 
     Returns
     -------
@@ -292,36 +382,36 @@ def judged(
         Metrics of `llm_judge.report`; with `rated` also released, released_base: share
         of our and of their replies rated at least as high as the gold reply.
     """
-    known = [i for i, e in enumerate(examples) if rated and e.get("gold")]
+    with_gold = [i for i, e in enumerate(examples) if rated and e.get("gold")]
 
-    def make(folder):
+    def make(folder: Path) -> dict:
         our_texts, their_texts = read_replies(ours), read_replies(theirs)
         name = f"{files.digest(place.key)[:16]}.jsonl"
         judge = llm_judge.Judge(
             lambda: model_of(place),
             place.key,
             files.resolve(run_dir) / "verdicts" / name,
-            called=place.name,
+            name=place.name,
             batch_size=batch_size,
             progress=progress,
         )
         verdicts = llm_judge.compare(judge, examples, our_texts, their_texts)
         metrics = llm_judge.report(verdicts, our_texts, their_texts)
         verdicts["score"] = verdicts["score"].tolist()
-        if known:
-            marked = [examples[i] for i in known]
-            gold = [example["gold"] for example in marked]
-            reference = llm_judge.rate(judge, marked, gold, missing=missing)
+        if with_gold:
+            questions = [examples[i] for i in with_gold]
+            gold = [example["gold"] for example in questions]
+            reference = llm_judge.rate(judge, questions, gold, missing=missing)
             sides = {"released": our_texts, "released_base": their_texts}
             for key, texts in sides.items():
-                shown = [texts[i] for i in known]
-                marks = llm_judge.rate(judge, marked, shown, missing=missing)
+                replies = [texts[i] for i in with_gold]
+                marks = llm_judge.rate(judge, questions, replies, missing=missing)
                 metrics[key] = llm_judge.released_win_rate(marks, reference)
                 wins = llm_judge.released_wins(marks, reference).tolist()
-                by_place = dict(zip(known, wins, strict=True))
-                verdicts[key] = [
-                    none_if_nan(by_place.get(i)) for i in range(len(examples))
-                ]
+                column: list[float | None] = [None] * len(examples)
+                for i, win in zip(with_gold, wins, strict=True):
+                    column[i] = none_if_nan(win)
+                verdicts[key] = column
         files.write_whole(folder / "verdicts.json", files.dumps(verdicts))
         return metrics
 
@@ -330,7 +420,7 @@ def judged(
         run_dir,
         "judge-hub",
         {
-            "rated": bool(known),
+            "rated": bool(with_gold),
             "missing": missing,
             "prompts": digest_of(examples, fields),
         },
@@ -343,9 +433,9 @@ def judged(
     )
 
 
-def none_if_nan(value: float | None) -> float | None:
+def none_if_nan(value: float) -> float | None:
     """JSON has no NaN."""
-    return None if value is None or np.isnan(value) else value
+    return None if np.isnan(value) else value
 
 
 def by_harness(
@@ -361,38 +451,54 @@ def by_harness(
 
     Parameters
     ----------
+    run_dir : path
+        Where runs are kept.
+    policy : Place or Run
+        Who replies.
+    dataset : str
+        A key of `harness.TASKS`.
+    items : sequence of dict
+        Of `hub.answers`.
     shots : int
         Worked examples in the prompts of svamp_cot, which are ours; the harness's own
         tasks keep theirs.
+    batch_size : int
+        Prompts at once.
 
     Returns
     -------
     Run
-        The score of each item, by its id, in scores.json; what was asked and what the
-        policy said in samples.jsonl, a line per item and filter, as the harness logs
-        it. Metrics: accuracy, items.
+        The score of each item, by its id, in scores.json; prompts and replies in
+        samples.jsonl, a line per item and filter, as the harness logs them. Metrics:
+        accuracy, items.
+
+    Raises
+    ------
+    ValueError
+        Where the harness left out an item, or is not installed.
     """
     rows = harness.rows_of(dataset, items, shots)
 
-    def make(folder):
+    def make(folder: Path) -> dict:
         tasks = harness.tasks(dataset, rows, folder)
-        samples = harness.run(*model_of(policy), tasks, batch_size=batch_size)
-        scored = harness.scores(samples, dataset)
-        lost = [row["id"] for row in rows if row["id"] not in scored]
+        model, tokenizer = model_of(policy)
+        samples = harness.run(model, tokenizer, tasks, batch_size=batch_size)
+        scores = harness.scores(samples, dataset)
+        lost = [row["id"] for row in rows if row["id"] not in scores]
         if lost:  # a pair needs both sides
             raise ValueError(
-                f"lm-evaluation-harness scored {len(scored)} of {len(rows)} items of "
+                f"lm-evaluation-harness scored {len(scores)} of {len(rows)} items of "
                 f"{dataset}; not {lost[0]}"
             )
         files.write_whole(folder / "samples.jsonl", harness.as_lines(samples))
-        files.write_whole(folder / "scores.json", files.dumps(scored))
-        return {"accuracy": float(np.mean(list(scored.values()))), "items": len(scored)}
+        files.write_whole(folder / "scores.json", files.dumps(scores))
+        return {"accuracy": float(np.mean(list(scores.values()))), "items": len(scores)}
 
     config = {"dataset": dataset, "items": files.digest(rows)}
     return run_or_load(
         run_dir,
         "harness-hub",
-        config | harness.known_by(dataset),
+        config | harness.version_of(dataset),
         make,
         doing="scoring",
         what="lm-evaluation-harness",

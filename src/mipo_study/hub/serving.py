@@ -1,8 +1,8 @@
 """Sampling from large models: transformers' continuous batching, or `mipo.lm.sampling`.
 
-Continuous batching starts a new prompt as soon as a reply ends, instead of waiting for the
-longest of a batch. It does not keep one stream of random numbers per prompt, so replies to
-the same seed are alike in law, not in letters.
+Continuous batching starts a new prompt as soon as a reply ends, instead of waiting for
+the longest of a batch. It does not keep one stream of random numbers per prompt, so
+replies to the same seed are alike in law, not in letters.
 """
 
 from __future__ import annotations
@@ -10,17 +10,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mipo.lm import sampling
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 LOG = logging.getLogger(__name__)
 ENGINES = ("batched", "continuous")
 
 
-def known(engine: str) -> str:
+def check_engine(engine: str) -> str:
     """The engine, if there is one of that name; ValueError otherwise."""
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r}: choose one of auto, {', '.join(ENGINES)}")
@@ -28,8 +31,8 @@ def known(engine: str) -> str:
 
 
 def generate(
-    model,
-    tokenizer,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     *,
     engine: str = "batched",
@@ -41,45 +44,59 @@ def generate(
     names: Sequence[str] | None = None,
     progress: bool = False,
 ) -> list[str]:
-    """One reply per rendered prompt; see `sampling.generate` for the keywords.
+    """One reply per rendered prompt.
 
     Parameters
     ----------
+    model, tokenizer, prompts, max_new_tokens, temperature, top_p, seed
+        See `sampling.generate`.
     engine : str
-        "batched": `sampling.generate`; "continuous": transformers' generate_batch. `choose`
-        says which is faster.
+        "batched": `sampling.generate`; "continuous": transformers' generate_batch.
+        `choose` says which is faster.
+    batch_size, names, progress
+        See `sampling.generate`; "continuous" has no use for them.
+
+    Returns
+    -------
+    list of str
+        In the order of the prompts.
 
     Raises
     ------
     ValueError
         For an unknown engine, or "continuous" where the model has none.
     """
-    settings = {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        "seed": seed,
-    }
-    if known(engine) == "batched":
+    if check_engine(engine) == "batched":
         return sampling.generate(
             model,
             tokenizer,
             prompts,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
             batch_size=batch_size,
             names=names,
             progress=progress,
-            **settings,
         )
     if not hasattr(model, "generate_batch"):
         raise ValueError(
             f'{type(model).__name__} has no continuous batching; use engine="batched"'
         )
-    return continuous(model, tokenizer, prompts, **settings)
+    return continuous(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+    )
 
 
 def choose(
-    model,
-    tokenizer,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     *,
     batch_size: int = 64,
@@ -89,9 +106,21 @@ def choose(
 ) -> str:
     """The faster engine on the first two batches; "batched" where there is no GPU.
 
+    Parameters
+    ----------
+    model, tokenizer, prompts, batch_size, names, max_new_tokens, **settings
+        See `generate`.
+
+    Returns
+    -------
+    str
+        One of `ENGINES`.
+
+    Notes
+    -----
     Each runs a few tokens first, to warm up. "batched" is what the other is measured
-    against, so its errors are errors of the run; an error of "continuous" says only that
-    this model or version cannot do it.
+    against, so its errors are errors of the run; an error of "continuous" says only
+    that this model or version cannot do it.
     """
     count = 2 * batch_size
     on_gpu = next(model.parameters()).is_cuda
@@ -99,28 +128,29 @@ def choose(
         return "batched"
     part = list(prompts[:count])
     settings |= {"batch_size": batch_size, "names": names and list(names[:count])}
-    seconds = {}
+
+    def sample(engine: str, longest: int) -> float:
+        """Seconds that it takes."""
+        how: dict[str, Any] = {"max_new_tokens": longest, **settings}
+        start = time.perf_counter()
+        generate(model, tokenizer, part, engine=engine, **how)
+        return time.perf_counter() - start
+
+    seconds: dict[str, float] = {}
     for engine in ENGINES:
-
-        def sample(longest, engine=engine):
-            how = {"engine": engine, "max_new_tokens": longest, **settings}
-            generate(model, tokenizer, part, **how)
-
         try:
-            sample(min(8, max_new_tokens))
-            start = time.perf_counter()
-            sample(max_new_tokens)
-            seconds[engine] = time.perf_counter() - start
+            sample(engine, min(8, max_new_tokens))
+            seconds[engine] = sample(engine, max_new_tokens)
         except Exception as error:
             if engine == "batched":
                 raise
             LOG.warning("continuous batching does not work here: %s", error)
-    return min(seconds, key=seconds.get)
+    return min(seconds, key=lambda engine: seconds[engine])
 
 
 def continuous(
-    model,
-    tokenizer,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     *,
     max_new_tokens: int,
@@ -129,6 +159,15 @@ def continuous(
     seed: int,
 ) -> list[str]:
     """One reply per rendered prompt by transformers' continuous batching.
+
+    Parameters
+    ----------
+    model, tokenizer, prompts, max_new_tokens, temperature, top_p, seed
+        See `sampling.generate`.
+
+    Returns
+    -------
+    list of str
 
     Raises
     ------
@@ -150,7 +189,8 @@ def continuous(
     torch.manual_seed(seed)
     was_training = model.training
     model.eval()
-    outputs = model.generate_batch(
+    sampler: Any = model  # hints of PreTrainedModel do not show generate_batch
+    outputs = sampler.generate_batch(
         inputs=[tokenizer(prompt)["input_ids"] for prompt in prompts],
         generation_config=config,
         continuous_batching_config=ContinuousBatchingConfig(seed=seed),
@@ -163,4 +203,4 @@ def continuous(
         )
     # generate_batch keeps the order of its inputs.
     ids = [output.generated_tokens for output in outputs.values()]
-    return [tokenizer.decode(row, skip_special_tokens=True) for row in ids]
+    return [str(tokenizer.decode(row, skip_special_tokens=True)) for row in ids]

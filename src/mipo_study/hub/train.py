@@ -9,11 +9,12 @@ alone. Checkpoints lie outside the run's folder and are gone once it is written.
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.process
 import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
@@ -28,16 +29,27 @@ from mipo.recipes import RECIPES
 from mipo.trainer import PreferenceConfig, PreferenceTrainer
 from mipo_study.experiment import lora
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 def load(
     place: str | Path, *, dtype: str = "bfloat16", device: str | None = None
-) -> tuple:
-    """(model, tokenizer) of any model folder; an adapter is put on its base.
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of any model folder; an adapter is put on its base.
 
     Parameters
     ----------
-    place : str or Path
+    place : path
         A folder that `run` saved, the path of a Place, or any folder in hub format.
+    dtype, device
+        See `mipo.models.load_model`.
+
+    Returns
+    -------
+    model : PreTrainedModel
+        Or a PeftModel around one, which passes on all that is asked of it.
+    tokenizer : PreTrainedTokenizerBase
     """
     folder = Path(place)
     adapter = folder / "adapter_config.json"
@@ -57,13 +69,24 @@ def best_dtype() -> str:
 def pieces(batch_size: int, micro_batch: int, cards: int = 1) -> tuple[int, int, int]:
     """A batch cut evenly, over as many of the cards as divide it.
 
-    A batch is a setting of the method and never changed; `micro_batch` is the most that
-    one card is given at once.
+    Parameters
+    ----------
+    batch_size : int
+        Pairs of a step: a setting of the method, never changed.
+    micro_batch : int
+        The most that one card is given at once.
+    cards : int
+        That there are.
 
     Returns
     -------
     (int, int, int)
         Processes, pairs at once in each, and pieces that are summed up.
+
+    Raises
+    ------
+    ValueError
+        For a number below 1.
     """
     if min(batch_size, micro_batch, cards) < 1:
         raise ValueError(
@@ -77,7 +100,24 @@ def pieces(batch_size: int, micro_batch: int, cards: int = 1) -> tuple[int, int,
 
 
 def arguments(spec: Mapping[str, Any], processes: int) -> PreferenceConfig:
-    """PreferenceConfig of a training, by the recipe that its method names."""
+    """PreferenceConfig of a training, by the recipe that its method names.
+
+    Parameters
+    ----------
+    spec : dict
+        See `run`.
+    processes : int
+        That share a batch.
+
+    Returns
+    -------
+    PreferenceConfig
+
+    Raises
+    ------
+    ValueError
+        Where they cannot share it evenly.
+    """
     wanted, at_once, summed = pieces(spec["batch_size"], spec["micro_batch"], processes)
     if wanted != processes:
         raise ValueError(
@@ -110,10 +150,16 @@ def arguments(spec: Mapping[str, Any], processes: int) -> PreferenceConfig:
 
 
 def run(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Train as `spec` says (see `runs.train_policy`); save the policy in folder/model.
+    """Train a policy and save it in folder/model.
 
     A training that was cut goes on from its last checkpoint, with the same batches in
     the same order.
+
+    Parameters
+    ----------
+    spec : dict
+        JSON settings as `runs.train_policy` makes them, with the paths base, pairs,
+        folder and checkpoints.
 
     Returns
     -------
@@ -160,7 +206,9 @@ def run(spec: Mapping[str, Any]) -> dict[str, Any]:
     return files.read_json(folder / "metrics.json")
 
 
-def rows_of(path: str | Path, tokenizer) -> Dataset | list[dict]:
+def rows_of(
+    path: str | Path, tokenizer: PreTrainedTokenizerBase
+) -> Dataset | list[dict]:
     """Pairs of a file as text, those of a conversational file by the chat template."""
     pairs = jsonl.rows(path)
     if isinstance(pairs[0]["prompt"], str):
@@ -177,14 +225,29 @@ def peak_gb() -> float | None:
     return torch.cuda.max_memory_allocated() / 1e9
 
 
-def rounded(model, base: str | Path, *, main: bool) -> float | None:
-    """Round a model to bfloat16; the main process returns its `kept_update`."""
-    kept = kept_update(load_model(base, device="cpu")[0], model) if main else None
+def rounded(model: torch.nn.Module, base: str | Path, *, main: bool) -> float | None:
+    """Round a model to bfloat16, in place.
+
+    Parameters
+    ----------
+    model : Module
+        As training left it.
+    base : path
+        What it was before.
+    main : bool
+        Whether this is the main process.
+
+    Returns
+    -------
+    float or None
+        In the main process its `kept_update`.
+    """
+    share = kept_update(load_model(base, device="cpu")[0], model) if main else None
     model.to(torch.bfloat16)
-    return kept
+    return share
 
 
-def kept_update(before, after) -> float:
+def kept_update(before: torch.nn.Module, after: torch.nn.Module) -> float:
     r"""Share of a full update that is left once weights are rounded to bfloat16.
 
     :math:`\sum |r(b) - r(a)| / \sum |b - a|` over weights a before and b after. Small
@@ -216,7 +279,7 @@ def worker(spec: Mapping[str, Any]) -> None:
     run(spec)
 
 
-def _end_after(starter) -> None:
+def _end_after(starter: multiprocessing.process.BaseProcess) -> None:
     """Else a killed notebook's processes would share the checkpoints with the next."""
     starter.join()
     os._exit(1)
