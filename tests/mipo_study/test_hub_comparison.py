@@ -298,7 +298,7 @@ def test_a_full_disk_is_one_message(full, tmp_path, monkeypatch, fill_disk):
         reference_free, "under_contexts", lambda *_, **__: twice.repeat(2, 1).double()
     )
     monkeypatch.setattr(
-        llm_judge.Judge, "say", lambda self, texts: ["tie"] * len(texts)
+        llm_judge.Judge, "answers", lambda self, texts: ["tie"] * len(texts)
     )
     monkeypatch.setattr(
         harness,
