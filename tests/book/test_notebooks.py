@@ -69,7 +69,21 @@ def parameters(name):
 def test_stored_without_outputs(name):
     for cell in code_cells(name):
         bare = not cell["outputs"] and cell["execution_count"] is None
-        assert bare, f"{name}: strip it (nbstripout)"
+        assert bare, f"{name}: strip it (nbstripout --keep-id)"
+
+
+@every_notebook
+def test_names_its_kernel(name):
+    kernel = BOOKS[name]["metadata"].get("kernelspec", {})
+    assert kernel.get("name") == "python3", f"{name}: save it once in JupyterLab"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_stored_as_jupyterlab_stores_it(file):
+    """Else the first edit by hand changes lines that nobody touched."""
+    text = file.read_text(encoding="utf-8")
+    layout = {"indent": 1, "sort_keys": True, "ensure_ascii": False}
+    assert text == json.dumps(json.loads(text), **layout) + "\n"
 
 
 @every_notebook
