@@ -370,6 +370,7 @@ def test_token_tilt_of_a_shared_attribute():
         (lambda: info.tilted_optimum(HALF, [0.0, 1.0], 0.0), "beta"),
         (lambda: info.tilted_optimum(HALF, [0.0, inf], 1.0), "log_ratio"),
         (lambda: info.tilted_optimum(HALF, [0.0, 1.0], 1.0, lengths=[1.0]), "lengths"),
+        (lambda: info.tilted_optimum(HALF, [0.0, 1.0], 1.0, lengths=[1, 0]), "lengths"),
         (lambda: info.log_ratio(HALF, [1.0, 0.0]), "Smooth q"),
         (lambda: info.sharpen(HALF, -1), "temperature"),
         (lambda: info.infonce(np.zeros((4, 1))), "N ≥ 2"),
