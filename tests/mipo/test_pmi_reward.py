@@ -225,6 +225,27 @@ def test_same_seed_same_run_and_the_model_is_trained_in_place(base):
     assert all(p.requires_grad for p in base[0].parameters())
 
 
+@pytest.mark.parametrize("marginal, n", [("missing", 1), ("contexts", 5)])
+def test_the_marginal_is_over_no_context_or_over_drawn_ones(
+    base, monkeypatch, marginal, n
+):
+    contexts_of_steps = []
+
+    def score(reference, tokenizer, batch, rows, contexts):
+        contexts_of_steps.extend(contexts)
+        return torch.zeros(len(rows)), torch.zeros(len(rows))
+
+    monkeypatch.setattr(pmi_reward, "score_pmi", score)
+    model = copy.deepcopy(base[0])
+    pmi_reward.train_mi_reward(
+        model, base[1], EXAMPLES, SHORT, marginal=marginal, contexts_per_marginal=5
+    )
+    assert len(contexts_of_steps) == SHORT.steps * SHORT.batch_size
+    assert {len(contexts) for contexts in contexts_of_steps} == {n}
+    drawn = {context for contexts in contexts_of_steps for context in contexts}
+    assert drawn == ({""} if marginal == "missing" else set(TASTE))
+
+
 def test_a_reply_that_was_cut_is_scored_without_an_end(base):
     model, tokenizer = base
     rows = reinforce.sample_rows(model, tokenizer, EXAMPLES, 2, 1, seed=0)
