@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
@@ -165,6 +166,21 @@ def test_an_index_may_only_name_safetensors_of_its_folder(folder, file):
     assert "*.safetensors files of the folder itself" in refusal(folder)
 
 
+def test_the_index_of_a_model_on_the_hub_is_held_to_the_same(folder, monkeypatch):
+    index(folder, "../outside.safetensors")
+
+    def download(name, file):
+        if not (folder / file).exists():
+            raise EntryNotFoundError(file)
+        return str(folder / file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    with pytest.raises(
+        ValueError, match="somebody/model: .*files of the folder itself"
+    ):
+        checkpoints.check_files("somebody/model")
+
+
 @pytest.mark.parametrize("content", ["{}", '{"weight_map": []}', "[]", "{", "[" * 9999])
 def test_a_broken_index_is_refused(folder, content):
     file = folder / "model.safetensors.index.json"
@@ -195,6 +211,13 @@ def test_no_pickle_is_read(folder):
     assert not touched.exists()
     pickle.loads(poison)
     assert touched.exists()  # the canary sings
+
+
+def test_weights_in_a_harmless_pickle_are_refused_as_well(folder):
+    weights = folder / "model.safetensors"
+    torch.save(load_file(weights), folder / "pytorch_model.bin")
+    weights.unlink()
+    assert "could not be loaded" in refusal(folder)
 
 
 def test_an_adapter_is_no_model(folder):
