@@ -151,7 +151,7 @@ def canonical(node: Any) -> Any:
     if not isinstance(node, ast.AST):
         return ascii(node)
     parts = dict(ast.iter_fields(node))
-    for skipped in ("ctx", "type_comment", "type_ignores", "kind"):
+    for skipped in ("ctx", "type_comment", "type_ignores"):
         parts.pop(skipped, None)
     if isinstance(node, ast.JoinedStr):
         parts["values"] = _joined(node.values)

@@ -536,7 +536,8 @@ class Notebook:
             try:
                 run = cache.find(self.run_dir, label, advice)
             except ValueError as error:
-                raise ValueError(f"{error}; {advice}") from None
+                remedy = f"{notebook} makes it again:\n  {self._command(notebook)}"
+                raise ValueError(f"{error}; {remedy}") from None
             if run is not None and not run.folder.is_dir():
                 return run / inside
         path = self.run_dir / place

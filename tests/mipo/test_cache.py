@@ -1,5 +1,6 @@
 """Runs: kept by content, whole or not at all, checked when read, and found again from what they measured."""
 
+import ast
 import json
 import math
 import os
@@ -525,6 +526,15 @@ def test_the_hash_of_a_source_is_the_same_on_every_python():
     assert cache._hash_of(OLDER) == EXPECTED
     if sys.version_info >= (3, 12):
         assert cache._hash_of(SOURCE) == EXPECTED
+
+
+def test_how_a_python_cuts_an_f_string_does_not_count():
+    """Python 3.12 ends a format that holds a field with an empty text."""
+    whole = ast.parse('f"ab{x:>{w}}"', mode="eval").body
+    parts = [*map(ast.Constant, "ab"), *whole.values[1:], ast.Constant("")]
+    assert cache.canonical(ast.JoinedStr(parts)) == cache.canonical(whole)
+    turned = [*map(ast.Constant, "ba"), *whole.values[1:]]
+    assert cache.canonical(ast.JoinedStr(turned)) != cache.canonical(whole)
 
 
 @pytest.mark.parametrize(
