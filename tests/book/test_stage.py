@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 from building import ROOT, chain, notebook, small_project
-from nbformat.v4 import new_code_cell
+from nbformat.v4 import new_code_cell, new_output
 
 from mipo_study.book import plan, stage
 
@@ -153,3 +153,45 @@ def test_a_page_that_was_changed_is_built_again(hostile, monkeypatch):
     page = hostile / "notebooks" / "01-first.html"
     page.write_text(page.read_text() + " ")
     assert not stage.up_to_date("laptop", steps)
+
+
+def figure_output(name, alt="What is to be seen"):
+    about = {"alt": alt, "file": f"{name}.svg"}
+    return new_output(
+        "display_data", {"image/svg+xml": "<svg/>"}, metadata={"mipo": about}
+    )
+
+
+def said(text):
+    return new_output("display_data", {"text/markdown": text})
+
+
+def test_the_tagged_figure_opens_the_page():
+    outputs = [said("first"), figure_output("01-f"), said("It shows 3. ```{raw} html")]
+    tagged = new_code_cell("", outputs=outputs, metadata={"tags": ["lead-figure"]})
+    other = new_code_cell("", outputs=[figure_output("01-other")])
+    figure = stage.lead([other, tagged])
+    assert "../figures/01-f.svg" in figure and '"What is to be seen"' in figure
+    assert "It shows 3. ```text html [How it is made](#fig-01-f)" in figure
+    page = "# Title\n\n**Question.** Why\nso?\n\n**Needs** time.\n"
+    parts = stage.opened(page, figure).split("\n\n")
+    assert parts[1] == "**Question.** Why\nso?" and parts[2].startswith("```{image}")
+    assert parts[-1] == "**Needs** time.\n"
+
+
+def test_a_figure_that_was_not_made_opens_nothing():
+    tagged = new_code_cell("", metadata={"tags": ["lead-figure"]})
+    assert stage.lead([tagged]) == ""
+    page = "# Title\n\n**Question.** Why?\n"
+    assert stage.opened(page, "") == page
+
+
+def test_injected_parameters_stand_with_the_defaults():
+    cells = [
+        new_code_cell("beta = 0.1", metadata={"tags": ["parameters"]}),
+        new_code_cell("# Parameters\nbeta = 1.0", metadata={"tags": [stage.INJECTED]}),
+        new_code_cell("beta"),
+    ]
+    first, last = stage.one_parameters_cell(cells)
+    assert first.source == "beta = 0.1\n\n# set by this run\nbeta = 1.0"
+    assert last.source == "beta"

@@ -39,6 +39,8 @@ MOVED = {
     "book/log": "book/changelog",
 }
 PAGES_OF_THE_ROOT = ("CHANGELOG.md", "CONTRIBUTING.md")
+LEAD = "lead-figure"  # tag of the cell whose figure opens the page
+INJECTED = "injected-parameters"
 
 
 def index_page(scale: str) -> Path:
@@ -92,6 +94,47 @@ def titled(source: str, line: str) -> str:
     return f"{heading.group().rstrip()}\n\n{line}\n\n{source[heading.end() :].lstrip()}"
 
 
+def lead(cells: Iterable[Any]) -> str:
+    """The figure that opens the page, what it shows, and where it is made.
+
+    Empty where the tagged cell made none in this run.
+    """
+    for cell in cells:
+        if LEAD not in cell.metadata.get("tags", []):
+            continue
+        outputs = cell.get("outputs", [])
+        for output, after in zip(outputs, [*outputs[1:], {}], strict=False):
+            about = output.get("metadata", {}).get("mipo")
+            if about:
+                image = fill.image(f"../figures/{about['file']}", about["alt"])
+                shows = "".join(after.get("data", {}).get("text/markdown", ""))
+                link = f"[How it is made](#fig-{Path(about['file']).stem})"
+                return f"{image}\n\n{harmless(shows)} {link}"
+    return ""
+
+
+def opened(source: str, figure: str) -> str:
+    """Put the opening figure under the question, the page's first paragraph."""
+    if not figure:
+        return source
+    paragraphs = source.split("\n\n")
+    bold = (i for i, text in enumerate(paragraphs) if text.startswith("**Question.**"))
+    place = next(bold, 0) + 1  # without a question: under the title
+    return "\n\n".join([*paragraphs[:place], figure, *paragraphs[place:]])
+
+
+def one_parameters_cell(cells: Iterable[Any]) -> list[Any]:
+    """What the runner injected, in one cell with the defaults that it replaces."""
+    joined: list[Any] = []
+    for cell in cells:
+        if INJECTED in cell.metadata.get("tags", []) and joined:
+            values = cell.source.removeprefix("# Parameters\n")
+            joined[-1].source += f"\n\n# set by this run\n{values}"
+        else:
+            joined.append(cell)
+    return joined
+
+
 def harmless(text: str) -> str:
     """Markdown that a notebook printed, without directives and roles."""
     text = DIRECTIVE.sub(r"\1text", text)
@@ -143,8 +186,6 @@ def cleaned(cell: Any) -> Any:
     import nbformat
 
     tags = [t for t in cell.metadata.get("tags", []) if t != "papermill-error-cell-tag"]
-    if "injected-parameters" in tags:
-        tags.append("hide-input")
     kept = {key: cell.metadata[key] for key in ("mystnb",) if key in cell.metadata}
     if tags:
         kept["tags"] = tags
@@ -168,8 +209,9 @@ def stage_notebook(step: Step, target: Path, absent: set[str]) -> None:
     from nbformat.v4 import new_markdown_cell
 
     book: Any = nbformat.read(step.output, as_version=4)
+    figure = lead(book.cells)
     cells = []
-    for cell in map(cleaned, book.cells):
+    for cell in map(cleaned, one_parameters_cell(book.cells)):
         for tag in cell.metadata.get("tags", []):
             if tag.startswith("claim-"):
                 cells.append(new_markdown_cell(f"({tag})="))
@@ -180,7 +222,7 @@ def stage_notebook(step: Step, target: Path, absent: set[str]) -> None:
             cells.append(cell)
     if cells and cells[0].cell_type == "markdown":
         line = provenance_line(unseal(step.result))
-        cells[0].source = titled(cells[0].source, line)
+        cells[0].source = opened(titled(cells[0].source, line), figure)
     book.cells = cells
     kept = {k: v for k, v in book.metadata.items() if k != "papermill"}
     book.metadata = nbformat.from_dict(kept)
