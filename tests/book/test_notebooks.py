@@ -12,6 +12,8 @@ import papermill
 import pytest
 from building import ROOT
 
+from mipo_study.book.stage import LEAD
+
 COLUMNS = 80  # what a page shows without scrolling
 SIMPLE = 13.0  # syntax nodes a statement, on average
 FEW = 12  # parameters
@@ -84,6 +86,16 @@ def test_stored_as_jupyterlab_stores_it(file):
     text = file.read_text(encoding="utf-8")
     layout = {"indent": 1, "sort_keys": True, "ensure_ascii": False}
     assert text == json.dumps(json.loads(text), **layout) + "\n"
+
+
+@every_notebook
+def test_one_figure_at_most_opens_the_page(name):
+    tagged = [c for c in code_cells(name) if LEAD in c["metadata"].get("tags", [])]
+    assert len(tagged) <= 1
+    for cell in tagged:
+        assert "nb.figure(" in "".join(cell["source"])
+    question = "**Question.**" in "".join(BOOKS[name]["cells"][0]["source"])
+    assert question, f"{name}: the first cell asks the question"
 
 
 @every_notebook
