@@ -27,7 +27,7 @@ test: .venv/.dev
 	$(RUN) pytest -n $(JOBS_TEST) -m "not slow" $(ARGS)
 
 slow: .venv/.dev
-	$(RUN) pytest -m slow $(ARGS) || [ $$? -eq 5 ]  # 5: no test is slow
+	$(RUN) pytest -n $(JOBS_TEST) -m slow $(ARGS)
 
 compare: .venv/.book
 	@$(RUN) mipo_study.book.compare --scale $(SCALE)

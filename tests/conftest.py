@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -200,54 +201,24 @@ def fill_disk(monkeypatch):
     return fill
 
 
-# ---- tiers: `make check` runs what is fast, `make test` all that is not slow ----
+# ---- tiers: each test is fast, or its module is marked long, or it is marked slow ----
 
 TESTS = Path(__file__).parent
-NOT_FAST = (  # modules that train, run notebooks or start processes
-    "book/test_chain.py",
-    "book/test_gpu_notebook.py",
-    "book/test_notebooks.py",
-    "book/test_own_users.py",
-    "book/test_placebo.py",
-    "book/test_readme.py",
-    "book/test_site.py",
-    "book/test_stage.py",
-    "test_wheel.py",
-    "mipo/test_language_model.py",
-    "mipo/test_loss_inputs.py",
-    "mipo/test_pairs.py",
-    "mipo/test_pmi_reward.py",
-    "mipo/test_sampling.py",
-    "mipo/test_shared_prompt.py",
-    "mipo/test_trainer.py",
-    "mipo/test_training_metrics.py",
-    "mipo/test_trl_kin.py",
-    "mipo/test_trl_parity.py",
-    "mipo/test_verifier.py",
-    "mipo/test_wide.py",
-    "mipo_study/test_bench_speed.py",
-    "mipo_study/test_ch05_pairs.py",
-    "mipo_study/test_ch08_word_problems.py",
-    "mipo_study/test_ch10_ingredient.py",
-    "mipo_study/test_ch11_tuning.py",
-    "mipo_study/test_ch12_cost.py",
-    "mipo_study/test_ch13_votes.py",
-    "mipo_study/test_ch16_scaling.py",
-    "mipo_study/test_figures.py",
-    "mipo_study/test_figures_rmipo.py",
-    "mipo_study/test_hub_comparison.py",
-    "mipo_study/test_hub_harness.py",
-    "mipo_study/test_hub_launch.py",
-    "mipo_study/test_hub_runs.py",
-    "mipo_study/test_experiment.py",
-)
+LONG = re.compile(r"^pytestmark = .*pytest\.mark\.long", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """`make check` does not even import the long modules: that alone takes seconds."""
+    if config.option.markexpr != "fast" or collection_path.suffix != ".py":
+        return None
+    return bool(LONG.search(collection_path.read_text(encoding="utf-8"))) or None
 
 
 def pytest_collection_modifyitems(items):
     """Mark what is fast; keep a file's tests on one process, those of the book too."""
     for item in items:
         file = item.path.relative_to(TESTS).as_posix()
-        if file not in NOT_FAST and not item.get_closest_marker("slow"):
+        if not any(map(item.get_closest_marker, ("long", "slow"))):
             item.add_marker("fast")
         if not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(file))

@@ -8,6 +8,8 @@ import sys
 import pytest
 from building import ROOT
 
+pytestmark = pytest.mark.long
+
 IN_THE_WHEEL = ("src", "pyproject.toml", "README.md", "LICENSE")
 IMPORT_ALL = """
 import importlib, pkgutil

@@ -18,6 +18,8 @@ from mipo.files import write_whole
 from mipo_study.book import plan
 from mipo_study.book import run as chain_module
 
+pytestmark = pytest.mark.long
+
 AWKWARD = "it's a bök"  # a space, an apostrophe and an umlaut in the path
 
 

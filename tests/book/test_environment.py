@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tomllib
 
-import conftest
 import pytest
 import yaml
 from building import ROOT
@@ -166,8 +165,3 @@ def test_make_refuses_an_old_python(tmp_path):
         and "Python 3.9.1" in done.stdout
     )
     assert not (tmp_path / ".venv").exists()
-
-
-def test_every_module_that_is_not_fast_is_there():
-    for name in conftest.NOT_FAST:
-        assert (ROOT / "tests" / name).exists(), name

@@ -14,6 +14,12 @@ from building import ROOT
 from building import run_notebook as run
 from hub_fixtures import parrot, roomy
 
+pytestmark = pytest.mark.long
+
+# Each of these trains, samples and scores several policies, some in processes of their
+# own: half a minute to a minute. `make test` runs every method and every kind of data
+# once, and what stops before any work.
+thorough = pytest.mark.slow
 SMALL = {
     "judge": "",
     "seeds": [0, 1],
@@ -122,6 +128,7 @@ def test_every_claim_at_scale_gpu(tiny_qwen2, tmp_path):
     ) and not found["skipped"]
 
 
+@thorough
 def test_the_other_data_sets_with_adapters(tiny_llama, tmp_path):
     model = str(roomy(tiny_llama, tmp_path / "m"))
     rest = ["arc-challenge", "mmlu", "community-alignment", "multifaceted-bench"]
@@ -151,6 +158,7 @@ def test_the_other_data_sets_with_adapters(tiny_llama, tmp_path):
     )  # adapters alone
 
 
+@thorough
 def test_ones_own_people_beside_prism_in_two_processes(
     tiny_llama, examples_jsonl, tmp_path
 ):
@@ -180,6 +188,7 @@ def test_ones_own_people_beside_prism_in_two_processes(
     ]["mean"] < 0.02
 
 
+@thorough
 def test_runs_that_all_diverge_leave_the_base_model_s_numbers(tiny_qwen2, tmp_path):
     model = str(roomy(tiny_qwen2, tmp_path / "m"))
     found = run(
@@ -199,6 +208,7 @@ def test_runs_that_all_diverge_leave_the_base_model_s_numbers(tiny_qwen2, tmp_pa
     assert not found["claims"] and "training-minutes" not in found["numbers"]
 
 
+@thorough
 def test_what_was_done_survives_a_kill(tiny_qwen2, tmp_path):
     """The process is killed after its first training run; the same command goes on, and that run is not made again."""
     how = {

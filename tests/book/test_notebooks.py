@@ -186,6 +186,7 @@ def test_density_counts_what_it_says():
     assert density(["if x:\n    y = 1"]) == 3.5  # If, Name, Load and the four
 
 
+@pytest.mark.long
 def test_cost_of_the_readers_own_model(tiny_qwen2, tmp_path):
     """Chapter 12 measures any model; its claim is about the published one only."""
     papermill.execute_notebook(

@@ -9,6 +9,8 @@ from building import ROOT
 
 from mipo_study import ch18_own_users as own
 
+pytestmark = pytest.mark.long
+
 NAME = "18-own-users"
 SMALL = {"max_new_tokens": 8, "learning_rate": 0.001, "threads": 1}
 

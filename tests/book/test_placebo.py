@@ -5,6 +5,8 @@ from building import run_notebook as run
 
 from mipo_study.book.results import load_claims
 
+pytestmark = pytest.mark.long
+
 SMALL_10 = {
     "search": True,
     "search_seeds": [0, 1],
@@ -37,6 +39,8 @@ NEEDS_ALL = {
 }  # judged only where all those arms are trained
 
 
+# slow: nine chapters, and fewer or shorter runs would find nothing, coin or not
+@pytest.mark.slow
 @pytest.mark.timeout(1800)  # about 150 short runs of training, one after another
 def test_a_placebo_leaves_no_finding_at_holds(tmp_path):
     """Chosen and rejected assigned by coin: whatever chapters 6 to 11 and 16 then find, it is not the method."""

@@ -13,7 +13,7 @@ import pytest
 from bs4 import BeautifulSoup
 from building import ROOT, smoke_book
 
-pytestmark = pytest.mark.xdist_group("smoke book")
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("smoke book")]
 PHONE = 390  # pixels
 BROWSER = (
     shutil.which("chromium")

@@ -10,6 +10,8 @@ from nbformat.v4 import new_code_cell, new_output
 
 from mipo_study.book import plan, stage
 
+pytestmark = pytest.mark.long
+
 SECRET = "the-secret-of-this-machine"
 HOSTILE = """
 Before <script>document.title = "broken in"</script> after <b onclick="x()">bold</b>

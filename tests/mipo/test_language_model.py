@@ -8,6 +8,8 @@ from mipo.world import World
 from mipo.worlds import language_model, population
 from mipo.worlds.grammar import ATTRIBUTES, TASKS, parse, write
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def tokenizer():

@@ -10,6 +10,8 @@ from mipo import models, pairs
 from mipo.worlds import population
 from mipo.worlds.language_model import build_tokenizer
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def tiny():

@@ -17,6 +17,8 @@ from mipo.baselines import pmi_reward, reinforce
 from mipo.baselines.reinforce import ReinforceConfig
 from mipo.data import render
 
+pytestmark = pytest.mark.long
+
 EXAMPLES = [
     {"query": "Drink?", "context": "Ann."},
     {"query": "Drink?", "context": "Bob."},

@@ -9,6 +9,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCau
 from mipo import models
 from mipo.lm import sampling
 
+pytestmark = pytest.mark.long
+
 TEXTS = ["\n\nsay a b c d e f.", "say a", " a b c d e f g. h? i!", "Role: x. Tone: y."]
 
 

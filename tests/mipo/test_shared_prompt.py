@@ -27,6 +27,8 @@ from mipo.lm import reply_logps, row_scores, shared_prompt
 from mipo.lm.shared_prompt import collate_shared, groups_of, pays, sharing, why_not
 from mipo.lm.tokens import collate
 
+pytestmark = pytest.mark.long
+
 SIZE = dict(
     vocab_size=60,
     hidden_size=32,

@@ -18,6 +18,8 @@ from mipo.lm import reply_logps, shared_prompt, tokens
 from mipo.lm.loss_inputs import apply_loss
 from mipo.trainer import PreferenceConfig, PreferenceTrainer
 
+pytestmark = pytest.mark.long
+
 
 def example(name):
     """The keywords with which a loss is declared to be tried; none for one unknown."""

@@ -18,6 +18,8 @@ from mipo import losses
 from mipo.lm.tokens import encode_many
 from mipo.logprobs import score_rows
 
+pytestmark = pytest.mark.long
+
 N = 6  # pairs in the batch
 
 

@@ -15,6 +15,8 @@ from mipo.data import render
 from mipo.lm.loss_inputs import apply_loss
 from mipo.trainer import PreferenceConfig, PreferenceTrainer
 
+pytestmark = pytest.mark.long
+
 STEPS = 20
 COMMON = dict(
     per_device_train_batch_size=4,

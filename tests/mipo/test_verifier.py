@@ -11,6 +11,8 @@ from mipo.lm.tokens import encode_many
 from mipo.worlds import word_problems
 from mipo.worlds.word_problems import Problem
 
+pytestmark = pytest.mark.long
+
 SUM = Problem("sum", "plain", (7, 5), "Ada", "apples")
 CHOICE = Problem("sum", "plain", (7, 5), "Ada", "apples", (35, 12, 13, 10))
 

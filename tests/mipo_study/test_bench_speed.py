@@ -13,7 +13,12 @@ from mipo_study.bench import speed
 from mipo_study.bench.speed import Case
 from mipo_study.book import tables
 
+pytestmark = pytest.mark.long
+
 CPU = torch.device("cpu")
+# three cases, seven contestants and two repetitions: half a minute of set-ups; `make
+# test` runs one case of them, and each contestant's losses
+repeated = pytest.mark.slow
 TINY = {"tiny": (16, 32, 2, 2, 1, 60)}
 PAIR, SETS = (
     Case("tiny", 12, 6, batch=2, steps=1),
@@ -32,6 +37,7 @@ def found():
     )
 
 
+@repeated
 def test_every_contestant_is_timed_in_every_repetition_and_the_file_holds_it(found):
     pairs, sets, adapters = found["cases"]
     assert set(pairs["seconds"]) == set(adapters["seconds"]) == set(speed.PEERS)
@@ -166,6 +172,7 @@ def test_wrong_settings_stop_at_once():
             speed.main(["--device", "cpu", *wrong])
 
 
+@repeated
 def test_the_table_shows_every_device(found, tmp_path, monkeypatch):
     monkeypatch.setenv("MIPO_ROOT", str(tmp_path))
     assert tables.bench() == tables.NOTHING

@@ -14,6 +14,8 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from mipo_study import ch12_cost
 from mipo_study.bench import timing
 
+pytestmark = pytest.mark.long
+
 TINY = ch12_cost.Shape(linear=120, layers=1, width=4, hidden=4, vocab=7)
 PASSES = {
     "sft": 1.5,

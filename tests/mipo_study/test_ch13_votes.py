@@ -11,6 +11,8 @@ from mipo.numbers import interval_of
 from mipo.worlds import polis, votes
 from mipo_study import ch13_votes, experiment
 
+pytestmark = pytest.mark.long
+
 PEOPLE, STATEMENTS = 80, 24
 
 

@@ -14,6 +14,8 @@ from mipo.worlds import language_model, scoring, wide
 from mipo.worlds.grammar import TASKS
 from mipo_study import ch16_scaling, experiment
 
+pytestmark = pytest.mark.long
+
 RUNS = "runs"
 SMALL = {"size": "0.1M", "width": 2, "seed": 0}
 

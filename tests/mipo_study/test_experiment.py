@@ -14,6 +14,8 @@ from mipo.worlds.language_model import build_tokenizer
 from mipo_study import experiment, methods
 from mipo_study.experiment import Trial
 
+pytestmark = pytest.mark.long
+
 OWN_PAIRS = ("sft", "mipo-random", "mipo-missing", "context-infonce", "sami")
 OWN_PAIRS += ("mi-reward",)
 QUICK = {"lr": 1e-3, "batch_size": 4, "progress": False}

@@ -13,6 +13,8 @@ from mipo.numbers import Number
 from mipo_study.figures import cost, style, training, world
 from mipo_study.methods import METHODS
 
+pytestmark = pytest.mark.long
+
 RNG = np.random.default_rng(0)
 ARMS = [
     "sft",

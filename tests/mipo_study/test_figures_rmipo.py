@@ -9,6 +9,8 @@ from matplotlib.text import Text
 
 from mipo_study.figures import rmipo as draw
 
+pytestmark = pytest.mark.long
+
 RNG = np.random.default_rng(0)
 METHODS = ["DPO", "SimPO", "SimPER", "RMiPO", "RMiPO, paper's γ"]
 GAPS = {name: RNG.normal(0.1, 0.3, 200) for name in METHODS[:3]}

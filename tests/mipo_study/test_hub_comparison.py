@@ -12,6 +12,8 @@ from mipo.evaluate import reference_free
 from mipo_study.hub import benchmarks, download, harness, llm_judge, runs, scores, train
 from mipo_study.hub.comparison import Comparison
 
+pytestmark = pytest.mark.long
+
 PEOPLE, PREFS, MATHS = ("m", "prism"), ("m", "ultrafeedback"), ("m", "gsm8k")
 ROWS = [{"query": f"q{i}", "context": "c", "person": f"p{i // 2}"} for i in range(6)]
 

@@ -11,6 +11,8 @@ from mipo_study.hub import answers, benchmarks, harness, train
 from mipo_study.hub import scores as real_scores
 from mipo_study.hub.download import Place
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(autouse=True)
 def brief(monkeypatch):

@@ -15,6 +15,8 @@ from mipo_study.hub import benchmarks, download, protocol, scores, serving, trai
 from mipo_study.hub import runs as real
 from mipo_study.hub.download import Place
 
+pytestmark = pytest.mark.long
+
 DPO, RMIPO = (
     (name, protocol.setting_of("preferences", name)) for name in ("dpo", "rmipo")
 )

@@ -171,6 +171,9 @@ def execute(step: Step) -> None:
     Failure
         Names the cell and its error, or what else stopped it.
     """
+    # jsonschema would build a grammar of international addresses at each import, for
+    # 1.5 seconds; no notebook has one to be checked
+    sys.modules.setdefault("rfc3987_syntax", None)
     import papermill
     from nbclient.exceptions import DeadKernelError
 
