@@ -1,5 +1,6 @@
 """One environment, listed once: pyproject.toml names the packages, constraints.txt their tested versions."""
 
+import ast
 import importlib.metadata
 import json
 import re
@@ -87,16 +88,26 @@ def test_the_installed_versions_are_the_tested_ones():
         assert installed == pins[plain(want.name)], f"{want.name}: run make setup"
 
 
-def imports():
-    """Top-level names that the package and the notebooks import."""
-    texts = [file.read_text(encoding="utf-8") for file in (ROOT / "src").rglob("*.py")]
+def sources():
+    """The code of both packages and of the notebooks, these without magics."""
+    for file in (ROOT / "src").rglob("*.py"):
+        yield file.read_text(encoding="utf-8")
     for file in (ROOT / "notebooks").glob("*.ipynb"):
-        texts += [
-            "".join(cell["source"])
-            for cell in json.loads(file.read_bytes())["cells"]
-            if cell["cell_type"] == "code"
-        ]
-    return set(re.findall(r"^\s*(?:import|from)\s+(\w+)", "\n".join(texts), re.M))
+        cells = json.loads(file.read_bytes())["cells"]
+        code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+        yield re.sub(r"^\s*[%!].*", "", "\n".join(code), flags=re.M)
+
+
+def imports():
+    """Top-level names that the packages and the notebooks import."""
+    names = set()
+    for source in sources():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names.add(node.module.split(".")[0])
+    return names
 
 
 def test_what_is_imported_is_listed_and_what_is_listed_is_imported():
