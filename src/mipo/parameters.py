@@ -392,12 +392,17 @@ def kind_of(value: Any) -> str:
     return kinds.get(type(value), type(value).__name__)
 
 
+FEW = 12  # choices that a message can list
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """The known word that is meant, or all that there are."""
-    close = difflib.get_close_matches(word, list(known), 1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; it has {', '.join(sorted(known))}"
+    """The known word that is probably meant; all there are, where they are few."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, 1)
+    if not close:
+        return f"; choose from {', '.join(known)}"
+    few = f" There are {', '.join(known)}" if len(known) <= FEW else ""
+    return f"; did you mean {close[0]!r}?{few}"
 
 
 # ---- in a notebook ----

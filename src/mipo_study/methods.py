@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mipo.parameters import suggestion
+
 # Okabe & Ito (2008), "Color Universal Design", with two readable stand-ins at the end:
 # its yellow vanishes on white.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -247,8 +249,8 @@ def require(
     choices = list(choices)
     for name in names:
         if name not in choices:
-            offer = ", ".join(map(str, choices))
-            raise ValueError(f"{parameter}: there is no {name!r}; choose from {offer}")
+            hint = suggestion(str(name), map(str, choices))
+            raise ValueError(f"{parameter}: there is no {name!r}{hint}")
 
 
 def settings_of(name: str, protocol: str = "published") -> Setting:

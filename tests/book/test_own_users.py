@@ -164,7 +164,9 @@ def test_a_fault_in_the_preferences_is_named(tiny_qwen2, tmp_path):
 
 def test_an_unknown_method_is_named(tiny_qwen2, tmp_path):
     workshop = own.Workshop(tmp_path, own.Place("tiny", tiny_qwen2))
-    with pytest.raises(ValueError, match="there is no 'mipo-randon'; choose from"):
+    with pytest.raises(
+        ValueError, match="there is no 'mipo-randon'; did you mean 'mipo-random'"
+    ):
         workshop.train("mipo-randon", [], [])
 
 

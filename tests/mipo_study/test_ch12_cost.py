@@ -364,7 +364,7 @@ def test_measure_has_every_method_and_says_it_per_pair(small):
     [
         (
             {"methods": ["simpo", "simop"]},
-            "there is no 'simop'; choose from sft, dpo",
+            "there is no 'simop'; did you mean 'simpo'",
         ),
         (
             {"prompt": 30, "reply": 3},

@@ -285,7 +285,9 @@ def test_the_placebo_turns_mipo_s_pairs(made):
 
 
 def test_an_unknown_method_is_named(made):
-    with pytest.raises(ValueError, match="no 'simpo'; choose from mipo, dpo, rmipo"):
+    with pytest.raises(
+        ValueError, match="no 'simpo'; did you mean 'mipo'. There are mipo, dpo, rmipo"
+    ):
         ch16_scaling.trial(made[0], **settings(made[1], "simpo")).metrics
 
 

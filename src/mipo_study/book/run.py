@@ -248,6 +248,9 @@ def run_notebook(name: str, scale: str) -> None:
     except Failure as error:
         step.write_stamp(run=run, error=str(error))
         raise SystemExit(f"{head}  FAILED: {error}") from None
+    except Exception as error:  # a fault of ours or of a library: its trace is wanted
+        step.write_stamp(run=run, error=f"{type(error).__name__}: {error}")
+        raise
     step.write_stamp(run=run, inputs=inputs, outputs=step.outputs())
     skipped = step.last_result().get("skipped")
     minutes = minutes_text((time.monotonic() - start) / 60)
