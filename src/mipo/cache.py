@@ -141,8 +141,8 @@ def canonical(node: Any) -> Any:
 
     A node is its class name and the fields that say something. Left out are
     docstrings, what is empty, and what is no meaning: positions, load or store, the
-    comments of types, the u of u"text". The constant parts of an f-string are joined,
-    since versions cut them differently.
+    hints of a function, the comments of types, the u of u"text". The constant parts of
+    an f-string are joined, since versions cut them differently.
     """
     if isinstance(node, list):
         return [canonical(item) for item in node]
@@ -151,8 +151,10 @@ def canonical(node: Any) -> Any:
     if not isinstance(node, ast.AST):
         return ascii(node)
     parts = dict(ast.iter_fields(node))
-    for skipped in ("ctx", "type_comment", "type_ignores"):
+    for skipped in ("ctx", "type_comment", "type_ignores", "returns"):
         parts.pop(skipped, None)
+    if isinstance(node, ast.arg):
+        parts.pop("annotation", None)
     if isinstance(node, ast.JoinedStr):
         parts["values"] = _joined(node.values)
     if _has_docstring(node):
