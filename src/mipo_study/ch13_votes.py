@@ -127,6 +127,8 @@ def make_pairs(
         The model that answers.
     seed : int
         Which statements, and the replies.
+    questions : int
+        Statements of each person, at most.
 
     Returns
     -------

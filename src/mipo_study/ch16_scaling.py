@@ -244,7 +244,7 @@ def base_model(
         Of the model and of its world.
     steps : int
         At width 1; see `steps_of`.
-    seed, batch_size
+    seed, batch_size, progress
         See `experiment.base_model`.
 
     Returns
@@ -540,6 +540,8 @@ def make_pairs(
     placebo : bool
         Chosen and rejected of MIPO's pairs are assigned by coin; checked pairs have no
         placebo.
+    progress : bool, optional
+        Show bars; None: by hand only, see `mipo.cache.cached`.
     """
     shared = {"base": base, "seed": seed, "n_people": n_people, "width": width}
     if is_checked(method):
@@ -594,7 +596,7 @@ def trial(
         The learning rate, times the rule's.
     epochs, batch_size
         See `experiment.train`.
-    placebo : bool
+    placebo, progress
         See `make_pairs`.
 
     Returns
