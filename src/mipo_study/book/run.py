@@ -173,6 +173,7 @@ def execute(step: Step) -> None:
     """
     # jsonschema would build a grammar of international addresses at each import, for
     # 1.5 seconds; no notebook has one to be checked
+    # pyrefly: ignore[no-matching-overload]  # None: "cannot be imported", says Python
     sys.modules.setdefault("rfc3987_syntax", None)
     import papermill
     from nbclient.exceptions import DeadKernelError
