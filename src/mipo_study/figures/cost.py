@@ -1,4 +1,4 @@
-"""Figures of chapter 12: what a step of each loss costs, where RMiPO is cheaper than DPO, and what a search adds."""
+"""Figures of chapter 12: cost of a step of each loss, and what a search adds."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,6 +16,7 @@ from mipo_study.figures.style import (
     LIGHT,
     ORANGE,
     PURPLE,
+    edge_text,
     end_labels,
     ink,
     reference_line,
@@ -32,13 +33,16 @@ LABELS = {
 COLOURS = {name: METHODS[name].colour for name in ("sft", "dpo", "simpo", "rmipo")}
 COLOURS |= {"dpo-live": PURPLE, "reference": GREY}
 Lengths = tuple[int, int]  # tokens of prompt and reply
+Curve = tuple[np.ndarray, np.ndarray]  # x and y
 
 
 def label(method: str) -> str:
+    """What figures call a method."""
     return LABELS.get(method) or methods.label(method)
 
 
 def lengths_label(lengths: Lengths) -> str:
+    """What figures call lengths of prompt and reply."""
     return f"prompt {lengths[0]}, reply {lengths[1]}"
 
 
@@ -56,10 +60,23 @@ def ratios(
     times: Mapping[Lengths, Mapping[str, Number]],
     operations: Mapping[Lengths, Mapping[str, float]],
 ) -> Figure:
-    """Time of each method's step over that of a SimPO step, one panel per lengths; crosses: the same in operations.
+    """Time of each method's step over that of a SimPO step, one panel per lengths.
 
-    times        {(prompt, reply) in tokens: {method: median ratio with its interval}}
-    operations   {(prompt, reply): {method: ratio}}
+    Parameters
+    ----------
+    times : dict
+        {(prompt, reply) in tokens: {method: median ratio with its interval}}.
+    operations : dict
+        {(prompt, reply): {method: ratio of operations}}, crosses.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        Where nothing is to be drawn.
     """
     if not times or not all(times.values()):
         raise ValueError("nothing to draw: give at least one method at one length")
@@ -90,22 +107,14 @@ def ratios(
             ax.plot(
                 operations[lengths][name], y, "x", color=BLACK, ms=6, mew=1.3, zorder=5
             )
-            ax.annotate(
-                f"{number.mean:.2f}",
-                (1, y),
-                xycoords=ax.get_yaxis_transform(),
-                xytext=(3, 0),
-                fontsize=9,
-                textcoords="offset points",
-                va="center",
-                color=ink(COLOURS[name]),
-            )
+            edge_text(ax, y, f"{number.mean:.2f}", COLOURS[name], shift=3)
         ax.axvline(1, color=GREY, ls="--", lw=1.1, zorder=1)
         _method_rows(ax, methods, names=k == 0)
         ax.set_title(f"{lengths[0]} + {lengths[1]} tokens", loc="center")
         ax.locator_params(axis="x", nbins=4)
     fig.supxlabel(
-        "time of a step / time of a SimPO step (prompt + reply); ×: the same in operations",
+        "time of a step / time of a SimPO step (prompt + reply); "
+        "×: the same in operations",
         fontsize=10,
     )
     return fig
@@ -114,9 +123,16 @@ def ratios(
 def operations(
     counted: Mapping[str, Sequence[float]], predicted: Mapping[str, Sequence[float]]
 ) -> Figure:
-    """Operations that torch counted against those of the formula, both per pair and on logarithmic axes.
+    """Operations that torch counted against those of the formula, logarithmic axes.
 
-    counted, predicted   {method: one per lengths}, in billions
+    Parameters
+    ----------
+    counted, predicted : dict
+        {method: one per lengths}, billions per pair.
+
+    Returns
+    -------
+    Figure
     """
     fig, ax = subplots(size=(6.5, 3.4))
     for name, values in counted.items():
@@ -130,12 +146,8 @@ def operations(
             zorder=3,
             label=label(name),
         )
-    ends = np.array(
-        [
-            min(map(min, predicted.values())) / 1.3,
-            max(map(max, predicted.values())) * 1.3,
-        ]
-    )
+    every = np.concatenate([np.asarray(row) for row in predicted.values()])
+    ends = np.array([every.min() / 1.3, every.max() * 1.3])
     ax.plot(ends, ends, color=GREY, ls="--", lw=1.1, zorder=1)
     ax.set_xscale("log")
     ax.set_yscale("log")
@@ -151,12 +163,21 @@ def operations(
 
 
 def memory(
-    kept: Mapping[Lengths, Mapping[str, float]],
+    resident: Mapping[Lengths, Mapping[str, float]],
     peak: Mapping[Lengths, Mapping[str, float]],
 ) -> Figure:
-    """Megabytes at the peak of a step: what is kept between steps, and gradients and activations on top.
+    """Megabytes at the peak of a step.
 
-    kept, peak   {(prompt, reply): {method: megabytes}}
+    Parameters
+    ----------
+    resident : dict
+        {(prompt, reply): {method: MB that stay between steps}}, dark.
+    peak : dict
+        {(prompt, reply): {method: MB at the peak}}; what is beyond is light.
+
+    Returns
+    -------
+    Figure
     """
     methods = list(next(iter(peak.values())))
     fig, axes = subplots(
@@ -164,7 +185,7 @@ def memory(
     )
     for k, (ax, (lengths, row)) in enumerate(zip(axes[0], peak.items(), strict=True)):
         for y, (name, value) in enumerate(row.items()):
-            bottom = kept[lengths][name]
+            bottom = resident[lengths][name]
             ax.barh(y, bottom, color=COLOURS[name], height=0.62, zorder=2)
             ax.barh(
                 y,
@@ -175,37 +196,41 @@ def memory(
                 height=0.62,
                 zorder=2,
             )
-            ax.annotate(
-                f"{value:.1f}",
-                (1, y),
-                xycoords=ax.get_yaxis_transform(),
-                xytext=(3, 0),
-                fontsize=9,
-                textcoords="offset points",
-                va="center",
-                color=ink(COLOURS[name]),
-            )
+            edge_text(ax, y, f"{value:.1f}", COLOURS[name], shift=3)
         _method_rows(ax, methods, names=k == 0)
         ax.set_title(f"{lengths[0]} + {lengths[1]} tokens", loc="center")
         ax.locator_params(axis="x", nbins=4)
     fig.supxlabel(
-        "peak of a step (MB); dark: weights and optimiser state,\nlight: gradients and activations",
+        "peak of a step (MB); dark: weights and optimiser state,\n"
+        "light: gradients and activations",
         fontsize=10,
     )
     return fig
 
 
 def savings(
-    curves: Mapping[str, tuple],
+    curves: Mapping[str, Curve],
     points: Mapping[str, Sequence[tuple[float, Number]]],
     *,
     claimed: float,
     marks: Mapping[str, float] | None = None,
 ) -> Figure:
-    """What RMiPO saves against the share of a sequence that is reply: curves in operations, measured times as points.
+    """What RMiPO saves against the share of a sequence that is reply.
 
-    curves    {what it is compared with: (shares, savings)}         points   {the same: [(share, median with interval)]}
-    claimed   the saving above which the claim holds                marks    {text: share}, vertical lines
+    Parameters
+    ----------
+    curves : dict
+        {what it is compared with: (shares, savings)}, in operations.
+    points : dict
+        {the same: [(share, median with its interval)]}, in measured time.
+    claimed : float
+        The saving above which the claim holds.
+    marks : dict, optional
+        {text: share}, vertical lines.
+
+    Returns
+    -------
+    Figure
     """
     fig, ax = subplots(size=(6.5, 3.8))
     colours = dict(zip(curves, (PURPLE, BLUE, GREEN, ORANGE), strict=False))
@@ -252,13 +277,8 @@ def savings(
     ax.xaxis.set_major_formatter("{x:.0%}")
     ax.set_xlabel("share of the sequence's tokens that is reply")
     ax.set_ylabel("saving of RMiPO (share of\nthe other's time per pair)")
-    end_labels(
-        ax,
-        [
-            (x[-1], y[-1], f"against {name}", colours[name])
-            for name, (x, y) in curves.items()
-        ],
-    )
+    ends = [(x[-1], y[-1], f"against {n}", colours[n]) for n, (x, y) in curves.items()]
+    end_labels(ax, ends)
     return fig
 
 
@@ -270,10 +290,26 @@ def search(
     claimed: float,
     marks: Mapping[str, tuple[str, int]] | None = None,
 ) -> Figure:
-    """Cost of a search against the settings that it tries at each learning rate; RMiPO tries one.
+    """Cost of a search against the settings it tries at each learning rate.
 
-    runs    (N,) settings per learning rate          lines    {method: (N,)}, in SimPO runs per learning rate
-    own     RMiPO's cost in the same unit            marks    {text: (method, settings)}: searches that were published
+    RMiPO tries one.
+
+    Parameters
+    ----------
+    runs : sequence of int, length N
+        Settings per learning rate.
+    lines : dict
+        {method: cost, length N}, in SimPO runs per learning rate.
+    own : float
+        RMiPO's cost in the same unit.
+    claimed : float
+        The saving that is claimed.
+    marks : dict, optional
+        {text: (method, settings)} of searches that were published.
+
+    Returns
+    -------
+    Figure
     """
     fig, ax = subplots(size=(6.5, 3.6))
     for name, y in lines.items():
@@ -281,9 +317,8 @@ def search(
     ax.axhline(own, color=COLOURS["rmipo"], zorder=2)
     ax.axhline(own / (1 - claimed), color=COLOURS["rmipo"], ls="--", lw=1.1, zorder=2)
     ax.set_yscale("log")
-    ticks = [
-        t for t in (1, 2, 3, 5, 10, 20) if t <= 1.05 * max(map(max, lines.values()))
-    ]
+    top = 1.05 * max(map(max, lines.values()))
+    ticks = [t for t in (1, 2, 3, 5, 10, 20) if t <= top]
     ax.set_yticks(ticks, map(str, ticks))
     ax.minorticks_off()
     ax.set_xticks(runs)
@@ -303,18 +338,9 @@ def search(
     ax.set_xlabel("settings tried at each learning rate (runs)")
     ax.set_ylabel("total (SimPO runs\nper learning rate)")
     ax.set_xlim(right=runs[-1] + 0.5)
-    last, edge = runs[-1], runs[-1] + 0.5
-    end_labels(
-        ax,
-        [(last, y[-1], label(name), COLOURS[name]) for name, y in lines.items()]
-        + [
-            (edge, own, "RMiPO, one setting", COLOURS["rmipo"]),
-            (
-                edge,
-                own / (1 - claimed),
-                f"above: saves {claimed:.0%}",
-                COLOURS["rmipo"],
-            ),
-        ],
-    )
+    last, edge, colour = float(runs[-1]), runs[-1] + 0.5, COLOURS["rmipo"]
+    ends = [(last, y[-1], label(name), COLOURS[name]) for name, y in lines.items()]
+    ends.append((edge, own, "RMiPO, one setting", colour))
+    ends.append((edge, own / (1 - claimed), f"above: saves {claimed:.0%}", colour))
+    end_labels(ax, ends)
     return fig

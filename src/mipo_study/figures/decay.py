@@ -31,7 +31,21 @@ def decay_curve(
     marks: Mapping[str, tuple[float, float]],
     ends: tuple[float, float],
 ) -> Figure:
-    """γ (S,) against Δpmi (S,); marks {text: (Δpmi, γ)} of single pairs; ends (γ_min, γ_max)."""
+    """The margin against Δpmi.
+
+    Parameters
+    ----------
+    delta_pmi, gamma : ndarray, shape (S,)
+        Nats per token, and γ.
+    marks : dict
+        {text: (Δpmi, γ)} of single pairs.
+    ends : (float, float)
+        γ_min and γ_max.
+
+    Returns
+    -------
+    Figure
+    """
     fig, ax = subplots(size=WIDE)
     ax.plot(delta_pmi, gamma, color=BLUE)
     for text, (x, y) in marks.items():
@@ -54,7 +68,23 @@ def loss_surfaces(
     losses: Mapping[str, np.ndarray],
     halves: Mapping[str, np.ndarray],
 ) -> Figure:
-    """One panel per convention: loss {name: (P, D)} in nats over Δ (D,) and Δpmi (P,); halves {name: (P,)} of Δ, w = 1/2."""
+    """The loss over Δ and Δpmi, one panel per convention.
+
+    Parameters
+    ----------
+    delta : ndarray, shape (D,)
+        Nats per token.
+    delta_pmi : ndarray, shape (P,)
+        Nats per token.
+    losses : dict
+        {convention: loss, shape (P, D)}, nats.
+    halves : dict
+        {convention: Δ at which the weight is 1/2, shape (P,)}.
+
+    Returns
+    -------
+    Figure
+    """
     fig, axes = subplots(1, len(losses), size=NORMAL, sharey=True)
     levels = np.arange(0, np.ceil(max(v.max() for v in losses.values())) + 0.01, 0.5)
     for ax, (name, values) in zip(axes, losses.items(), strict=True):
@@ -95,17 +125,28 @@ def weights(
     at_once: Mapping[str, np.ndarray],
     by_pmi: Mapping[str, np.ndarray],
 ) -> Figure:
-    """Weight w (S,) against Δ (S,): left {name: (S,)} where Δpmi = Δ; right {name: (S,)} at fixed Δpmi."""
+    """The weight of a pair against Δ.
+
+    Parameters
+    ----------
+    delta : ndarray, shape (S,)
+        Nats per token.
+    at_once : dict
+        {name: weight where Δpmi = Δ, shape (S,)}, left.
+    by_pmi : dict
+        {name: weight at a fixed Δpmi, shape (S,)}, right.
+
+    Returns
+    -------
+    Figure
+    """
     fig, axes = subplots(1, 2, size=(6.5, 3.3), sharey=True)
-    for ax, curves, title in zip(
-        axes, (at_once, by_pmi), ("Δpmi = Δ", "code, Δpmi fixed"), strict=True
-    ):
-        for (name, values), colour, line in zip(
-            curves.items(),
-            (BLUE, VERMILLION, GREY, GREEN),
-            ("-", "--", ":", "-."),
-            strict=False,
-        ):
+    panels = {"Δpmi = Δ": at_once, "code, Δpmi fixed": by_pmi}
+    colours = (BLUE, VERMILLION, GREY, GREEN)
+    lines = ("-", "--", ":", "-.")
+    for ax, (title, curves) in zip(axes, panels.items(), strict=True):
+        looks = zip(curves.items(), colours, lines, strict=False)
+        for (name, values), colour, line in looks:
             ax.plot(delta, values, color=colour, ls=line, label=name, lw=2)
         ax.axhline(0.5, color=GREY, lw=0.8)
         ax.set(
@@ -126,9 +167,24 @@ def resting_gaps(
     prior_gaps: np.ndarray,
     tilts: Mapping[str, np.ndarray],
 ) -> Figure:
-    """Left: gap at rest (S,) against the label's probability p (S,), {name: (S,)} as lines, dots (p, gap) followed.
+    """The gap at which training rests.
 
-    Right: gap at rest against the gap without prompt (T,), {name: (T,)}.
+    Parameters
+    ----------
+    p : ndarray, shape (S,)
+        The label's probability.
+    curves : dict
+        {loss: gap at rest, shape (S,)}, left, nats per token.
+    dots : (ndarray, ndarray)
+        p and gap where the update was followed step by step.
+    prior_gaps : ndarray, shape (T,)
+        Gap without the prompt, nats per token.
+    tilts : dict
+        {loss: gap at rest, shape (T,)}, right, nats per token.
+
+    Returns
+    -------
+    Figure
     """
     fig, axes = subplots(1, 2, size=(6.5, 3.5))
     for (name, values), colour, line in zip(
@@ -173,7 +229,21 @@ def rising_loss(
     rest: tuple[float, float],
     path: np.ndarray,
 ) -> Figure:
-    """Left: loss (S,) against the gap (S,) with start and rest (gap, loss); right: the loss along the update (T,). Nats."""
+    """Left the loss against the gap, right the loss along the update.
+
+    Parameters
+    ----------
+    gap, loss : ndarray, shape (S,)
+        Nats per token, and nats.
+    start, rest : (float, float)
+        Gap and loss at the lowest loss, and where the update rests.
+    path : ndarray, shape (T,)
+        Loss after each step, nats.
+
+    Returns
+    -------
+    Figure
+    """
     fig, axes = subplots(1, 2, size=(6.5, 3.2), width_ratios=(1.3, 1))
     axes[0].plot(gap, loss, color=BLUE)
     for (x, y), text, colour, shift, side in (
@@ -210,7 +280,19 @@ def rising_loss(
 def reach(
     ranges: Mapping[str, tuple[float, float]], tuned: Mapping[str, float]
 ) -> Figure:
-    """Raw γ that each convention can reach, {name: (low, high)} as bars, and SimPO's tuned values {name: raw γ}."""
+    """Raw γ that each convention can reach, with SimPO's tuned values.
+
+    Parameters
+    ----------
+    ranges : dict
+        {convention: (low, high)}, bars.
+    tuned : dict
+        {set-up: raw γ}, lines.
+
+    Returns
+    -------
+    Figure
+    """
     fig, ax = subplots(size=(6.5, 2.6))
     for row, ((name, (low, high)), colour) in enumerate(
         zip(ranges.items(), (VERMILLION, BLUE), strict=True)
@@ -252,7 +334,23 @@ def units(
     tokens: np.ndarray,
     paired: Mapping[str, np.ndarray],
 ) -> Figure:
-    """Left: γ (S,) against Δpmi (S,) per scale {name: (S,)}; right: weight of one pair against tokens per word (T,)."""
+    """Left the margin by scale, right how a weight changes with the tokenizer.
+
+    Parameters
+    ----------
+    delta_pmi : ndarray, shape (S,)
+        Nats per token.
+    gammas : dict
+        {scale: γ, shape (S,)}.
+    tokens : ndarray, shape (T,)
+        Tokens per word.
+    paired : dict
+        {name: weight of one pair, shape (T,)}.
+
+    Returns
+    -------
+    Figure
+    """
     fig, axes = subplots(1, 2, size=(6.5, 3.3))
     entries = []
     for (name, values), colour in zip(gammas.items(), SERIES, strict=False):
@@ -284,24 +382,30 @@ def units(
 
 
 def tuned_table(code: Margin, paper: Margin) -> str:
-    """SimPO's tuned values as Markdown, with the Δpmi at which each convention has the same margin, its own unit."""
+    """SimPO's tuned values as Markdown, with the Δpmi at which a margin is the same.
+
+    Parameters
+    ----------
+    code, paper : Margin
+        RMiPO's margin in either convention, each in its own unit.
+
+    Returns
+    -------
+    str
+    """
 
     def needed(margin: Margin, gamma: float) -> str:
         pmi = margin.needed_pmi(gamma)
-        return (
-            "out of reach"
-            if np.isnan(pmi)
-            else "never quite"
-            if np.isinf(pmi)
-            else f"{pmi:.2f}"
-        )
+        if np.isnan(pmi):
+            return "out of reach"
+        return "never quite" if np.isinf(pmi) else f"{pmi:.2f}"
 
-    rows = [
-        "| SimPO's set-up | β | γ/β | raw γ | Δpmi at which the paper's γ = raw γ | Δpmi at which the code's γ = γ/β |",
-        "|---|---|---|---|---|---|",
-    ]
-    rows += [
-        f"| {name} | {beta:g} | {ratio:g} | {raw:g} | {needed(paper, raw)} | {needed(code, ratio)} |"
-        for name, (beta, ratio, raw) in SIMPO_TUNED.items()
-    ]
+    head = (
+        "| SimPO's set-up | β | γ/β | raw γ | Δpmi at which the paper's γ = raw γ "
+        "| Δpmi at which the code's γ = γ/β |"
+    )
+    rows = [head, "|---|---|---|---|---|---|"]
+    for name, (beta, ratio, raw) in SIMPO_TUNED.items():
+        set_up = f"| {name} | {beta:g} | {ratio:g} | {raw:g} "
+        rows.append(f"{set_up}| {needed(paper, raw)} | {needed(code, ratio)} |")
     return "\n".join(rows)

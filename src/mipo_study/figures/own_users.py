@@ -1,4 +1,4 @@
-"""Figures of chapter 18: how much a reply owes its reader, and by how much that rises."""
+"""Figures of chapter 18: how much a reply owes its reader, and how that rises."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ def dependence(pmi: Sequence[float], ceiling: float, *, bins: int = 40) -> Figur
     pmi : sequence of float
         Nats per reply.
     ceiling : float
-        log of the number of contexts that are compared.
+        log of the number of contexts that are compared, nats.
+    bins : int
+        Of the histogram.
+
+    Returns
+    -------
+    Figure
     """
     values = np.asarray(pmi, float)
     fig, ax = subplots(size=(6.5, 2.6))
@@ -41,14 +47,17 @@ def gain_by_person(gains: Mapping[str, Sequence[float]], unit: str) -> Figure:
 
     Parameters
     ----------
-    gains : mapping
+    gains : dict
         {method: one value per person}.
     unit : str
         Title of the horizontal axis.
+
+    Returns
+    -------
+    Figure
     """
-    fig, axes = subplots(
-        1, len(gains), (6.5, 2.8), sharex=True, sharey=True, squeeze=False
-    )
+    size = (6.5, 2.8)
+    fig, axes = subplots(1, len(gains), size, sharex=True, sharey=True, squeeze=False)
     for k, (ax, (name, values)) in enumerate(zip(axes[0], gains.items(), strict=True)):
         ordered = np.sort(np.asarray(values, float))
         rows = np.arange(len(ordered))

@@ -1,6 +1,7 @@
-"""Figures of real people's votes: the map of people, what MIPO changes, for whom and at which beta."""
+"""Figures of real people's votes: their map, and what MIPO changes for whom."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -14,9 +15,11 @@ from mipo_study.figures.style import (
     PALETTE,
     TALL,
     VERMILLION,
+    Seeds,
+    Values,
     arm_colour,
     arm_marker,
-    ink,
+    edge_text,
     strip_points,
     subplots,
 )
@@ -32,16 +35,29 @@ OWN = {
 
 
 def colour_of(arm: str) -> str:
+    """A predictor's colour."""
     return OWN.get(arm, arm_colour(arm))
 
 
 def people_map(
     places: np.ndarray, groups: np.ndarray, shares: np.ndarray, counts: np.ndarray
 ) -> Figure:
-    """Every person as a point, near those who vote alike, coloured by Polis' opinion group.
+    """Every person as a point, near those who vote alike, coloured by opinion group.
 
-    places  (P, 2) principal components        groups  (P,), -1 for none        shares  (2,) variance explained, 0..1
-    counts  (P,) votes cast: the more, the larger the point
+    Parameters
+    ----------
+    places : ndarray, shape (P, 2)
+        Principal components.
+    groups : ndarray, shape (P,)
+        Polis' groups, -1 for none.
+    shares : ndarray, shape (2,)
+        Of the variance, 0 to 1.
+    counts : ndarray, shape (P,)
+        Votes cast: the more, the larger the point.
+
+    Returns
+    -------
+    Figure
     """
     fig, ax = subplots(size=NORMAL)
     size = 4 + 40 * np.sqrt(np.asarray(counts) / max(counts))
@@ -63,12 +79,21 @@ def people_map(
     return fig
 
 
-def measures(metrics: dict) -> Figure:
-    """One panel per measure, one row per predictor, every seed a point; metrics: {title: {arm: one value per seed}}."""
+def measures(metrics: Mapping[str, Values]) -> Figure:
+    """One panel per measure, one row per predictor, every seed a point.
+
+    Parameters
+    ----------
+    metrics : dict
+        {title: {predictor: one value per seed}}.
+
+    Returns
+    -------
+    Figure
+    """
     arms = list(next(iter(metrics.values())))
-    fig, axes = subplots(
-        1, len(metrics), (6.5, 1.2 + 0.3 * len(arms)), sharey=True, squeeze=False
-    )
+    size = (6.5, 1.2 + 0.3 * len(arms))
+    fig, axes = subplots(1, len(metrics), size, sharey=True, squeeze=False)
     for ax, (title, values) in zip(axes[0], metrics.items(), strict=True):
         for row, arm in enumerate(arms):
             mean, _, _ = strip_points(
@@ -79,16 +104,7 @@ def measures(metrics: dict) -> Figure:
                 marker=arm_marker(arm),
                 horizontal=True,
             )
-            ax.annotate(
-                f"{mean:.3f}",
-                (1, row),
-                xycoords=ax.get_yaxis_transform(),
-                xytext=(2, 0),
-                va="center",
-                textcoords="offset points",
-                fontsize=9,
-                color=ink(colour_of(arm)),
-            )
+            edge_text(ax, row, f"{mean:.3f}", colour_of(arm), shift=2)
         ax.set_xlabel(title.replace(" of ", "\nof "))
         ax.locator_params(axis="x", nbins=3)
         ax.grid(axis="y", visible=False)
@@ -98,27 +114,49 @@ def measures(metrics: dict) -> Figure:
     return fig
 
 
-def reach(wanted: np.ndarray, got: np.ndarray, beta: float) -> Figure:
-    """How far each vote's log-odds should move at the exact optimum, and how far training moved them: nats, (N,)."""
+def reach(optimum: np.ndarray, trained: np.ndarray, beta: float) -> Figure:
+    """How far each vote's log-odds should move, and how far training moved them.
+
+    Parameters
+    ----------
+    optimum, trained : ndarray, shape (N,)
+        Change at the exact optimum, and after training, nats.
+    beta : float
+        Of both.
+
+    Returns
+    -------
+    Figure
+    """
     fig, ax = subplots(size=NORMAL)
-    wanted, got = np.asarray(wanted), np.asarray(got)
-    ax.scatter(wanted, got, s=8, color=BLUE, alpha=0.25, linewidths=0)
-    ends = np.quantile(wanted, [0.002, 0.998])
-    slope, shift = np.polyfit(wanted, got, 1)
+    optimum, trained = np.asarray(optimum), np.asarray(trained)
+    ax.scatter(optimum, trained, s=8, color=BLUE, alpha=0.25, linewidths=0)
+    ends = np.quantile(optimum, [0.002, 0.998])
+    slope, shift = np.polyfit(optimum, trained, 1)
     ax.plot(ends, ends, color=GREY, ls="--", lw=1.2, label="exact optimum")
     ax.plot(
         ends, slope * ends + shift, color=VERMILLION, label=f"fit: slope {slope:.2f}"
     )
     ax.set_xlim(*ends)
-    ax.set_ylim(*np.quantile(got, [0.002, 0.998]))
+    ax.set_ylim(*np.quantile(trained, [0.002, 0.998]))
     ax.set_xlabel(f"change of log-odds at the optimum, β = {beta:g} (nats)")
     ax.set_ylabel("change after training (nats)")
     ax.legend(loc="upper left")
     return fig
 
 
-def calibration_curves(curves: dict) -> Figure:
-    """Observed against predicted share of agreement; curves: {arm: what evaluate.calibration returns}."""
+def calibration_curves(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Observed against predicted share of agreement, one panel per predictor.
+
+    Parameters
+    ----------
+    curves : dict
+        {predictor: what `evaluate.calibration` returns}.
+
+    Returns
+    -------
+    Figure
+    """
     fig, axes = subplots(1, len(curves), (6.5, 2.9), sharey=True, squeeze=False)
     for ax, (arm, c) in zip(axes[0], curves.items(), strict=True):
         ax.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1.2)
@@ -138,14 +176,28 @@ def calibration_curves(curves: dict) -> Figure:
     return fig
 
 
-def by_division(centres: np.ndarray, gains: dict, labels: Sequence[str]) -> Figure:
-    """Change of the chance of the right vote, per class of how divided people are over the statement.
+def by_division(
+    centres: np.ndarray, gains: Mapping[str, np.ndarray], labels: Sequence[str]
+) -> Figure:
+    """Change of the chance of the right vote, by how divided people are.
 
-    centres  (B,) positions        gains  {arm: (B, seeds)}        labels  (B,) names of the classes
+    Parameters
+    ----------
+    centres : ndarray, shape (B,)
+        Positions of the classes of statements.
+    gains : dict
+        {predictor: change, shape (B, seeds)}.
+    labels : sequence of str, length B
+        Names of the classes.
+
+    Returns
+    -------
+    Figure
     """
     fig, ax = subplots(size=NORMAL)
     for k, (arm, values) in enumerate(gains.items()):
-        colour, offset = colour_of(arm), (k - (len(gains) - 1) / 2) * 0.22
+        colour = colour_of(arm)
+        offset = (k - (len(gains) - 1) / 2) * 0.22
         for i, (x, v) in enumerate(zip(centres, values, strict=True)):
             strip_points(
                 ax,
@@ -163,10 +215,22 @@ def by_division(centres: np.ndarray, gains: dict, labels: Sequence[str]) -> Figu
     return fig
 
 
-def beta_sweep(metrics: dict, base: dict) -> Figure:
-    """One panel per metric over beta: lines for what is computed exactly, points with intervals for what was trained.
+def beta_sweep(
+    metrics: Mapping[str, Mapping[str, Mapping[float, Seeds]]],
+    base: Mapping[str, float],
+) -> Figure:
+    """One panel per metric over β: exact values as lines, trained ones as points.
 
-    metrics  {title: {arm: {beta: values per seed}}}        base  {title: value at beta → ∞}
+    Parameters
+    ----------
+    metrics : dict
+        {title: {predictor: {β: values per seed}}}.
+    base : dict
+        {title: value at β → ∞}.
+
+    Returns
+    -------
+    Figure
     """
     fig, axes = subplots(1, len(metrics), (TALL[0], 3.2), squeeze=False)
     for ax, (title, arms) in zip(axes[0], metrics.items(), strict=True):

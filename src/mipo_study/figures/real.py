@@ -1,5 +1,7 @@
 """Figures of chapter 15: which errors a model makes, before and after."""
 
+from collections.abc import Mapping
+
 from matplotlib.figure import Figure
 
 from mipo_study.figures.style import (
@@ -12,6 +14,7 @@ from mipo_study.figures.style import (
     subplots,
 )
 
+WHITE_ON = ("right", "arithmetic", "wrong option")  # dark bars
 COLOURS = {
     "right": BLUE,
     "format": LIGHT,
@@ -22,20 +25,32 @@ COLOURS = {
 }
 
 
-def error_types(shares: dict) -> Figure:
-    """One bar per policy, cut into right answers and kinds of errors; shares of 7 % and more are written out.
+def error_types(shares: Mapping[str, Mapping[str, float]]) -> Figure:
+    """One bar per policy, cut into right answers and kinds of errors.
 
-    shares  {label: {kind: share}}, each adding up to 1; kinds are those of `hub.answers.ERRORS`
+    Parameters
+    ----------
+    shares : dict
+        {label: {kind of `hub.answers.ERRORS`: share}}, each adding up to 1; those of
+        7 % and more are written out.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        Where nothing is to be drawn, or shares do not add up.
     """
     if not shares:
         raise ValueError("nothing to draw: give at least one policy")
     fig, ax = subplots(size=(6.5, 1.5 + 0.4 * len(shares)))
     kinds = [k for k in COLOURS if any(row.get(k) for row in shares.values())]
     for row, (label, share) in enumerate(shares.items()):
-        if abs(sum(share.values()) - 1) > 1e-6:
-            raise ValueError(
-                f"{label}: the shares add up to {sum(share.values()):g}, not 1"
-            )
+        total = sum(share.values())
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"{label}: the shares add up to {total:g}, not 1")
         left = 0.0
         for kind in kinds:
             width = share.get(kind, 0.0)
@@ -56,9 +71,7 @@ def error_types(shares: dict) -> Figure:
                     ha="center",
                     va="center",
                     fontsize=9,
-                    color="white"
-                    if kind in ("right", "arithmetic", "wrong option")
-                    else "black",
+                    color="white" if kind in WHITE_ON else "black",
                 )
             left += width
     ax.set_yticks(range(len(shares)), list(shares))

@@ -1,9 +1,12 @@
-"""Figures of chapter 8: which errors go, accuracy by method and difficulty, pass@k, and β."""
+"""Figures of chapter 8: which errors go, accuracy, pass@k, and β."""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from mipo.numbers import Number
 from mipo.worlds.word_problems import TYPES
 from mipo_study.figures.style import (
     BLACK,
@@ -15,8 +18,10 @@ from mipo_study.figures.style import (
     PURPLE,
     SKY,
     VERMILLION,
+    Seeds,
+    Values,
+    edge_text,
     end_labels,
-    ink,
     strip_points,
     subplots,
 )
@@ -63,15 +68,27 @@ def colour(name: str) -> str:
     return entry.colour if entry and entry.colour else BLACK
 
 
-def type_bars(panels: dict) -> Figure:
-    """Stacked bars: the share of each type of reply, one bar per policy, one panel per sort of problem.
+def type_bars(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+    """Stacked bars: the share of each type of reply, one bar per policy.
 
-    panels  {title: {policy: (8,) shares in the order of TYPES}}, the same policies in each panel
+    Parameters
+    ----------
+    panels : dict
+        {sort of problem: {policy: 8 shares in the order of `TYPES`}}, the same policies
+        in each panel.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        Where two panels have other policies.
     """
     names = list(next(iter(panels.values())))
-    fig, axes = subplots(
-        1, len(panels), (6.5, 1.5 + 0.3 * len(names)), squeeze=False, sharey=True
-    )
+    size = (6.5, 1.5 + 0.3 * len(names))
+    fig, axes = subplots(1, len(panels), size, squeeze=False, sharey=True)
     for ax, (title, bars) in zip(axes[0], panels.items(), strict=True):
         if list(bars) != names:
             raise ValueError(
@@ -95,16 +112,26 @@ def type_bars(panels: dict) -> Figure:
         ax.set_yticks(range(len(names)), [label(b) for b in names])
         ax.grid(axis="y", visible=False)
     axes[0, 0].invert_yaxis()
-    fig.legend(
-        *axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4
-    )
+    handles = axes[0, 0].get_legend_handles_labels()
+    fig.legend(*handles, loc="outside upper center", ncols=4)
     return fig
 
 
-def by_level(values: dict, *, exact: dict | None = None) -> Figure:
-    """Accuracy of each policy at each level of difficulty: seeds as points, mean and 95 % t interval.
+def by_level(
+    values: Mapping[str, Values], *, exact: Mapping[str, float] | None = None
+) -> Figure:
+    """Accuracy of each policy at each level: seeds, their mean and 95 % t interval.
 
-    values  {level: {policy: one per seed}}        exact  {level: accuracy of the base's exact law}, black lines
+    Parameters
+    ----------
+    values : dict
+        {level of difficulty: {policy: one per seed}}.
+    exact : dict, optional
+        {level: accuracy of the base's exact law}, black lines.
+
+    Returns
+    -------
+    Figure
     """
     fig, ax = subplots(size=(6.5, 3.4))
     names = list(next(iter(values.values())))
@@ -135,30 +162,27 @@ def by_level(values: dict, *, exact: dict | None = None) -> Figure:
     return fig
 
 
-def method_rows(values: dict) -> Figure:
-    """Accuracy of every method on open problems and on multiple choice: seeds, mean and interval along x.
+def method_rows(values: Mapping[str, Values]) -> Figure:
+    """Accuracy of every method: seeds, mean and interval along x.
 
-    values  {title: {method: one number, or one per seed}}
+    Parameters
+    ----------
+    values : dict
+        {sort of problem: {method: one number, or one per seed}}.
+
+    Returns
+    -------
+    Figure
     """
     names = list(next(iter(values.values())))
-    fig, axes = subplots(
-        1, len(values), (6.5, 1.1 + 0.3 * len(names)), squeeze=False, sharey=True
-    )
+    size = (6.5, 1.1 + 0.3 * len(names))
+    fig, axes = subplots(1, len(values), size, squeeze=False, sharey=True)
     for ax, (title, row) in zip(axes[0], values.items(), strict=True):
         for y, name in enumerate(names):
             mean, *_ = strip_points(
                 ax, y, row[name], colour=colour(name), horizontal=True
             )
-            ax.annotate(
-                f"{mean:.2f}",
-                (1, y),
-                xycoords=ax.get_yaxis_transform(),
-                xytext=(4, 0),
-                fontsize=9,
-                textcoords="offset points",
-                va="center",
-                color=ink(colour(name)),
-            )
+            edge_text(ax, y, f"{mean:.2f}", colour(name))
         ax.set(title=title, xlabel="accuracy (share of problems)")
         ax.set_yticks(range(len(names)), [label(n) for n in names])
         ax.grid(axis="y", visible=False)
@@ -166,10 +190,19 @@ def method_rows(values: dict) -> Figure:
     return fig
 
 
-def pass_curves(ks, curves: dict) -> Figure:
+def pass_curves(ks: Sequence[int], curves: Values) -> Figure:
     """pass@k against k, one line per policy, each seed thin.
 
-    ks  (K,)        curves  {policy: (S, K) over seeds, or (K,)}
+    Parameters
+    ----------
+    ks : sequence of int, length K
+        Replies per problem.
+    curves : dict
+        {policy: pass@k, shape (S, K) over seeds, or (K,)}.
+
+    Returns
+    -------
+    Figure
     """
     fig, ax = subplots(size=(6.5, 3.2))
     ends = []
@@ -187,18 +220,35 @@ def pass_curves(ks, curves: dict) -> Figure:
     return fig
 
 
-def beta_curves(grid, exact: dict, *, measured: dict | None = None) -> Figure:
+def beta_curves(
+    grid: Sequence[float] | np.ndarray,
+    exact: Mapping[str, np.ndarray],
+    *,
+    measured: Mapping[str, Mapping[float, Seeds]] | None = None,
+) -> Figure:
     """Accuracy against β: lines for the exact optimum, points for trained policies.
 
-    grid  (B,) values of β, 1/nats        exact  {name: (B,)}        measured  {name: {β: one per seed}}
+    Parameters
+    ----------
+    grid : array_like, shape (B,)
+        Values of β, 1/nats.
+    exact : dict
+        {name: accuracy at the optimum, shape (B,)}.
+    measured : dict, optional
+        {name: {β: one per seed}}.
+
+    Returns
+    -------
+    Figure
     """
     fig, ax = subplots(size=(6.5, 3.4))
-    shades, ends = dict(zip(exact, (BLUE, VERMILLION, PURPLE), strict=False)), []
+    shades = dict(zip(exact, (BLUE, VERMILLION, PURPLE), strict=False))
+    ends = []
     for name, values in exact.items():
         ax.plot(grid, values, color=shades[name])
         ends.append((grid[-1], values[-1], name, shades[name]))
-        for beta, found in (measured or {}).get(name, {}).items():
-            strip_points(ax, beta, found, colour=shades[name], width=0)
+        for beta, seeds in (measured or {}).get(name, {}).items():
+            strip_points(ax, beta, seeds, colour=shades[name], width=0)
     ax.set_xscale("log")
     ticks = [t for t in (0.1, 0.25, 0.5, 1, 2, 4, 8, 16) if grid[0] <= t <= grid[-1]]
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
@@ -208,11 +258,24 @@ def beta_curves(grid, exact: dict, *, measured: dict | None = None) -> Figure:
     return fig
 
 
-def odds_change(exact: dict, measured: dict) -> Figure:
-    """Change of the log-odds of a right reply against each error, nats: above 0 the error goes, at 0 it stays.
+def odds_change(
+    exact: Mapping[str, Mapping[str, float]], measured: Mapping[str, Values]
+) -> Figure:
+    """Change of the log-odds of a right reply against each error.
 
-    exact  {panel: {type: change at the exact optimum}}        measured  {panel: {type: one per seed}}
-    A type that only some panels have keeps its row in all of them.
+    Above 0 the error goes, at 0 it stays. A type that only some panels have keeps its
+    row in all of them.
+
+    Parameters
+    ----------
+    exact : dict
+        {panel: {type: change at the exact optimum, nats}}.
+    measured : dict
+        {panel: {type: one per seed, nats}}.
+
+    Returns
+    -------
+    Figure
     """
     names = sorted({name for row in exact.values() for name in row}, key=TYPES.index)
     fig, axes = subplots(1, len(exact), (6.5, 3.0), squeeze=False, sharey=True)
@@ -234,40 +297,62 @@ def odds_change(exact: dict, measured: dict) -> Figure:
         )
         ax.grid(axis="y", visible=False)
     axes[0, 0].invert_yaxis()
-    fig.legend(
-        handles=[Line2D([], [], color=BLACK, lw=1.6, label="exact optimum")],
-        loc="outside upper right",
-    )
+    line = Line2D([], [], color=BLACK, lw=1.6, label="exact optimum")
+    fig.legend(handles=[line], loc="outside upper right")
     return fig
 
 
 # ---- in words ----
 
 
-def changes(before, after, types=TYPES) -> str:
-    """Shares of replies before and after, (8,) each, for some types: "slip of the sum 0.150 → 0.160, …"."""
-    return ", ".join(
-        f"{MEANING[t]} {before[TYPES.index(t)]:.3f} → {after[TYPES.index(t)]:.3f}"
-        for t in types
-    )
+def changes(
+    before: Sequence[float], after: Sequence[float], types: Sequence[str] = TYPES
+) -> str:
+    """Shares of types of replies before and after.
 
+    Parameters
+    ----------
+    before, after : sequence of float, length 8
+        Shares in the order of `TYPES`.
+    types : sequence of str
+        Of which it speaks.
 
-def verdicts(went: dict, goal: dict) -> str:
-    """Which errors became rarer against right replies, which commoner, and of which neither can be told.
-
-    went  {type: Number, change of log-odds}, judged by its interval        goal  {type: change at the exact optimum}
+    Returns
+    -------
+    str
+        Such as "slip of the sum 0.150 → 0.160, …".
     """
-    said = {"rarer": [], "commoner": [], "no change that this run could tell": []}
-    for t, number in sorted(went.items(), key=lambda item: -item[1].mean):
+    changed = []
+    for name in types:
+        i = TYPES.index(name)
+        changed.append(f"{MEANING[name]} {before[i]:.3f} → {after[i]:.3f}")
+    return ", ".join(changed)
+
+
+def verdicts(change: Mapping[str, Number], optimum: Mapping[str, float]) -> str:
+    """Which errors became rarer against right replies, and which commoner.
+
+    Parameters
+    ----------
+    change : dict
+        {type: change of log-odds, nats}, above 0 where the error is rarer; judged by
+        its interval.
+    optimum : dict
+        {type: change at the exact optimum, nats}.
+
+    Returns
+    -------
+    str
+    """
+    neither = "no change that this run could tell"
+    groups: dict[str, list[str]] = {"rarer": [], "commoner": [], neither: []}
+    for name, number in sorted(change.items(), key=lambda item: -item[1].mean):
         low, high = number.interval
-        word = (
-            "rarer"
-            if (low or 0) > 0
-            else "commoner"
-            if (high or 0) < 0
-            else "no change that this run could tell"
-        )
-        said[word].append(f"{MEANING[t]} {number} (optimum {goal[t]:.2f})")
-    return "; ".join(
-        f"{word}: {', '.join(found)}" for word, found in said.items() if found
-    )
+        word = neither
+        if (low or 0) > 0:
+            word = "rarer"
+        elif (high or 0) < 0:
+            word = "commoner"
+        groups[word].append(f"{MEANING[name]} {number} (optimum {optimum[name]:.2f})")
+    parts = [f"{word}: {', '.join(names)}" for word, names in groups.items() if names]
+    return "; ".join(parts)

@@ -1,4 +1,6 @@
-"""Figures of chapter 9: RMiPO against its kin, its controls, its margin on pairs whose truth is known, wrong labels."""
+"""Figures of chapters 9 and 10: RMiPO against its kin, its margin, wrong labels."""
+
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,9 +15,12 @@ from mipo_study.figures.style import (
     SKY,
     VERMILLION,
     WIDE,
+    References,
+    Values,
     arm_colour,
     arm_panels,
     reference_line,
+    settled,
     spread,
     strip_points,
     subplots,
@@ -27,10 +32,21 @@ def colour_of(label: str, index: int = 0) -> str:
     return arm_colour(label, rest=(SKY, PURPLE, GREY)[index % 3])
 
 
-def rows(panels: dict, *, reference: dict | None = None) -> Figure:
+def rows(
+    panels: Mapping[str, Values], *, reference: References | None = None
+) -> Figure:
     """`style.arm_panels` with three decimals; what has no colour of its own is grey.
 
     Where all values are shares the axes end with 0 and 1, though intervals may not.
+
+    Parameters
+    ----------
+    panels, reference
+        See `style.arm_panels`.
+
+    Returns
+    -------
+    Figure
     """
     digits = dict.fromkeys(panels, 3)
     fig = arm_panels(panels, reference=reference, digits=digits, height=0.27, rest=GREY)
@@ -41,14 +57,28 @@ def rows(panels: dict, *, reference: dict | None = None) -> Figure:
     return fig
 
 
-def exact_pmi(exact: np.ndarray, model: dict, agreement: dict) -> Figure:
-    """The base model's Δpmi of each pair against the exact one, a panel for each way to score the first token.
+def exact_pmi(
+    exact: np.ndarray,
+    model: Mapping[str, np.ndarray],
+    agreement: Mapping[str, Mapping[str, float]],
+) -> Figure:
+    """The base model's Δpmi of each pair against the exact one.
 
-    exact  (n,) nats per token        model  {first_token: (n,)}        agreement  {first_token: {"r", "slope", ...}}
+    Parameters
+    ----------
+    exact : ndarray, shape (n,)
+        Nats per token.
+    model : dict
+        {way to score the first token: Δpmi, shape (n,)}, one panel each.
+    agreement : dict
+        {the same: {"r": correlation, ...}}.
+
+    Returns
+    -------
+    Figure
     """
-    fig, axes = subplots(
-        1, len(model), (6.5, 2.7), sharex=True, sharey=True, squeeze=False
-    )
+    size = (6.5, 2.7)
+    fig, axes = subplots(1, len(model), size, sharex=True, sharey=True, squeeze=False)
     low, high = np.nanmin(exact), np.nanmax(exact)
     for ax, (name, values) in zip(axes[0], model.items(), strict=True):
         ax.plot([low, high], [low, high], color=BLACK, ls="--", lw=1)
@@ -60,14 +90,26 @@ def exact_pmi(exact: np.ndarray, model: dict, agreement: dict) -> Figure:
 
 
 def gap_density(
-    gaps: dict,
+    gaps: Mapping[str, np.ndarray],
     *,
     bins: int = 50,
-    unit: str = "log-prob gap of chosen over rejected, less the base model's (nats per token)",
+    unit: str = "log-prob gap of chosen over rejected, less the base model's "
+    "(nats per token)",
 ) -> Figure:
-    """Density of the reward gap over held-out pairs, one line per method; right of 0 a pair is ranked as labelled.
+    """Density of the reward gap over held-out pairs; right of 0 a pair is ranked right.
 
-    gaps  {label: (n,)}
+    Parameters
+    ----------
+    gaps : dict
+        {label: gap, shape (n,)}, one line each.
+    bins : int
+        Of the histogram.
+    unit : str
+        Title of the horizontal axis.
+
+    Returns
+    -------
+    Figure
     """
     fig, ax = subplots(size=WIDE)
     values = np.concatenate([np.asarray(v, float) for v in gaps.values()])
@@ -89,54 +131,54 @@ def gap_density(
     return fig
 
 
-def gamma_density(panels: dict, tuned: dict, *, bins: int = 45) -> Figure:
-    """Density of γ over held-out pairs in two units, with the values that were tuned for SimPO as dotted lines.
+def gamma_density(
+    panels: Mapping[str, Mapping[str, np.ndarray]],
+    tuned: Mapping[str, Mapping[str, float]],
+    *,
+    bins: int = 45,
+) -> Figure:
+    """Density of γ over held-out pairs, with the values tuned for SimPO.
 
-    panels  {axis label: {label: (n,)}}        tuned  {axis label: {name of a set-up: value}}
+    Parameters
+    ----------
+    panels : dict
+        {title of an axis: {label: γ, shape (n,)}}.
+    tuned : dict
+        {title: {set-up: value}}, dotted lines.
+    bins : int
+        Of the histogram.
+
+    Returns
+    -------
+    Figure
     """
     fig, axes = subplots(1, len(panels), (6.5, 3.7), squeeze=False, sharey=True)
     for ax, (title, lines) in zip(axes[0], panels.items(), strict=True):
         top = max(max(np.max(v) for v in lines.values()), *tuned[title].values())
         edges = np.linspace(0, 1.02 * top, bins + 1)
         for k, (label, v) in enumerate(lines.items()):
-            ax.hist(
-                v,
-                edges,
-                weights=np.full(len(v), 1 / len(v)),
-                histtype="stepfilled",
-                alpha=0.3,
-                color=colour_of(label, k),
-            )
-            ax.hist(
-                v,
-                edges,
-                weights=np.full(len(v), 1 / len(v)),
-                histtype="step",
-                lw=1.6,
-                color=colour_of(label, k),
-                label=label,
-            )
+            colour = colour_of(label, k)
+            each = np.full(len(v), 1 / len(v))
+            filled = {"histtype": "stepfilled", "alpha": 0.3}
+            line = {"histtype": "step", "lw": 1.6, "label": label}
+            ax.hist(v, edges, weights=each, color=colour, **filled)
+            ax.hist(v, edges, weights=each, color=colour, **line)
         ax.set_xlabel(title)
         ax.set_xlim(0, edges[-1])
         _names_above(ax, tuned[title])
     axes[0, 0].set_ylabel("share of held-out pairs")
-    fig.legend(
-        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2
-    )
+    handles = axes[0, 0].get_legend_handles_labels()
+    fig.legend(*handles, loc="outside lower center", ncols=2)
     return fig
 
 
-def _names_above(ax: Axes, marks: dict) -> None:
-    """A dotted line at each value, its name above the axes, moved apart where values are close."""
-    ax.figure.canvas.draw()
-    points = (
-        ax.transData.transform([(v, 0) for v in marks.values()])[:, 0]
-        * 72
-        / ax.figure.dpi
-    )
-    for (name, value), dx in zip(
-        marks.items(), spread(points, 13) - points, strict=True
-    ):
+def _names_above(ax: Axes, marks: Mapping[str, float]) -> None:
+    """A dotted line at each value; its name stands above, apart from close ones."""
+    dpi = settled(ax).dpi
+    pixels = ax.transData.transform([(v, 0) for v in marks.values()])[:, 0]
+    points = pixels * 72 / dpi
+    shifts = spread(points, 13) - points
+    for (name, value), dx in zip(marks.items(), shifts, strict=True):
         ax.axvline(value, color=BLACK, ls=":", lw=1.2)
         ax.annotate(
             name,
@@ -156,11 +198,22 @@ def weights(
     gap: np.ndarray,
     weight: np.ndarray,
     constant: tuple[np.ndarray, np.ndarray],
-    ratios: dict,
+    ratios: Values,
 ) -> Figure:
-    """Left: each pair's weight against its gap, with γ(Δpmi) and with a constant γ. Right: the ratio of mean weights.
+    """Left each pair's weight against its gap, right the ratio of mean weights.
 
-    gap, weight  (n,)        constant  (grid of gaps, weight at each)        ratios  {group: one per seed}
+    Parameters
+    ----------
+    gap, weight : ndarray, shape (n,)
+        Of pairs with γ(Δpmi): nats per token, and 0 to 1.
+    constant : (ndarray, ndarray)
+        Gaps, and the weight at each with a constant γ.
+    ratios : dict
+        {group of pairs: one per seed}.
+
+    Returns
+    -------
+    Figure
     """
     fig, axes = subplots(1, 2, NORMAL, width_ratios=(1.6, 1))
     ax = axes[0]
@@ -183,10 +236,20 @@ def weights(
     return fig
 
 
-def unrest(curves: dict, *, cut: float) -> Figure:
-    """γ and Δpmi step by step: the mean over a step's pairs as a line, one standard deviation as a band.
+def unrest(curves: Mapping[str, Mapping[str, np.ndarray]], *, cut: float) -> Figure:
+    """γ and Δpmi step by step: means over a step's pairs, and one standard deviation.
 
-    curves  {label: {"gamma": (T,), "gamma_std": (T,), "delta_pmi": (T,), "delta_pmi_std": (T,)}}        cut  a step
+    Parameters
+    ----------
+    curves : dict
+        {label: {"gamma", "gamma_std", "delta_pmi", "delta_pmi_std": shape (T,)}}, nats
+        per token.
+    cut : float
+        A step that is marked.
+
+    Returns
+    -------
+    Figure
     """
     fig, axes = subplots(1, 2, WIDE)
     panels = zip(
@@ -197,26 +260,36 @@ def unrest(curves: dict, *, cut: float) -> Figure:
     )
     for ax, name, title in panels:
         for k, (label, curve) in enumerate(curves.items()):
-            step, mean, std = (
-                np.arange(len(curve[name])) + 1,
-                np.array(curve[name]),
-                np.array(curve[f"{name}_std"]),
-            )
-            colour = (VERMILLION, BLUE)[k % 2]
-            ax.plot(step, mean, color=colour, label=label, ls=("-", "--")[k % 2])
-            ax.fill_between(
-                step, mean - std, mean + std, color=colour, alpha=0.15, lw=0
-            )
+            mean = np.array(curve[name])
+            std = np.array(curve[f"{name}_std"])
+            step = np.arange(len(mean)) + 1
+            colour, line = (VERMILLION, BLUE)[k % 2], ("-", "--")[k % 2]
+            ax.plot(step, mean, color=colour, label=label, ls=line)
+            low, high = mean - std, mean + std
+            ax.fill_between(step, low, high, color=colour, alpha=0.15, lw=0)
         ax.axvline(cut + 0.5, color=GREY, ls=":", lw=1.2)
         ax.set(xlabel="training step", ylabel=title)
     axes[0].legend(loc="lower right", borderaxespad=0.2)
     return fig
 
 
-def wrong_labels(shares: np.ndarray, lines: dict, *, base: float) -> Figure:
-    """Adherence against the share of labels that were turned round; seeds as points, means joined.
+def wrong_labels(
+    shares: np.ndarray, lines: Mapping[str, np.ndarray], *, base: float
+) -> Figure:
+    """Adherence against the share of labels that were flipped; means joined.
 
-    lines  {label: (shares, seeds)}        base  adherence before training
+    Parameters
+    ----------
+    shares : ndarray, shape (F,)
+        Of flipped labels.
+    lines : dict
+        {label: adherence, shape (F, seeds)}.
+    base : float
+        Adherence before training.
+
+    Returns
+    -------
+    Figure
     """
     fig, ax = subplots(size=NORMAL)
     step = 0.012

@@ -1,11 +1,16 @@
-"""One look for every figure: sizes, colour-blind safe colours, seeds as points, lines that carry their own labels."""
+"""One look for every figure.
+
+Sizes, colours that colour-blind readers tell apart, seeds as points, lines that carry
+their own labels.
+"""
 
 import textwrap
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import matplotlib as mpl
 import numpy as np
+from cycler import cycler
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -45,11 +50,14 @@ __all__ = [
 
 PALETTE = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, OLIVE, INDIGO)
 
-WIDE, NORMAL, TALL = (
-    (6.5, 2.8),
-    (6.5, 3.6),
-    (6.5, 5.2),
-)  # inches; 6.5 is the width of the page's text
+# Inches; 6.5 is the width of the page's text.
+WIDE = (6.5, 2.8)
+NORMAL = (6.5, 3.6)
+TALL = (6.5, 5.2)
+
+Seeds = float | Sequence[float] | np.ndarray  # one number, or one per seed
+Values = Mapping[str, Seeds]  # by method, or any text
+References = Mapping[str, tuple[float, str]]  # {title of a panel: (value, text)}
 
 _RC = {
     "figure.facecolor": "white",
@@ -60,9 +68,8 @@ _RC = {
     "savefig.dpi": 150,
     "figure.constrained_layout.use": True,
     "font.family": "sans-serif",
-    "font.sans-serif": [
-        "DejaVu Sans"
-    ],  # comes with matplotlib: the same on every machine
+    # It comes with matplotlib: the same on every machine.
+    "font.sans-serif": ["DejaVu Sans"],
     "font.size": 10,
     "axes.labelsize": 10,
     "axes.titlesize": 10.5,
@@ -80,10 +87,10 @@ _RC = {
     "grid.linewidth": 0.8,
     "lines.linewidth": 1.6,
     "lines.markersize": 5,
-    "axes.prop_cycle": mpl.cycler(color=PALETTE),
+    "axes.prop_cycle": cycler(color=PALETTE),
     "svg.fonttype": "path",  # letters as outlines: no reader needs the font
-    "svg.hashsalt": "mipo",
-}  # the same figure gives the same bytes
+    "svg.hashsalt": "mipo",  # the same figure gives the same bytes
+}
 
 
 def use_style() -> None:
@@ -92,9 +99,25 @@ def use_style() -> None:
 
 
 def subplots(
-    rows: int = 1, cols: int = 1, size: tuple[float, float] = NORMAL, **kwargs
+    rows: int = 1, cols: int = 1, size: tuple[float, float] = NORMAL, **kwargs: Any
 ) -> tuple[Figure, Any]:
-    """`plt.subplots` in the study's style; size in inches. One axes comes back bare, several as an array."""
+    """`plt.subplots` in the study's style.
+
+    Parameters
+    ----------
+    rows, cols : int
+        Of axes.
+    size : (float, float)
+        Inches.
+    **kwargs
+        Of `plt.subplots`.
+
+    Returns
+    -------
+    figure : Figure
+    axes : Axes or ndarray of Axes
+        One axes comes back bare, several as an array.
+    """
     use_style()
     return plt.subplots(rows, cols, figsize=size, **kwargs)
 
@@ -116,6 +139,10 @@ def arm_colour(name: str, index: int = 0, rest: str = "") -> str:
         What has no colour of its own takes this number of the palette,
     rest : str
         or this colour, if given.
+
+    Returns
+    -------
+    str
     """
     return _method(name).colour or rest or PALETTE[index % len(PALETTE)]
 
@@ -126,19 +153,23 @@ def arm_marker(name: str) -> str:
 
 
 def ink(colour: str) -> tuple[float, float, float]:
-    """The colour, darkened until letters in it stand out from white (relative luminance at most 0.3)."""
+    """The colour as red, green and blue, dark enough for letters on white.
+
+    Its relative luminance is at most 0.3.
+    """
     rgb = np.array(mpl.colors.to_rgb(colour))
     for _ in range(20):
         if rgb**2.2 @ [0.2126, 0.7152, 0.0722] <= 0.3:
             break
         rgb = rgb * 0.93
-    return tuple(float(v) for v in rgb)
+    red, green, blue = (float(v) for v in rgb)
+    return red, green, blue
 
 
 def strip_points(
     ax: Axes,
     x: float,
-    values: ArrayLike,
+    values: Seeds,
     *,
     colour: str = BLUE,
     label: str | None = None,
@@ -147,22 +178,38 @@ def strip_points(
     horizontal: bool = False,
     level: float = 0.95,
 ) -> tuple[float, float, float]:
-    """Every seed as a faint point at position x, their mean as a solid one with its t interval as a bar.
+    """Seeds as faint points at x, their mean as a solid one, its t interval as a bar.
 
-    values  one number, or one per seed        returns  (mean, low, high); with one seed only the point is drawn
+    Parameters
+    ----------
+    ax : Axes
+        To draw on.
+    x : float
+        Position.
+    values : array_like, shape (S,)
+        One number, of which only the point is drawn, or one per seed.
+    colour, label, marker
+        Of the mean.
+    width : float
+        Over which the seeds are spread.
+    horizontal : bool
+        Whether values run along x, and `x` is a height.
+    level : float
+        Of the interval.
+
+    Returns
+    -------
+    (mean, low, high)
     """
     values = np.atleast_1d(np.asarray(values, float))  # (S,)
-    mean, low, high = t_interval(values, level) if len(values) > 1 else (values[0],) * 3
-    offsets = (
-        np.linspace(-width / 2, width / 2, len(values))
-        if len(values) > 1
-        else np.zeros(1)
-    )
 
-    def place(position: float, value: float) -> tuple[float, float]:
+    def place(position: ArrayLike, value: ArrayLike) -> tuple[Any, Any]:
         return (value, position) if horizontal else (position, value)
 
+    mean = low = high = values[0]
     if len(values) > 1:
+        mean, low, high = t_interval(values, level)
+        offsets = np.linspace(-width / 2, width / 2, len(values))
         ax.scatter(
             *place(x + offsets, values),
             s=18,
@@ -172,7 +219,7 @@ def strip_points(
             zorder=2,
         )
         ax.plot(
-            *place(np.array([x, x]), np.array([low, high])),
+            *place([x, x], [low, high]),
             color=colour,
             lw=1.6,
             zorder=3,
@@ -202,7 +249,25 @@ def reference_line(
     at: float = 1.0,
     above: bool = True,
 ) -> None:
-    """A line across the axes at `value` of `axis`, with its text on it; `at` in 0..1 places the text along the line."""
+    """A line across the axes, with its text on it.
+
+    Parameters
+    ----------
+    ax : Axes
+        To draw on.
+    value : float
+        Where it crosses `axis`.
+    text : str
+        Its name.
+    axis : str
+        "y" for a horizontal line, "x" for a vertical one.
+    colour, ls
+        Of the line.
+    at : float
+        Place of the text along the line, 0 to 1.
+    above : bool
+        Whether the text stands above the line, or right of it.
+    """
     if axis == "y":
         ax.axhline(value, color=colour, ls=ls, lw=1.2, zorder=1)
         ax.annotate(
@@ -232,26 +297,42 @@ def reference_line(
 
 
 def spread(positions: ArrayLike, gap: float) -> np.ndarray:
-    """Nearest positions in the same order that lie at least `gap` apart: labels that do not overlap."""
+    """The nearest positions in the same order that lie at least `gap` apart.
+
+    Parameters
+    ----------
+    positions : array_like, shape (L,)
+        Where labels would stand.
+    gap : float
+        In the same unit.
+
+    Returns
+    -------
+    ndarray, shape (L,)
+    """
     positions = np.asarray(positions, float)
-    order, placed = np.argsort(positions, kind="stable"), positions.copy()
+    order = np.argsort(positions, kind="stable")
     groups = [[i] for i in order]
-    centre = lambda g: np.mean([positions[i] for i in g])  # noqa: E731
+
+    def touch(a: list, b: list) -> bool:
+        room = gap * (len(a) + len(b)) / 2
+        return positions[b].mean() - positions[a].mean() < room - 1e-12
+
+    # Neighbours that would touch become one block around their common centre.
     merged = True
-    while (
-        merged
-    ):  # neighbours that would touch become one block around their common centre
+    while merged:
         merged = False
         for k in range(len(groups) - 1):
             a, b = groups[k], groups[k + 1]
-            if centre(b) - centre(a) < gap * (len(a) + len(b)) / 2 - 1e-12:
-                groups[k : k + 2], merged = [a + b], True
+            if touch(a, b):
+                groups[k : k + 2] = [a + b]
+                merged = True
                 break
+    places = positions.copy()
     for group in groups:
-        placed[group] = centre(group) + gap * (
-            np.arange(len(group)) - (len(group) - 1) / 2
-        )
-    return placed
+        steps = np.arange(len(group)) - (len(group) - 1) / 2
+        places[group] = positions[group].mean() + gap * steps
+    return places
 
 
 def end_labels(
@@ -261,28 +342,35 @@ def end_labels(
     points: float = 11.5,
     fontsize: float = 9,
 ) -> None:
-    """Write each line's name at its right end instead of a legend. Call after the limits are final.
+    """Write each line's name at its right end instead of a legend.
 
-    entries  (x, y, text, colour) of the lines' last points, in data units       points  least distance of two names
+    Call it after the limits of the axes are final.
+
+    Parameters
+    ----------
+    ax : Axes
+        To draw on.
+    entries : iterable of (x, y, text, colour)
+        The lines' last points, in data units.
+    points : float
+        Least distance of two names, 1/72 inch.
+    fontsize : float
+        Of the names.
     """
     entries = list(entries)
     if not entries:
         return
-    ax.figure.canvas.draw()  # settles layout, so that data units can be turned into points
+    dpi = settled(ax).dpi
     x, y = np.array([(e[0], e[1]) for e in entries], float).T
     pixels = ax.transData.transform(np.stack([x, y], 1))  # (L, 2)
-    shift = (
-        (spread(pixels[:, 1], points * ax.figure.dpi / 72) - pixels[:, 1])
-        * 72
-        / ax.figure.dpi
-    )
-    for entry, dy in zip(entries, shift, strict=True):
+    shift = (spread(pixels[:, 1], points * dpi / 72) - pixels[:, 1]) * 72 / dpi
+    for (x_end, y_end, text, colour), dy in zip(entries, shift, strict=True):
         ax.annotate(
-            entry[2],
-            entry[:2],
+            text,
+            (x_end, y_end),
             xytext=(6, dy),
             textcoords="offset points",
-            color=ink(entry[3]),
+            color=ink(colour),
             fontsize=fontsize,
             va="center",
             ha="left",
@@ -290,9 +378,32 @@ def end_labels(
         )
 
 
+def settled(ax: Axes) -> Figure:
+    """The axes' figure, drawn, so that data units can be turned into pixels."""
+    figure = cast(Figure, ax.figure)
+    figure.canvas.draw()
+    return figure
+
+
+def edge_text(
+    ax: Axes, y: float, text: str, colour: str = BLACK, *, shift: float = 4
+) -> None:
+    """Text at the right edge of the axes, `shift` points of 1/72 inch beyond it."""
+    ax.annotate(
+        text,
+        (1, y),
+        xycoords=ax.get_yaxis_transform(),
+        xytext=(shift, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=9,
+        color=ink(colour),
+    )
+
+
 def arm_rows(
     ax: Axes,
-    values: dict,
+    values: Values,
     *,
     digits: int | None = 2,
     names: bool = True,
@@ -302,6 +413,8 @@ def arm_rows(
 
     Parameters
     ----------
+    ax : Axes
+        To draw on.
     values : dict
         {method or any text: one number, or one per seed}.
     digits : int, optional
@@ -317,16 +430,8 @@ def arm_rows(
             ax, row, seeds, colour=colour, marker=arm_marker(name), horizontal=True
         )
         if digits is not None:
-            ax.annotate(
-                f"{mean:.{digits}f}".replace("-", "\N{MINUS SIGN}"),
-                (1, row),
-                xycoords=ax.get_yaxis_transform(),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=9,
-                color=ink(colour),
-            )
+            text = f"{mean:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+            edge_text(ax, row, text, colour)
     labels = [label(name) if names else "" for name in values]
     ax.set_yticks(range(len(values)), labels)
     ax.set_ylim(len(values) - 0.5, -0.5)
@@ -335,14 +440,14 @@ def arm_rows(
 
 
 def arm_panels(
-    metrics: dict,
+    metrics: Mapping[str, Values],
     *,
-    reference: dict | None = None,
-    digits: dict | None = None,
+    reference: References | None = None,
+    digits: Mapping[str, int] | None = None,
     height: float = 0.3,
     rest: str = "",
 ) -> Figure:
-    """Small multiples: one panel per metric, one row per method, the same in all panels.
+    """Small multiples: a panel per metric, a row per method, the same in all panels.
 
     Parameters
     ----------
@@ -357,6 +462,10 @@ def arm_panels(
         Of a row, inches.
     rest : str
         See `arm_rows`.
+
+    Returns
+    -------
+    Figure
 
     Raises
     ------
@@ -377,7 +486,7 @@ def arm_panels(
         arm_rows(ax, values, names=ax is axes[0, 0], digits=decimals, rest=rest)
         ax.set_xlabel(textwrap.fill(title, 60 // len(metrics) - 2))
         ax.locator_params(axis="x", nbins=4 if len(metrics) < 3 else 3)
-        if title in (reference or {}):
+        if reference and title in reference:
             value, text = reference[title]
             ax.axvline(value, color=GREY, ls="--", lw=1.2, zorder=1)
             ax.annotate(

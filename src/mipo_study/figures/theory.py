@@ -1,11 +1,14 @@
-"""Figures of the theory chapters: tables, bounds, critics, optima. Each function takes arrays and returns a Figure."""
+"""Figures of the theory chapters: tables, bounds, critics, optima.
+
+Each function takes arrays and returns a Figure. Information and losses are in nats.
+Shapes: X people, Y replies, S settings along an axis.
+"""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
 
 from mipo_study.figures.style import (
     BLACK,
@@ -45,7 +48,19 @@ def _numbers(
 def two_tables(
     p: np.ndarray, pmi: np.ndarray, people: Sequence[str], replies: Sequence[str]
 ) -> Figure:
-    """Left p(y|x), right PMI, one row per person; (X, Y) each."""
+    """Left the probabilities, right the PMI, one row per person.
+
+    Parameters
+    ----------
+    p, pmi : ndarray, shape (X, Y)
+        p(y|x), and PMI in nats.
+    people, replies : sequence of str
+        Names of rows and columns.
+
+    Returns
+    -------
+    Figure
+    """
     fig, axes = subplots(1, 2, size=(6.5, 3.5), sharey=True)
     top = np.abs(pmi).max()
     axes[0].imshow(p, cmap="Blues", vmin=0, vmax=1, aspect="auto")
@@ -60,8 +75,26 @@ def two_tables(
     return fig
 
 
-def ceiling(ns: ArrayLike, best: np.ndarray, random: np.ndarray, mi: float) -> Figure:
-    """InfoNCE against N: best (S,) at the optimal critic, random (R, S) from arbitrary ones, nats."""
+def ceiling(
+    ns: Sequence[int], best: np.ndarray, random: np.ndarray, mi: float
+) -> Figure:
+    """InfoNCE against the number of candidates, below its ceiling log N.
+
+    Parameters
+    ----------
+    ns : sequence of int, length S
+        Candidates N.
+    best : ndarray, shape (S,)
+        At the optimal critic, nats.
+    random : ndarray, shape (R, S)
+        At R arbitrary critics, nats.
+    mi : float
+        I(X;Y), nats.
+
+    Returns
+    -------
+    Figure
+    """
     fig, ax = subplots(size=NORMAL)
     ax.set_xscale("log", base=2)
     ax.plot(ns, np.log(ns), color=VERMILLION, ls="--")
@@ -110,7 +143,19 @@ def ceiling(ns: ArrayLike, best: np.ndarray, random: np.ndarray, mi: float) -> F
 
 
 def critics(pmi: np.ndarray, learned: Mapping[str, np.ndarray]) -> Figure:
-    """Critics trained with N candidates against PMI, all centred per person; learned {N: (X, Y)}, nats."""
+    """Critics trained with N candidates against PMI, all centred per person.
+
+    Parameters
+    ----------
+    pmi : ndarray, shape (X, Y)
+        Nats.
+    learned : dict
+        {N: critic, shape (X, Y)}, nats.
+
+    Returns
+    -------
+    Figure
+    """
     fig, ax = subplots(size=NORMAL)
     ends = np.array([pmi.min(), pmi.max()])
     ax.plot(ends, ends, color=GREY, lw=1.2, zorder=1)
@@ -142,7 +187,23 @@ def critics(pmi: np.ndarray, learned: Mapping[str, np.ndarray]) -> Figure:
 def scaled_critics(
     scales: np.ndarray, bounds: Mapping[str, np.ndarray], jsd: np.ndarray, mi: float
 ) -> Figure:
-    """Left: value of each bound at the critic scale·PMI, {name: (S,)}; right: the JSD objective (S,). Nats."""
+    """Left the bounds, right the JSD objective, at the critic scale·PMI.
+
+    Parameters
+    ----------
+    scales : ndarray, shape (S,)
+        Of the critic.
+    bounds : dict
+        {name of a bound: its value, shape (S,)}, nats.
+    jsd : ndarray, shape (S,)
+        The JSD objective, nats.
+    mi : float
+        I(X;Y), nats.
+
+    Returns
+    -------
+    Figure
+    """
     fig, axes = subplots(1, 2, size=(6.5, 3.2), width_ratios=(1.5, 1))
     entries = []
     for (name, values), colour in zip(
@@ -171,7 +232,21 @@ def scaled_critics(
 
 
 def estimates(sizes: np.ndarray, values: Mapping[str, np.ndarray], mi: float) -> Figure:
-    """One panel per estimator: every seed a point, the mean a line; values {name: (S, seeds)}, sizes (S,) pairs."""
+    """One panel per estimator: every seed a point, the mean a line.
+
+    Parameters
+    ----------
+    sizes : ndarray, shape (S,)
+        Pairs in the sample.
+    values : dict
+        {estimator: estimates, shape (S, seeds)}, nats.
+    mi : float
+        The truth, nats.
+
+    Returns
+    -------
+    Figure
+    """
     fig, axes = subplots(1, len(values), size=WIDE, sharey=True)
     for (name, v), ax, colour in zip(
         values.items(), axes, (BLUE, VERMILLION, GREEN), strict=True
@@ -200,7 +275,21 @@ def estimates(sizes: np.ndarray, values: Mapping[str, np.ndarray], mi: float) ->
 def fitted_critic(
     sizes: np.ndarray, values: np.ndarray, predicted: np.ndarray
 ) -> Figure:
-    """DV maximised on the sample itself where the truth is 0: (S, seeds) points, predicted (S,) line. Nats."""
+    """DV maximised on the sample itself, where the truth is 0.
+
+    Parameters
+    ----------
+    sizes : ndarray, shape (S,)
+        Pairs in the sample.
+    values : ndarray, shape (S, seeds)
+        Estimates, nats.
+    predicted : ndarray, shape (S,)
+        What theory expects of them, nats.
+
+    Returns
+    -------
+    Figure
+    """
     fig, ax = subplots(size=WIDE)
     for i in range(len(sizes)):
         strip_points(ax, i, values[i], colour=VERMILLION, width=0.3)
@@ -226,7 +315,21 @@ def fitted_critic(
 def loss_of_gap(
     h: np.ndarray, dpo: np.ndarray, infonce: np.ndarray, beta: float
 ) -> Figure:
-    """DPO's loss against the gap h (S,) with log 2 minus InfoNCE on top, start and slope marked. Nats."""
+    """DPO's loss against the gap, with log 2 less InfoNCE on top.
+
+    Parameters
+    ----------
+    h : ndarray, shape (S,)
+        Gap of the log-ratios, nats.
+    dpo, infonce : ndarray, shape (S,)
+        DPO's loss and log 2 less InfoNCE with N = 2, nats.
+    beta : float
+        Decides the slope at the start.
+
+    Returns
+    -------
+    Figure
+    """
     fig, ax = subplots(size=WIDE)
     ax.plot(h, dpo, color=BLUE, label="DPO")
     ax.plot(
@@ -261,7 +364,23 @@ def optimum_and_way(
     paths: Mapping[float, np.ndarray],
     tolerance: float,
 ) -> Figure:
-    """Left: reference, closed form, trained table for one context (Y,); right: KL over steps, {β: (steps+1,)}."""
+    """Left one context's replies at the optimum, right the way of training to it.
+
+    Parameters
+    ----------
+    replies : sequence of str, length Y
+        Their names.
+    ref, best, trained : ndarray, shape (Y,)
+        Probabilities: reference, closed form, trained table.
+    paths : dict
+        {β: KL to the optimum, shape (steps + 1,)}, nats.
+    tolerance : float
+        KL that counts as none, nats.
+
+    Returns
+    -------
+    Figure
+    """
     fig, axes = subplots(1, 2, size=(6.5, 3.2), width_ratios=(1.2, 1))
     at = np.arange(len(replies))
     axes[0].bar(at - 0.2, ref, 0.38, color="#BDBDBD", label="reference")
@@ -294,7 +413,25 @@ def information_over_beta(
     others: Mapping[str, np.ndarray],
     start: float,
 ) -> Figure:
-    """Left: I(π*), E[PMI], I(π_ref) (S, 3) against β; right: I of the optimum for other rejected laws {name: (S,)}."""
+    """Information of the optimum against β: left the chain of bounds, right other laws.
+
+    Parameters
+    ----------
+    betas : ndarray, shape (S,)
+        Values of β.
+    chain : ndarray, shape (S, 3)
+        I(π*), E[PMI of the reference], I(π_ref), nats.
+    top : float
+        H(C), all there is, nats.
+    others : dict
+        {rejected law: I of its optimum, shape (S,)}, nats.
+    start : float
+        I(π_ref), nats.
+
+    Returns
+    -------
+    Figure
+    """
     fig, axes = subplots(1, 2, size=(6.5, 3.4), sharey=True)
     for values, name, colour in zip(
         chain.T,
@@ -308,9 +445,8 @@ def information_over_beta(
     ):
         axes[1].plot(betas, values, color=colour, label=name)
     axes[1].axhline(start, color=GREY, lw=1.6)
-    for ax, title in zip(
-        axes, ("random context", "other rejected replies"), strict=True
-    ):
+    titles = ("random context", "other rejected replies")
+    for ax, title in zip(axes, titles, strict=True):
         ax.set_xscale("log")
         ax.set(xlabel="β", title=title, ylim=(0, 1.45 * top), xticks=(0.3, 1, 3, 10))
         ax.set_xticklabels(("0.3", "1", "3", "10"))
@@ -336,15 +472,27 @@ def negative_laws(
     counts: np.ndarray,
     forced: Mapping[str, np.ndarray],
 ) -> Figure:
-    """Left: chi-square p-values {law: (seeds,)}; right: KL of the optima if c' ≠ c is forced, {follow: (K,)}."""
+    """Left, do rejected replies follow the marginal? Right, the cost of forcing c' ≠ c.
+
+    Parameters
+    ----------
+    pvalues : dict
+        {law: p-values of chi-square tests, shape (seeds,)}.
+    counts : ndarray, shape (K,)
+        Numbers of contexts.
+    forced : dict
+        {how replies follow contexts: KL of the optima, shape (K,)}, nats.
+
+    Returns
+    -------
+    Figure
+    """
     fig, axes = subplots(1, 2, size=(6.5, 3.2), width_ratios=(1, 1.2))
-    for i, (values, colour) in enumerate(
-        zip(pvalues.values(), (BLUE, VERMILLION, PURPLE), strict=False)
-    ):
-        offsets = np.linspace(-0.25, 0.25, len(values))
-        axes[0].plot(
-            i + offsets, np.maximum(values, 1e-12), "o", color=colour, alpha=0.6
-        )
+    colours = (BLUE, VERMILLION, PURPLE)
+    for i, (values, colour) in enumerate(zip(pvalues.values(), colours, strict=False)):
+        places = i + np.linspace(-0.25, 0.25, len(values))
+        shown = np.maximum(values, 1e-12)
+        axes[0].plot(places, shown, "o", color=colour, alpha=0.6)
     axes[0].set_yscale("log")
     axes[0].set(
         xticks=range(len(pvalues)),
@@ -376,9 +524,25 @@ def negative_laws(
 
 
 def token_against_sequence(
-    alphas: np.ndarray, gaps: Mapping[str, np.ndarray], normaliser: np.ndarray
+    alphas: np.ndarray,
+    gaps: Mapping[str, np.ndarray],
+    normaliser: Mapping[str, np.ndarray],
 ) -> Figure:
-    """Left: KL(token by token ‖ whole reply) against α, {world: (S,)}; right: log normaliser of step 2."""
+    """Left the KL of decoding token by token, right the normaliser behind it.
+
+    Parameters
+    ----------
+    alphas : ndarray, shape (S,)
+        Strength of context-aware decoding, 1/β.
+    gaps : dict
+        {world: KL to the whole reply's law, shape (S,)}, nats.
+    normaliser : dict
+        {world: log normaliser of step 2 after a right and a wrong first slot}, nats.
+
+    Returns
+    -------
+    Figure
+    """
     fig, axes = subplots(1, 2, size=(6.5, 3.2), width_ratios=(1.3, 1))
     at = np.arange(len(next(iter(normaliser.values()))))
     for i, ((name, values), colour) in enumerate(
@@ -409,7 +573,24 @@ def target_shifts(
     mean: np.ndarray,
     ref: np.ndarray,
 ) -> Figure:
-    """Left: adherence of sampler and optimum (S,) over T; right: per context (C,) against its reply's tokens."""
+    """Left the optimum at each temperature, right per reply length.
+
+    Parameters
+    ----------
+    temperatures : ndarray, shape (S,)
+        Of the sampler.
+    sampler, optimum : ndarray, shape (S,)
+        Adherence, shares.
+    tokens : ndarray, shape (C,)
+        Length of each context's own reply.
+    summed, mean, ref : ndarray, shape (C,)
+        Its probability at the optima of summed and of averaged log-probs, and in the
+        reference.
+
+    Returns
+    -------
+    Figure
+    """
     fig, axes = subplots(1, 2, size=(6.5, 3.2), sharey=True)
     axes[0].plot(temperatures, optimum, color=BLUE, label="optimum, β = 1")
     axes[0].plot(temperatures, sampler, color=GREY, label="the sampler itself")
@@ -436,7 +617,21 @@ def target_shifts(
 def early_stopping(
     steps: np.ndarray, distance: Mapping[str, np.ndarray], start: float
 ) -> Figure:
-    """KL to the true optimum along gradient descent, {number of pairs or 'all': (steps+1, seeds)}. Nats."""
+    """KL to the true optimum along gradient descent, seeds thin, their mean thick.
+
+    Parameters
+    ----------
+    steps : ndarray, shape (steps,)
+        Gradient steps.
+    distance : dict
+        {number of pairs or "all": KL, shape (steps, seeds)}, nats.
+    start : float
+        KL before training, nats.
+
+    Returns
+    -------
+    Figure
+    """
     fig, ax = subplots(size=NORMAL)
     entries = []
     for (name, values), colour in zip(

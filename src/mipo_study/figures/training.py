@@ -1,6 +1,9 @@
-"""Figures of notebook 06: what training does to adherence, validity and the distance from the exact optimum."""
+"""Figures of chapter 6: what training does to adherence, validity and distance.
 
-from typing import Any
+Distance is that from the exact optimum.
+"""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,18 +15,22 @@ from mipo_study.figures.style import (
     GREY,
     NORMAL,
     WIDE,
+    Seeds,
+    Values,
     arm_colour,
     arm_marker,
     arm_rows,
     end_labels,
     ink,
     reference_line,
+    settled,
     strip_points,
     subplots,
 )
 from mipo_study.methods import label
 
 ADHERENCE = "adherence (share of slots that follow the person)"
+Level = tuple[float, float]
 
 
 def _seeds(values: ArrayLike) -> np.ndarray:
@@ -34,39 +41,51 @@ def _seeds(values: ArrayLike) -> np.ndarray:
 
 def _log_ticks(ax: Axes, values: np.ndarray) -> None:
     """A logarithmic x axis whose ticks are exactly the values that were run."""
+
+    def text(value: float) -> str:
+        if value >= 1e-3:
+            return f"{value:g}"
+        if value >= 1e-4:
+            return f"{value * 1e4:g}e-4"
+        return f"{value:.2g}".replace("e-0", "e-")
+
     ax.set_xscale("log")
-    ax.set_xticks(
-        values,
-        [
-            f"{v:g}"
-            if v >= 1e-3
-            else f"{v:.2g}".replace("e-0", "e-")
-            if v < 1e-4
-            else f"{v * 1e4:g}e-4"
-            for v in values
-        ],
-    )
+    ax.set_xticks(values, [text(value) for value in values])
     ax.minorticks_off()
 
 
 def adherence_by_arm(
-    values: dict,
+    values: Values,
     *,
     base: float,
     optimum: float | None = None,
     xlabel: str = ADHERENCE,
     text: str = "exact optimum",
 ) -> Figure:
-    """Adherence of each arm: seeds as points, mean and 95 % t interval; dashed lines at the base and the exact optimum.
+    """Adherence of each arm: seeds as points, mean and 95 % t interval.
 
-    values  {arm: one per seed}        base, optimum  exact or measured levels, same unit as the values
+    Parameters
+    ----------
+    values : dict
+        {arm: one per seed}.
+    base, optimum : float
+        Levels in the same unit, dashed lines.
+    xlabel : str
+        Title of the axis.
+    text : str
+        What the optimum is called.
+
+    Returns
+    -------
+    Figure
     """
     fig, ax = subplots(size=(6.5, 1.2 + 0.34 * len(values)))
     arm_rows(ax, values)
     low, high = ax.get_xlim()
-    close = optimum is not None and abs(optimum - base) < 0.3 * (
-        max(high, optimum) - min(low, base)
-    )
+    close = False  # the two texts would overlap
+    if optimum is not None:
+        span = max(high, optimum) - min(low, base)
+        close = abs(optimum - base) < 0.3 * span
     for value, name, colour, side in (
         (base, "base", GREY, "right"),
         (optimum, text, BLACK, "left"),
@@ -90,16 +109,30 @@ def adherence_by_arm(
 
 def beta_sweep(
     beta: ArrayLike,
-    measured: dict,
+    measured: Mapping[str, ArrayLike],
     *,
-    optimum: tuple,
+    optimum: tuple[ArrayLike, ArrayLike],
     base: float | None = None,
-    invalid: dict | None = None,
+    invalid: Mapping[str, ArrayLike] | None = None,
 ) -> Figure:
-    """Measured adherence over β against the curve of the exact optimum; below it the share of invalid replies, if any.
+    """Adherence over β against the exact optimum, and below it invalid replies.
 
-    beta      (B,) the values that were run        measured, invalid  {arm or label: (B,) or (B, S) over seeds}
-    optimum   (β grid, adherence of the exact optimum at each)        base  adherence before training
+    Parameters
+    ----------
+    beta : array_like, shape (B,)
+        The values that were run, 1/nats.
+    measured : dict
+        {arm: adherence, shape (B,) or (B, S) over seeds}.
+    optimum : (array_like, array_like)
+        Grid of β, and the exact optimum's adherence at each.
+    base : float, optional
+        Adherence before training.
+    invalid : dict, optional
+        {arm: share of invalid replies, shapes as `measured`}.
+
+    Returns
+    -------
+    Figure
     """
     rows = 2 if invalid else 1
     fig, axes = subplots(
@@ -110,16 +143,19 @@ def beta_sweep(
         sharex=True,
         gridspec_kw={"height_ratios": [2.2, 1][:rows]},
     )
-    top, beta = axes[0, 0], np.asarray(beta, float)
-    top.plot(*optimum, color=BLACK, zorder=1)
-    ends = [(optimum[0][-1], optimum[1][-1], "exact optimum", BLACK)]
-    panels = [(top, measured)] + ([(axes[1, 0], invalid)] if invalid else [])
+    top = axes[0, 0]
+    beta = np.asarray(beta, float)
+    grid, best = (np.asarray(line) for line in optimum)
+    top.plot(grid, best, color=BLACK, zorder=1)
+    ends = [(grid[-1], best[-1], "exact optimum", BLACK)]
+    panels = [(top, measured)]
+    if invalid:
+        panels.append((axes[1, 0], invalid))
     for ax, lines in panels:
         for k, (arm, values) in enumerate(lines.items()):
             values, colour = _seeds(values), arm_colour(arm, k)
-            shift = 1 + 0.035 * (
-                k - (len(lines) - 1) / 2
-            )  # side by side on the log axis
+            # Side by side on the logarithmic axis.
+            shift = 1 + 0.035 * (k - (len(lines) - 1) / 2)
             ax.plot(beta * shift, values.mean(1), color=colour, alpha=0.6)
             for b, v in zip(beta, values, strict=True):
                 strip_points(
@@ -143,25 +179,33 @@ def beta_sweep(
     return fig
 
 
-def training_curves(curves: dict, *, smooth: int = 1) -> Figure:
-    """Loss and margin over optimiser steps; a preference loss starts at log 2, where the policy is still the reference.
+def training_curves(
+    curves: Mapping[str, Mapping[str, ArrayLike]], *, smooth: int = 1
+) -> Figure:
+    """Loss and margin over optimiser steps; a preference loss starts at log 2.
 
-    curves  {arm: {"step": (T,), "loss": (T,) or (S, T), "margin": the same, optional}}; seeds thin, their mean thick
-    smooth  width of a running mean over steps, 1 = none
+    Parameters
+    ----------
+    curves : dict
+        {arm: {"step": (T,), "loss": (T,) or (S, T), "margin": the same, optional}},
+        nats; seeds thin, their mean thick.
+    smooth : int
+        Width of a running mean over steps; 1 is none.
+
+    Returns
+    -------
+    Figure
     """
-    panels = (
-        ["loss", "margin"] if any("margin" in c for c in curves.values()) else ["loss"]
-    )
+    with_margin = any("margin" in curve for curve in curves.values())
+    panels = ["loss", "margin"] if with_margin else ["loss"]
     fig, axes = subplots(1, len(panels), WIDE, squeeze=False)
     for ax, panel in zip(axes[0], panels, strict=True):
         for k, (arm, curve) in enumerate(curves.items()):
             if panel not in curve:
                 continue
-            colour, values = (
-                arm_colour(arm, k),
-                np.atleast_2d(np.asarray(curve[panel], float)),
-            )  # (S, T)
-            values = np.stack([_running_mean(v, smooth) for v in values])
+            colour = arm_colour(arm, k)
+            raw = np.atleast_2d(np.asarray(curve[panel], float))  # (S, T)
+            values = np.stack([_running_mean(row, smooth) for row in raw])
             if len(values) > 1:
                 ax.plot(curve["step"], values.T, color=colour, alpha=0.25, lw=0.8)
             ax.plot(curve["step"], values.mean(0), color=colour, label=label(arm))
@@ -181,7 +225,7 @@ def training_curves(curves: dict, *, smooth: int = 1) -> Figure:
 
 
 def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """Mean over the last `width` steps, fewer at the start, so that the first value stays what it was."""
+    """Mean over the last `width` steps, fewer at the start: the first value stays."""
     total = np.cumsum(np.concatenate([[0.0], values]))
     end = np.arange(1, len(values) + 1)
     start = np.maximum(end - width, 0)
@@ -189,17 +233,29 @@ def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
 
 
 def lr_grid(
-    rates: np.ndarray,
-    adherence: dict,
-    invalid: dict,
+    rates: ArrayLike,
+    adherence: Mapping[str, ArrayLike],
+    invalid: Mapping[str, ArrayLike],
     *,
     base: float | None = None,
-    chosen: dict | None = None,
+    chosen: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Adherence and share of replies outside the grammar at each learning rate, one line per arm.
+    """Adherence and share of replies outside the grammar at each learning rate.
 
-    rates   (L,) learning rates        adherence, invalid  {arm: (L,) or (L, S) over seeds}
-    chosen  {arm: learning rate that the people set apart chose}, ringed        base  adherence before training
+    Parameters
+    ----------
+    rates : array_like, shape (L,)
+        Learning rates.
+    adherence, invalid : dict
+        {arm: shares, shape (L,) or (L, S) over seeds}.
+    base : float, optional
+        Adherence before training.
+    chosen : dict, optional
+        {arm: learning rate that the people set apart chose}, ringed.
+
+    Returns
+    -------
+    Figure
     """
     fig, axes = subplots(1, 2, (6.5, 3.2))
     rates = np.asarray(rates, float)
@@ -223,7 +279,7 @@ def lr_grid(
                     alpha=0.35,
                     lw=0,
                 )
-            if arm in (chosen or {}):
+            if chosen and arm in chosen:
                 i = int(np.argmin(np.abs(np.log(rates / chosen[arm]))))
                 ax.plot(
                     rates[i],
@@ -247,27 +303,38 @@ def lr_grid(
 
 
 def tradeoff(
-    points: dict,
+    points: Mapping[str, tuple[Seeds, Seeds]],
     *,
-    base: tuple | None = None,
-    optimum: tuple | None = None,
+    base: Level | None = None,
+    optimum: Level | None = None,
     xlabel: str = "replies outside the grammar (share)",
     ylabel: str = "adherence (share of slots)",
 ) -> Figure:
-    """What an arm gains against what it breaks: each seed a point, the mean larger and named. Up and left is better.
+    """What an arm gains against what it breaks; up and left is better.
 
-    points         {arm: (x, y)} with x and y one number or one per seed
-    base, optimum  (x, y) of the base model and of the exact optimum
+    Parameters
+    ----------
+    points : dict
+        {arm: (x, y)}, each one number or one per seed; the mean is larger and named.
+    base, optimum : (float, float), optional
+        Of the base model and of the exact optimum.
+    xlabel, ylabel : str
+        Titles of the axes.
+
+    Returns
+    -------
+    Figure
     """
     fig, ax = subplots(size=NORMAL)
-    marks = {
-        **points,
-        **({"base": base} if base else {}),
-        **({"optimum": optimum} if optimum else {}),
-    }
+    marks = dict(points)
+    if base:
+        marks["base"] = base
+    if optimum:
+        marks["optimum"] = optimum
     ends = []
     for k, (arm, (x, y)) in enumerate(marks.items()):
-        x, y, colour = np.atleast_1d(x), np.atleast_1d(y), arm_colour(arm, k)
+        x, y = np.atleast_1d(x), np.atleast_1d(y)
+        colour = arm_colour(arm, k)
         if len(x) > 1:
             ax.scatter(x, y, s=14, color=colour, alpha=0.4, lw=0)
         size = 110 if arm == "optimum" else 55
@@ -289,40 +356,48 @@ def tradeoff(
     return fig
 
 
-def _beside(ax: Axes, entries: Any, *, gap: float = 11.5) -> None:
-    """Names right of their points; where two points share a place, the names are stacked instead of overprinted."""
-    ax.figure.canvas.draw()
-    pixels = (
-        ax.transData.transform([e[:2] for e in entries]) * 72 / ax.figure.dpi
-    )  # points of 1/72 inch
-    placed = []
-    for i in np.argsort(pixels[:, 1]):
-        x, y = pixels[i]
-        width = 6 * len(entries[i][2])
-        for other_x, other_y, other_width in sorted(placed, key=lambda p: p[1]):
-            if (
-                x < other_x + other_width
-                and other_x < x + width
-                and abs(y - other_y) < gap
-            ):
-                y = other_y + gap
-        placed.append((x, y, width))
+def _beside(
+    ax: Axes, entries: Sequence[tuple[float, float, str, str]], *, gap: float = 11.5
+) -> None:
+    """Names right of their points, stacked where two points share a place."""
+    dpi = settled(ax).dpi
+    pixels = ax.transData.transform([(x, y) for x, y, *_ in entries])
+    points = pixels * 72 / dpi  # of 1/72 inch
+    boxes: list[tuple[float, float, float]] = []  # left, height, width
+    for i in np.argsort(points[:, 1]):
+        left, height = points[i]
+        x, y, text, colour = entries[i]
+        width = 6 * len(text)
+        for other, level, room in sorted(boxes, key=lambda box: box[1]):
+            beside = left < other + room and other < left + width
+            if beside and abs(height - level) < gap:
+                height = level + gap
+        boxes.append((left, height, width))
         ax.annotate(
-            entries[i][2],
-            entries[i][:2],
-            xytext=(8, y - pixels[i, 1]),
+            text,
+            (x, y),
+            xytext=(8, height - points[i, 1]),
             textcoords="offset points",
-            color=ink(entries[i][3]),
+            color=ink(colour),
             fontsize=9,
             va="center",
             annotation_clip=False,
         )
 
 
-def kl_to_optimum(values: dict, *, log: bool = False) -> Figure:
-    """KL from each arm's policy to the exact optimum, nats per reply; 0 is the optimum itself.
+def kl_to_optimum(values: Values, *, log: bool = False) -> Figure:
+    """KL from each arm's policy to the exact optimum; 0 is the optimum itself.
 
-    values  {arm: one per seed}        log  logarithmic axis, when arms differ by factors
+    Parameters
+    ----------
+    values : dict
+        {arm: one per seed}, nats per reply.
+    log : bool
+        Logarithmic axis, for arms that differ by factors.
+
+    Returns
+    -------
+    Figure
     """
     fig, ax = subplots(size=(6.5, 1.2 + 0.34 * len(values)))
     arm_rows(ax, values)

@@ -1,6 +1,6 @@
-"""Figures of chapter 11: what each setting of a grid reaches, what searching brings, what not searching costs."""
+"""Figures of chapter 11: settings of a grid, gains of a search, costs of none."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,8 +12,9 @@ from mipo_study.figures.style import (
     BLACK,
     GREY,
     ORANGE,
+    Values,
+    edge_text,
     end_labels,
-    ink,
     reference_line,
     strip_points,
     subplots,
@@ -27,20 +28,35 @@ def rate(lr: float) -> str:
 
 
 def rate_lines(
-    rates: np.ndarray,
-    adherence: dict,
-    broken: dict,
+    rates: Sequence[float] | np.ndarray,
+    adherence: Mapping[str, np.ndarray],
+    broken: Mapping[str, np.ndarray],
     *,
     base: float,
-    chosen: dict | None = None,
+    chosen: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Adherence and share of broken replies against the learning rate, all else as published; seeds as points.
+    """Adherence and share of broken replies against the learning rate.
 
-    rates   (L,)        adherence, broken  {method: (L, S)} over seeds
-    chosen  {method: learning rate that did best among people set apart}, ringed        base  adherence before training
+    All else is as published.
+
+    Parameters
+    ----------
+    rates : array_like, shape (L,)
+        Learning rates.
+    adherence, broken : dict
+        {method: shares, shape (L, S) over seeds}.
+    base : float
+        Adherence before training.
+    chosen : dict, optional
+        {method: learning rate that did best among people set apart}, ringed.
+
+    Returns
+    -------
+    Figure
     """
     fig, axes = subplots(1, 2, (6.5, 3.2))
-    rates, ends = np.asarray(rates, float), []
+    rates = np.asarray(rates, float)
+    ends = []
     for ax, lines in zip(axes, (adherence, broken), strict=True):
         for k, (method, values) in enumerate(lines.items()):
             values, colour = np.asarray(values, float), colour_of(method, k)
@@ -54,7 +70,7 @@ def rate_lines(
                     alpha=0.35,
                     lw=0,
                 )
-            if ax is axes[0] and method in (chosen or {}):
+            if ax is axes[0] and chosen and method in chosen:
                 i = int(np.argmin(np.abs(np.log(rates / chosen[method]))))
                 ax.plot(
                     rates[i],
@@ -86,25 +102,41 @@ def rate_lines(
 
 def heat_map(
     rows: Sequence[str],
-    rates: np.ndarray,
+    rates: Sequence[float] | np.ndarray,
     table: np.ndarray,
     *,
     base: float,
     broken: np.ndarray | None = None,
     limit: float = 0.1,
-    marks: dict | None = None,
+    marks: Mapping[str, tuple[int, int]] | None = None,
 ) -> Figure:
-    """Adherence over settings (rows) and learning rates: blue above the base model, red below, hatched where broken.
+    """Adherence over settings and learning rates: blue above the base, red below.
 
-    rows     (R,) words        rates  (L,)        table  (R, L) shares of slots, NaN where nothing was run
-    broken   (R, L) shares of replies outside the grammar; more than `limit` is hatched
-    marks    {"published" or "best": (row, column)}, framed
+    Parameters
+    ----------
+    rows : sequence of str, length R
+        Settings in words.
+    rates : array_like, shape (L,)
+        Learning rates.
+    table : ndarray, shape (R, L)
+        Shares of slots, NaN where nothing was run.
+    base : float
+        Adherence before training.
+    broken : ndarray, shape (R, L), optional
+        Shares of replies outside the grammar.
+    limit : float
+        Above it a cell is hatched.
+    marks : dict, optional
+        {"published" or "best": (row, column)}, framed.
+
+    Returns
+    -------
+    Figure
     """
     table = np.asarray(table, float)
     fig, ax = subplots(size=(6.5, 1.5 + 0.34 * len(rows)))
-    reach = 1.4 * max(
-        0.05, np.nanmax(np.append(table, base)) - base
-    )  # the deepest blue is too dark to read on
+    # The deepest blue is too dark to read on.
+    reach = 1.4 * max(0.05, np.nanmax(np.append(table, base)) - base)
     ax.imshow(table, cmap="RdBu", vmin=base - reach, vmax=base + reach, aspect="auto")
     for (i, j), value in np.ndenumerate(table):
         ax.text(
@@ -117,31 +149,16 @@ def heat_map(
             bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8},
         )
         if broken is not None and broken[i][j] > limit:
-            ax.add_patch(
-                Rectangle(
-                    (j - 0.5, i - 0.5),
-                    1,
-                    1,
-                    fill=False,
-                    hatch="////",
-                    edgecolor="white",
-                    lw=0,
-                )
-            )
+            cell = Rectangle((j - 0.5, i - 0.5), 1, 1)
+            cell.set(fill=False, hatch="////", edgecolor="white", lw=0)
+            ax.add_patch(cell)
     for name, colour, inset in (("published", BLACK, 0.0), ("best", ORANGE, 0.07)):
-        if name in (marks or {}):
+        if marks and name in marks:
             i, j = marks[name]
-            ax.add_patch(
-                Rectangle(
-                    (j - 0.47 + inset, i - 0.45 + inset),
-                    0.94 - 2 * inset,
-                    0.9 - 2 * inset,
-                    fill=False,
-                    edgecolor=colour,
-                    lw=2.2,
-                    zorder=4,
-                )
-            )
+            corner = (j - 0.47 + inset, i - 0.45 + inset)
+            frame = Rectangle(corner, 0.94 - 2 * inset, 0.9 - 2 * inset)
+            frame.set(fill=False, edgecolor=colour, lw=2.2, zorder=4)
+            ax.add_patch(frame)
     ax.set(
         xticks=range(len(rates)),
         yticks=range(len(rows)),
@@ -166,22 +183,36 @@ def heat_map(
 
 
 def search_curves(
-    curves: dict, *, levels: dict | None = None, short: dict | None = None
+    curves: Mapping[str, np.ndarray],
+    *,
+    levels: Mapping[str, float] | None = None,
+    short: Mapping[str, np.ndarray] | None = None,
 ) -> Figure:
-    """What the best of k random settings is worth: a thin line per way to choose and pay, their mean a thick one.
+    """What the best of k random settings is worth, a line per way to choose and pay.
 
-    curves   {method: (D, n)} adherence for k = 1 .. n, shares of slots
-    short    the same over the learning rates alone, dashed        levels  {text: adherence} to be reached
+    Parameters
+    ----------
+    curves : dict
+        {method: adherence for k = 1 .. n, shape (D, n)}; their mean is thick.
+    levels : dict, optional
+        {text: adherence} to be reached.
+    short : dict, optional
+        The same as `curves` over the learning rates alone, dashed.
+
+    Returns
+    -------
+    Figure
     """
     fig, ax = subplots(size=(6.5, 3.8))
-    ends, most = [], max(np.shape(rows)[1] for rows in curves.values())
+    most = max(np.shape(rows)[1] for rows in curves.values())
+    ends = []
     for k, (method, rows) in enumerate(curves.items()):
         rows, colour = np.asarray(rows, float), colour_of(method, k)
         runs = np.arange(1, rows.shape[1] + 1)
         ax.plot(runs, rows.T, color=colour, alpha=0.3, lw=0.8)
         ax.plot(runs, rows.mean(0), color=colour)
         ends.append((runs[-1], rows.mean(0)[-1], method, colour))
-        if method in (short or {}):
+        if short and method in short:
             mean = np.asarray(short[method], float).mean(0)
             ax.plot(
                 np.arange(1, len(mean) + 1),
@@ -191,12 +222,11 @@ def search_curves(
                 marker="o",
                 ms=3.5,
             )
-    for k, (text, value) in enumerate(
-        sorted((levels or {}).items(), key=lambda item: item[1])
-    ):
-        reference_line(
-            ax, value, text, at=0.01, colour=(GREY, BLACK)[k % 2], above=k > 0
-        )  # the lowest below its line
+    ascending = sorted((levels or {}).items(), key=lambda item: item[1])
+    for k, (text, value) in enumerate(ascending):
+        shade = (GREY, BLACK)[k % 2]
+        # The lowest has its text below its line.
+        reference_line(ax, value, text, at=0.01, colour=shade, above=k > 0)
     ax.set_xscale("log", base=2)
     ticks = [2**i for i in range(12) if 2**i < 0.8 * most] + [most]
     ax.set_xticks(ticks, [str(t) for t in ticks])
@@ -206,28 +236,30 @@ def search_curves(
         ylabel="adherence (share of slots)",
     )
     if short:
-        keys = [
-            Line2D([], [], color=GREY, label="all settings searched"),
-            Line2D(
-                [],
-                [],
-                color=GREY,
-                ls=(0, (4, 2)),
-                marker="o",
-                ms=3.5,
-                label="learning rate alone",
-            ),
-        ]
-        fig.legend(handles=keys, loc="outside upper center", ncols=2)
+        whole = Line2D([], [], color=GREY, label="all settings searched")
+        dashed = Line2D([], [], color=GREY, ls=(0, (4, 2)), marker="o", ms=3.5)
+        dashed.set_label("learning rate alone")
+        fig.legend(handles=[whole, dashed], loc="outside upper center", ncols=2)
     end_labels(ax, ends)
     return fig
 
 
-def regret_bars(groups: dict, *, allowed: float | None = None) -> Figure:
-    """Regret per method, one group of bars per kind of not searching: bar and number the mean, points the seeds.
+def regret_bars(
+    groups: Mapping[str, Values], *, allowed: float | None = None
+) -> Figure:
+    """Regret per method: bar and number the mean, points the seeds.
 
-    groups   {kind: {method: one per seed}}, adherence lost against the best of the method's grid, shares of slots
-    allowed  largest regret that still counts as none
+    Parameters
+    ----------
+    groups : dict
+        {kind of not searching: {method: one per seed}}: adherence lost against the best
+        of the method's grid, shares of slots.
+    allowed : float, optional
+        The largest regret that still counts as none.
+
+    Returns
+    -------
+    Figure
     """
     rows = sum(len(group) + 0.6 for group in groups.values())
     fig, ax = subplots(size=(6.5, 1.0 + 0.3 * rows))
@@ -250,28 +282,18 @@ def regret_bars(groups: dict, *, allowed: float | None = None) -> Figure:
             colour = colour_of(method, k)
             ax.barh(at, np.mean(values), height=0.62, color=colour, alpha=0.25)
             mean, _, _ = strip_points(ax, at, values, colour=colour, horizontal=True)
-            ax.annotate(
-                f"{mean:.3f}".replace("-", "\N{MINUS SIGN}"),
-                (1, at),
-                xycoords=ax.get_yaxis_transform(),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=9,
-                color=ink(colour),
-            )
+            edge_text(ax, at, f"{mean:.3f}".replace("-", "\N{MINUS SIGN}"), colour)
             places.append(at)
             names.append(method)
         at += 1.1
     ax.set_yticks(places, names)
     ax.set_ylim(at - 0.5, -0.5)
     ax.axvline(0, color=BLACK, lw=1)
+    text = "regret on test people (share of slots)"
     if allowed is not None:
         ax.axvline(allowed, color=GREY, ls="--", lw=1.2)
+        text = f"{text}; dashed: {allowed:g}"
     ax.grid(axis="y", visible=False)
     ax.tick_params(axis="y", length=0)
-    ax.set_xlabel(
-        "regret on test people (share of slots)"
-        + (f"; dashed: {allowed:g}" if allowed is not None else "")
-    )
+    ax.set_xlabel(text)
     return fig

@@ -1,6 +1,6 @@
-"""Figures of notebooks 04, 05 and 07: the small world, its pairs, and how well replies fit their people."""
+"""Figures of chapters 4, 5 and 7: the small world, its pairs, how well replies fit."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,12 +15,15 @@ from mipo_study.figures.style import (
     ORANGE,
     PALETTE,
     WIDE,
+    Seeds,
+    Values,
     arm_colour,
     arm_marker,
     arm_panels,
+    edge_text,
     end_labels,
-    ink,
     reference_line,
+    settled,
     spread,
     strip_points,
     subplots,
@@ -30,22 +33,32 @@ from mipo_study.methods import label
 _TINTS = ("#0072B2", "#4B9FCB", "#96C8E2", "#D3E8F3")  # blue, from common to rare
 
 
-def people_prior(attributes: dict) -> Figure:
-    """How the population is made up: one bar per attribute, cut into the prior shares of its values.
+def people_prior(attributes: Mapping[str, Mapping[str, float]]) -> Figure:
+    """How the population is made up: one bar per attribute, cut into prior shares.
 
-    attributes  {attribute: {value: probability}}; each adds up to 1
+    Parameters
+    ----------
+    attributes : dict
+        {attribute: {value: probability}}; each adds up to 1.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        Where shares do not add up.
     """
     fig, ax = subplots(size=(6.5, 0.8 + 0.42 * len(attributes)))
     for row, (name, prior) in enumerate(attributes.items()):
-        if abs(sum(prior.values()) - 1) > 1e-6:
-            raise ValueError(
-                f"attribute {name!r}: shares add up to {sum(prior.values()):g}, not 1"
-            )
+        total = sum(prior.values())
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"attribute {name!r}: shares add up to {total:g}, not 1")
         left = 0.0
         for k, (value, p) in enumerate(prior.items()):
-            ax.barh(
-                row, p, left=left, color=_TINTS[k % 4], edgecolor="white", height=0.82
-            )
+            look = {"color": _TINTS[k % 4], "edgecolor": "white", "height": 0.82}
+            ax.barh(row, p, left=left, **look)
             ax.text(
                 left + p / 2,
                 row,
@@ -65,12 +78,23 @@ def people_prior(attributes: dict) -> Figure:
     return fig
 
 
-def task_information(information: dict, *, ceiling: tuple | None = None) -> Figure:
-    """How much a reply to each task tells about the person: I(Y; C | X = task) in nats, largest on top.
+def task_information(
+    information: Mapping[str, float], *, ceiling: tuple[float, str] | None = None
+) -> Figure:
+    """How much a reply to each task tells about the person, largest on top.
 
-    information  {task: nats}        ceiling  (nats, text), e.g. what one pair can certify
+    Parameters
+    ----------
+    information : dict
+        {task: I(Y; C | X = task)}, nats.
+    ceiling : (float, str), optional
+        Nats and their name, such as what one pair can certify.
+
+    Returns
+    -------
+    Figure
     """
-    order = sorted(information, key=information.get, reverse=True)
+    order = sorted(information, key=lambda task: information[task], reverse=True)
     fig, ax = subplots(size=(6.5, 1.2 + 0.32 * len(order)))
     ax.barh(order, [information[t] for t in order], color=BLUE, height=0.66)
     for row, task in enumerate(order):
@@ -99,20 +123,40 @@ def base_vs_exact(
     unit: str = "log p(reply) (nats)",
     most: int = 1500,
 ) -> Figure:
-    """The model's log-probabilities (or slot probabilities) against the exact ones; on the diagonal they agree.
+    """The model's log-probabilities, or of slots, against the exact ones.
 
-    exact, model  (N,)        groups  (N,) names such as tasks, one colour each        most  points drawn, thinned
+    Parameters
+    ----------
+    exact, model : array_like, shape (N,)
+        Equal on the diagonal.
+    groups : sequence of str, length N, optional
+        Such as tasks, one colour each.
+    unit : str
+        What both are.
+    most : int
+        Points that are drawn, evenly thinned.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        For shapes that differ.
     """
     exact, model = np.asarray(exact, float), np.asarray(model, float)
     if exact.shape != model.shape or exact.ndim != 1 or not len(exact):
         raise ValueError(
-            f"exact has shape {exact.shape}, model {model.shape}; expected the same (N,) with N >= 1"
+            f"exact has shape {exact.shape}, model {model.shape}; expected the same "
+            "(N,) with N >= 1"
         )
-    kept = np.unique(np.linspace(0, len(exact) - 1, min(most, len(exact))).astype(int))
-    names = np.asarray(groups)[kept] if groups is not None else np.full(len(kept), "")
+    steps = np.linspace(0, len(exact) - 1, min(most, len(exact)))
+    rows = np.unique(steps.astype(int))
+    names = np.asarray(groups)[rows] if groups is not None else np.full(len(rows), "")
     fig, ax = subplots(size=(6.5, 4.2))
     for k, name in enumerate(dict.fromkeys(names.tolist())):
-        mine = kept[names == name]
+        mine = rows[names == name]
         ax.scatter(
             exact[mine],
             model[mine],
@@ -122,10 +166,8 @@ def base_vs_exact(
             color=PALETTE[k % len(PALETTE)],
             label=name,
         )
-    low, high = (
-        min(exact[kept].min(), model[kept].min()),
-        max(exact[kept].max(), model[kept].max()),
-    )
+    shown = np.concatenate([exact[rows], model[rows]])
+    low, high = shown.min(), shown.max()
     ax.plot([low, high], [low, high], color=BLACK, lw=1.2, ls="--", zorder=1)
     ax.annotate(
         "equal",
@@ -148,8 +190,18 @@ def base_vs_exact(
 def training_loss(losses: np.ndarray, floor: float, *, width: int = 10) -> Figure:
     """Loss of base models over their training, and the lowest there is.
 
-    losses  (S, steps) nats per token, a line per model, smoothed over `width` steps
-    floor   nats per token
+    Parameters
+    ----------
+    losses : array_like, shape (S, steps)
+        Nats per token, a line per model.
+    floor : float
+        Nats per token.
+    width : int
+        Steps over which a line is smoothed.
+
+    Returns
+    -------
+    Figure
     """
     fig, ax = subplots(size=WIDE)
     width = min(width, np.shape(losses)[1])
@@ -164,13 +216,31 @@ def training_loss(losses: np.ndarray, floor: float, *, width: int = 10) -> Figur
 
 
 def pair_differences(
-    shares: dict, *, xlabel: str = "share of pairs whose two replies differ in the slot"
+    shares: Mapping[str, Mapping[str, float]],
+    *,
+    xlabel: str = "share of pairs whose two replies differ in the slot",
 ) -> Figure:
-    """Which slots tell chosen from rejected: one row per slot, one mark per kind of negative.
+    """Which slots tell chosen from rejected: one row per slot.
 
-    shares  {kind of negative: {slot: share of pairs, 0..1}}; all kinds name the same slots
+    Parameters
+    ----------
+    shares : dict
+        {kind of negative: {slot: share of pairs, 0 to 1}}; all kinds name the same
+        slots.
+    xlabel : str
+        Title of the axis.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        Where two kinds have other slots.
     """
-    kinds, slots = list(shares), list(next(iter(shares.values())))
+    kinds = list(shares)
+    slots = list(shares[kinds[0]])
     for kind in kinds:
         if list(shares[kind]) != slots:
             raise ValueError(
@@ -190,9 +260,8 @@ def pair_differences(
             zorder=3,
         )
     values = np.array([[shares[k][s] for k in kinds] for s in slots])
-    ax.hlines(
-        range(len(slots)), values.min(1), values.max(1), color=LIGHT, lw=1.2, zorder=1
-    )
+    low, high = values.min(1), values.max(1)
+    ax.hlines(range(len(slots)), low, high, color=LIGHT, lw=1.2, zorder=1)
     ax.set_yticks(range(len(slots)), slots)
     ax.set_ylim(len(slots) - 0.5, -0.5)
     ax.set_xlim(-0.02, 1.02)
@@ -203,35 +272,38 @@ def pair_differences(
 
 
 def pmi_histogram(
-    pmi: dict, *, bins: int = 40, unit: str = "PMI of reply and person (nats)"
+    pmi: Mapping[str, Sequence[float] | np.ndarray],
+    *,
+    bins: int = 40,
+    unit: str = "PMI of reply and person (nats)",
 ) -> Figure:
-    """Distribution of PMI, e.g. of chosen and of rejected replies; dotted lines are the means.
+    """Distribution of PMI, such as that of chosen and of rejected replies.
 
-    pmi  {label: (N,) nats}
+    Parameters
+    ----------
+    pmi : dict
+        {label: PMI, shape (N,)}, nats; dotted lines are the means.
+    bins : int
+        Of the histogram.
+    unit : str
+        Title of the axis.
+
+    Returns
+    -------
+    Figure
     """
-    pmi = {k: np.asarray(v, float) for k, v in pmi.items()}
-    edges = np.histogram_bin_edges(np.concatenate(list(pmi.values())), bins)
+    rows = {name: np.asarray(values, float) for name, values in pmi.items()}
+    edges = np.histogram_bin_edges(np.concatenate(list(rows.values())), bins)
     fig, ax = subplots(size=NORMAL)
-    for k, (name, values) in enumerate(pmi.items()):
-        weights = np.full(len(values), 1 / len(values))
-        ax.hist(
-            values,
-            edges,
-            weights=weights,
-            histtype="stepfilled",
-            alpha=0.25,
-            color=PALETTE[k],
-        )
-        ax.hist(
-            values,
-            edges,
-            weights=weights,
-            histtype="step",
-            lw=1.6,
-            color=PALETTE[k],
-            label=f"{name}: mean {values.mean():.2f}".replace("-", "\N{MINUS SIGN}"),
-        )
-        ax.axvline(values.mean(), color=PALETTE[k], ls=":", lw=1.4)
+    for k, (name, values) in enumerate(rows.items()):
+        colour, mean = PALETTE[k], values.mean()
+        each = np.full(len(values), 1 / len(values))
+        text = f"{name}: mean {mean:.2f}".replace("-", "\N{MINUS SIGN}")
+        filled = {"histtype": "stepfilled", "alpha": 0.25}
+        line = {"histtype": "step", "lw": 1.6, "label": text}
+        ax.hist(values, edges, weights=each, color=colour, **filled)
+        ax.hist(values, edges, weights=each, color=colour, **line)
+        ax.axvline(mean, color=colour, ls=":", lw=1.4)
     ax.grid(axis="x", visible=False)
     ax.set_xlabel(unit)
     ax.set_ylabel("share of replies")
@@ -240,32 +312,45 @@ def pmi_histogram(
     return fig
 
 
-# ---- notebook 07 ----
+# ---- chapter 7 ----
 
 
 def gain_vs_information(
-    information: dict,
-    gains: dict,
+    information: Mapping[str, float],
+    gains: Mapping[str, Values],
     *,
-    optimum: dict | None = None,
+    optimum: Mapping[str, float] | None = None,
     ylabel: str = "gain in adherence (share of slots)",
 ) -> Figure:
-    """Gain of each task against the information it carries about the person, with a least-squares line per arm.
+    """Gain of each task against the information it carries about the person.
 
-    information  {task: nats}        gains  {arm: {task: one number, or one per seed}}
-    optimum      {task: exact gain of the optimum}
+    Parameters
+    ----------
+    information : dict
+        {task: nats}.
+    gains : dict
+        {arm: {task: one number, or one per seed}}, with a least-squares line each.
+    optimum : dict, optional
+        {task: exact gain of the optimum}.
+    ylabel : str
+        Title of the axis.
+
+    Returns
+    -------
+    Figure
     """
     fig, ax = subplots(size=(6.5, 3.9))
-    x, ends = np.array(list(information.values()), float), []
+    x = np.array(list(information.values()), float)
+    ends = []
     for k, (arm, by_task) in enumerate(gains.items()):
-        colour, means = arm_colour(arm, k), []
+        colour, marker = arm_colour(arm, k), arm_marker(arm)
+        means = []
         for task, nats in information.items():
-            marker = arm_marker(arm)
-            means.append(
-                strip_points(
-                    ax, nats, by_task[task], colour=colour, marker=marker, width=0
-                )[0]
+            seeds = by_task[task]
+            mean, _, _ = strip_points(
+                ax, nats, seeds, colour=colour, marker=marker, width=0
             )
+            means.append(mean)
         ends.append(_fit_line(ax, x, np.array(means), label(arm), colour))
     if optimum:
         y = np.array([optimum[t] for t in information])
@@ -279,20 +364,23 @@ def gain_vs_information(
     return fig
 
 
-def _fit_line(ax: Axes, x: np.ndarray, y: np.ndarray, name: str, colour: str) -> tuple:
+def _fit_line(
+    ax: Axes, x: np.ndarray, y: np.ndarray, name: str, colour: str
+) -> tuple[float, float, str, str]:
+    """A least-squares line; its end, as `end_labels` takes it."""
     slope, intercept = np.polyfit(x, y, 1)
     ends = np.array([x.min(), x.max() + 0.04 * np.ptp(x)])
     ax.plot(ends, intercept + slope * ends, color=colour, lw=1, alpha=0.7, zorder=1)
     return ends[1], intercept + slope * ends[1], name, colour
 
 
-def _task_names(ax: Axes, information: np.ndarray) -> None:
-    """Task names above the axes, moved apart where tasks carry nearly the same information."""
-    names, x = list(information), np.array(list(information.values()), float)
-    ax.figure.canvas.draw()
-    points = ax.transData.transform(np.stack([x, 0 * x], 1))[:, 0] * 72 / ax.figure.dpi
-    moved = spread(points, 21) - points  # slanted letters need about two line heights
-    for name, nats, dx in zip(names, x, moved, strict=True):
+def _task_names(ax: Axes, information: Mapping[str, float]) -> None:
+    """Task names above the axes, apart where tasks carry nearly the same nats."""
+    x = np.array(list(information.values()), float)
+    dpi = settled(ax).dpi
+    points = ax.transData.transform(np.stack([x, 0 * x], 1))[:, 0] * 72 / dpi
+    shifts = spread(points, 21) - points  # slanted letters need about two line heights
+    for name, nats, dx in zip(information, x, shifts, strict=True):
         ax.axvline(nats, color=LIGHT, lw=0.8, zorder=0)
         ax.annotate(
             name,
@@ -309,11 +397,29 @@ def _task_names(ax: Axes, information: np.ndarray) -> None:
 
 
 def win_tie_loss(
-    rates: dict, *, title: str = "against the base model's reply to the same person"
+    rates: Mapping[str, Mapping[str, float]],
+    *,
+    title: str = "against the base model's reply to the same person",
 ) -> Figure:
-    """Strict wins, ties and losses of each arm; at the right what the MIPO paper calls a win: win or tie.
+    """Strict wins, ties and losses; at the right what the MIPO paper calls a win.
 
-    rates  {arm: {"win": share, "tie": share, "loss": share}}, each adding up to 1
+    That is a win or a tie.
+
+    Parameters
+    ----------
+    rates : dict
+        {arm: {"win", "tie" and "loss": share}}, each adding up to 1.
+    title : str
+        Against what.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        Where shares do not add up.
     """
     fig, ax = subplots(size=(6.5, 1.4 + 0.42 * len(rates)))
     parts = (
@@ -322,9 +428,10 @@ def win_tie_loss(
         ("loss", ORANGE, "black"),
     )
     for row, (arm, share) in enumerate(rates.items()):
-        if abs(sum(share[p] for p, *_ in parts) - 1) > 1e-6:
+        total = share["win"] + share["tie"] + share["loss"]
+        if abs(total - 1) > 1e-6:
             raise ValueError(
-                f"arm {arm!r}: win, tie and loss add up to {sum(share[p] for p, *_ in parts):g}, not 1"
+                f"arm {arm!r}: win, tie and loss add up to {total:g}, not 1"
             )
         left = 0.0
         for part, colour, text in parts:
@@ -375,16 +482,28 @@ def win_tie_loss(
 
 
 def robustness(
-    adherence: dict,
+    adherence: Mapping[str, Values],
     *,
-    exact: dict | None = None,
+    exact: Mapping[str, float] | None = None,
     ylabel: str = "adherence (share of slots)",
 ) -> Figure:
-    """Adherence to the true person when the context is full, incomplete, noisy or conflicting; arms side by side.
+    """Adherence to the true person, by kind of context; arms side by side.
 
-    adherence  {kind of context: {arm: one number, or one per seed}}        exact  {kind: level}, short black lines
+    Parameters
+    ----------
+    adherence : dict
+        {kind of context: {arm: one number, or one per seed}}.
+    exact : dict, optional
+        {kind: level}, short black lines.
+    ylabel : str
+        Title of the axis.
+
+    Returns
+    -------
+    Figure
     """
-    kinds, arms = list(adherence), list(next(iter(adherence.values())))
+    kinds = list(adherence)
+    arms = list(adherence[kinds[0]])
     fig, ax = subplots(size=NORMAL)
     step = 0.7 / max(len(arms), 1)
     for i, kind in enumerate(kinds):
@@ -418,11 +537,22 @@ def robustness(
     return fig
 
 
-def over_personalisation(shares: dict, *, chance: dict | None = None) -> Figure:
-    """How often replies name an attribute that has nothing to do with the task, one panel per attribute.
+def over_personalisation(
+    shares: Mapping[str, Values], *, chance: Mapping[str, float] | None = None
+) -> Figure:
+    """How often replies name an attribute that has nothing to do with the task.
 
-    shares  {attribute: {arm: share of replies naming the person's own value, one per seed}}
-    chance  {attribute: share when nothing depends on the person}, dashed
+    Parameters
+    ----------
+    shares : dict
+        {attribute: {arm: share of replies naming the person's own value, one per
+        seed}}, one panel each.
+    chance : dict, optional
+        {attribute: share where nothing depends on the person}, dashed.
+
+    Returns
+    -------
+    Figure
     """
     title = {a: f"names own {a} (share)" for a in shares}
     reference = {title[a]: (v, "exact world") for a, v in (chance or {}).items()}
@@ -431,11 +561,20 @@ def over_personalisation(shares: dict, *, chance: dict | None = None) -> Figure:
 
 
 def length_distributions(
-    lengths: dict, *, unit: str = "length of reply (tokens)"
+    lengths: Mapping[str, Seeds], *, unit: str = "length of reply (tokens)"
 ) -> Figure:
-    """Lengths per arm: thin bar 5 to 95 %, thick bar 25 to 75 %, dot at the mean, which is also written out.
+    """Lengths per arm: thin bar 5 to 95 %, thick bar 25 to 75 %, dot the mean.
 
-    lengths  {arm: (N,) tokens}
+    Parameters
+    ----------
+    lengths : dict
+        {arm: tokens, shape (N,)}.
+    unit : str
+        Title of the axis.
+
+    Returns
+    -------
+    Figure
     """
     fig, ax = subplots(size=(6.5, 1.2 + 0.34 * len(lengths)))
     for row, (arm, values) in enumerate(lengths.items()):
@@ -453,16 +592,7 @@ def length_distributions(
             edgecolor="white",
             zorder=4,
         )
-        ax.annotate(
-            f"{values.mean():.1f}",
-            (1, row),
-            xycoords=ax.get_yaxis_transform(),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
-            color=ink(colour),
-        )
+        edge_text(ax, row, f"{values.mean():.1f}", colour)
     ax.set_yticks(range(len(lengths)), [label(a) for a in lengths])
     ax.set_ylim(len(lengths) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
