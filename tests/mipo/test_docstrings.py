@@ -1,4 +1,6 @@
-"""Every public function of the method is documented as numpydoc, as it is called.
+"""Public functions are documented as numpydoc, as they are called.
+
+Those of the method, and of the study those of figures and larger models.
 
 Examples in docstrings are run.
 """
@@ -13,8 +15,16 @@ import pytest
 from numpydoc.docscrape import NumpyDocString
 
 import mipo
+from mipo_study import figures, hub
 
-MODULES = [module.name for module in pkgutil.walk_packages(mipo.__path__, "mipo.")]
+
+def modules_of(package):
+    found = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    return [module.name for module in found]
+
+
+METHOD = modules_of(mipo)
+STUDY = modules_of(figures) + modules_of(hub)
 
 
 def functions_of(module):
@@ -43,7 +53,7 @@ def documented(function):
     return {name.strip().lstrip("*") for name in names}
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", METHOD + STUDY)
 def test_parameters_are_those_of_the_signature(name):
     """A Parameters section names every parameter, and none that there is not."""
     for label, function in functions_of(importlib.import_module(name)):
@@ -53,7 +63,7 @@ def test_parameters_are_those_of_the_signature(name):
             assert names == parameters, label
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", METHOD)
 def test_examples_give_what_they_show(name):
     result = doctest.testmod(importlib.import_module(name))
     assert result.failed == 0
