@@ -500,15 +500,16 @@ def test_the_browser_draws_what_python_computes(of, tmp_path):
         timeout=120,
         check=True,
     ).stdout
-    page, expected = BeautifulSoup(dom, "html.parser"), sliders.drawn(of, 0.5)
+    page, expected = BeautifulSoup(dom, "html.parser"), sliders.picture(of, 0.5)
     assert not page.find(class_="controls").has_attr("hidden")
     for path in page.find_all("path"):
         got, want = (
             [float(v) for v in re.findall(r"[-\d.]+", d)]
-            for d in (path["d"], expected[path["data-curve"]])
+            for d in (path["d"], expected.paths[path["data-curve"]])
         )
         assert_allclose(got, want, atol=0.011)
     for cell in page.find_all("td"):
         name, where = cell["data-value"].split()
-        want = expected[name, where if where == "half" else int(where)]
+        columns = [*map(str, sliders.SAMPLES), "half"]
+        want = expected.weights[name][columns.index(where)]
         assert float(cell.text.replace("−", "-")) == pytest.approx(want, abs=0.0051)
