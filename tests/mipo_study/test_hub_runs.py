@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from mipo import files
 from mipo.evaluate import reference_free
+from mipo_study import methods
 from mipo_study.hub import benchmarks, download, protocol, scores, serving, train
 from mipo_study.hub import runs as real
 from mipo_study.hub.download import Place
@@ -735,3 +736,13 @@ def test_a_judge_in_a_folder_is_known_by_its_content(
     (place.path / "notes.txt").write_text("another version")
     assert scores.judged(tmp_path, place, examples, *sides, progress=False).fresh
     assert len(list((tmp_path / "verdicts").iterdir())) == 2
+
+
+def test_a_rate_that_was_not_published_is_asked_for_before_anything_runs(
+    tmp_path, monkeypatch
+):
+    rows = benchmarks.Data("preferences", [], [])
+    monkeypatch.setattr(protocol, "setting_of", lambda *_: methods.Setting())
+    with pytest.raises(ValueError, match="^dpo: no learning rate .* give lr$"):
+        real.train_method(tmp_path, None, rows, "dpo", seed=0, sampling={})
+    assert not [*tmp_path.iterdir()]

@@ -783,6 +783,8 @@ def train_method(
     setting = protocol.setting_of(kind, name)
     if beta and "beta" in setting.kwargs:
         setting = replace(setting, kwargs={**setting.kwargs, "beta": beta})
+    if not lr and setting.lr is None:
+        raise ValueError(f"{name}: no learning rate was published for {kind}; give lr")
     negatives = protocol.negatives_for(kind, name)
     if negatives == "labelled":
         pairs = labelled_pairs(run_dir, dataset.train)
@@ -797,8 +799,6 @@ def train_method(
             batch_size=sample_batch,
             progress=how["progress"],
         )
-    if not lr and setting.lr is None:
-        raise ValueError(f"{name}: no learning rate was published for {kind}; give lr")
     published = (setting.lr or 0.0) * (10 if how["lora_rank"] else 1)
     return train_policy(
         run_dir,
