@@ -430,8 +430,9 @@ def start(project):
 
 
 def hang_up_by_default():
-    """As in a terminal, also where these tests were started by nohup."""
+    """As in a terminal, also where these tests were started by nohup or by &."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(check, seconds=120):

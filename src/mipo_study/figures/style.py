@@ -10,10 +10,10 @@ from typing import Any, cast
 
 import matplotlib as mpl
 import numpy as np
-from cycler import cycler
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 from numpy.typing import ArrayLike
 
 from mipo.evaluate import t_interval
