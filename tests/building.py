@@ -8,11 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
-import papermill
 from filelock import FileLock
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+# nbformat and papermill are imported where they are used: two seconds, which the
+# fast tests of the book's sources need not wait for
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -90,6 +89,8 @@ See [the second](../notebooks/02-second.ipynb) and [a third](../notebooks/03-thi
 
 
 def notebook(name, slug, *, need=None, extra=""):
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
     cells = [
         new_markdown_cell(f"# What is {name}?\n\nWords."),
         new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
@@ -112,6 +113,8 @@ def notebook(name, slug, *, need=None, extra=""):
 
 def small_project(where):
     """Two notebooks, the second needs the first; this project's own Snakefile and book configuration."""
+    import nbformat
+
     for folder in ("notebooks", "configs", "book"):
         (where / folder).mkdir(parents=True)
     for file in ("Snakefile", "_config.yml"):
@@ -143,6 +146,8 @@ def small_project(where):
 
 def run_notebook(name, folder, **parameters):
     """Execute a notebook with these parameters by papermill; its results as a dict."""
+    import papermill
+
     papermill.execute_notebook(
         str(ROOT / "notebooks" / f"{name}.ipynb"),
         str(folder / f"{name}.ipynb"),

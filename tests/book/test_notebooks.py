@@ -8,7 +8,6 @@ import ast
 import json
 import re
 
-import papermill
 import pytest
 from building import ROOT
 
@@ -189,6 +188,8 @@ def test_density_counts_what_it_says():
 @pytest.mark.long
 def test_cost_of_the_readers_own_model(tiny_qwen2, tmp_path):
     """Chapter 12 measures any model; its claim is about the published one only."""
+    import papermill
+
     papermill.execute_notebook(
         str(ROOT / "notebooks" / "12-cost.ipynb"),
         str(tmp_path / "out.ipynb"),

@@ -15,6 +15,8 @@ from mipo.logprobs import prompt_pmi, response_logps
 from mipo.losses.declaration import inputs_of
 from mipo.trainer import PreferenceConfig, PreferenceTrainer
 
+pytestmark = pytest.mark.long
+
 REPLIES = [
     ("Yes, I am a baker.", "No."),
     ("a", "Two children and a retired teacher."),

@@ -12,6 +12,8 @@ from mipo.worlds import wide as lives
 from mipo.worlds.grammar import ATTRIBUTES, TASKS, parse
 from mipo.worlds.population import Person
 
+pytestmark = pytest.mark.long
+
 
 def life_of(text):
     """{place: Person} read back from a profile."""

@@ -13,6 +13,8 @@ from mipo.worlds import language_model, population
 from mipo.worlds.grammar import ATTRIBUTES, TASKS
 from mipo_study import ch04_distance
 
+pytestmark = pytest.mark.long
+
 WORLD = World()
 RARE = person(
     role="owner",

@@ -8,6 +8,8 @@ from mipo.world import NOBODY, World
 from mipo.worlds import population, scoring
 from mipo_study import ch05_pairs
 
+pytestmark = pytest.mark.long
+
 WORLD = World()
 VALUES = {
     "role": "owner",

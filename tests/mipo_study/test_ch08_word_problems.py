@@ -13,6 +13,8 @@ from mipo.worlds import word_problems
 from mipo.worlds.word_problems import TYPES, Problem
 from mipo_study import ch08_word_problems, experiment
 
+pytestmark = pytest.mark.long
+
 TWO = Problem("two steps", "plain", (7, 5, 3), "Ben", "books")
 PROBLEMS = word_problems.problems(6, split="mipo", seed=1)
 

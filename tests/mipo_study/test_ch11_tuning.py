@@ -16,6 +16,8 @@ from mipo.worlds.language_model import build_tokenizer
 from mipo_study import ch11_tuning, experiment, methods
 from mipo_study.figures import tuning as draw
 
+pytestmark = pytest.mark.long
+
 RATES = [1e-4, 3e-4]
 AXES = {
     "dpo_betas": [0.1, 1.0],

@@ -14,6 +14,8 @@ from mipo.worlds.language_model import build_tokenizer
 from mipo.worlds.scoring import as_person
 from mipo_study import experiment, labels
 
+pytestmark = pytest.mark.long
+
 WORLD = World()
 ONE = {"n_people": 1, "seed": 4, "progress": False}
 
