@@ -17,7 +17,7 @@ import pandas as pd
 from mipo.evaluate import token_lengths
 from mipo.information import infonce
 from mipo.logprobs import response_logps
-from mipo.world import NOBODY, World
+from mipo.world import NOBODY, Law, World
 from mipo.worlds import population
 from mipo.worlds.grammar import TASKS, WORDINGS, Slot, parse
 from mipo.worlds.scoring import as_person
@@ -247,12 +247,17 @@ def expected_differing(examples: Sequence[Example]) -> pd.Series:
     """
     world, rows = World(), []
     for example in examples:
-        law = world.law(example["task"], as_person(example))
-        marginal = world.marginal(example["task"])
+        law, marginal = _laws(world, example)
         for place, slot in enumerate(TASKS[example["task"]].slots):
             same = float(law.slot(place) @ marginal.slot(place))
             rows.append({"attribute": attribute_of(slot), "differs": 1 - same})
     return in_order(pd.DataFrame(rows).groupby("attribute")["differs"].mean())
+
+
+def _laws(world: World, example: Example) -> tuple[Law, Law]:
+    """The exact law of an example's replies, and the marginal over people."""
+    task = example["task"]
+    return world.law(task, as_person(example)), world.marginal(task)
 
 
 def expected_gap(examples: Sequence[Example]) -> float:
@@ -270,8 +275,7 @@ def expected_gap(examples: Sequence[Example]) -> float:
     """
     world, gaps = World(), []
     for example in examples:
-        law = world.law(example["task"], as_person(example))
-        marginal = world.marginal(example["task"])
+        law, marginal = _laws(world, example)
         gaps.append(law.kl(marginal) + marginal.kl(law))
     return float(np.mean(gaps))
 
@@ -313,8 +317,7 @@ def expected_identical(examples: Sequence[Example]) -> float:
     same_wording = float(np.sum(np.square(WORDINGS)))
     total = 0.0
     for example in examples:
-        law = world.law(example["task"], as_person(example))
-        marginal = world.marginal(example["task"])
+        law, marginal = _laws(world, example)
         same_values = [
             np.sum(ours * theirs)
             for (_, ours), (_, theirs) in zip(law.groups, marginal.groups, strict=True)
