@@ -1,5 +1,6 @@
 """What several test files share: the real book at smoke scale, built once, and a small project of two notebooks."""
 
+import contextlib
 import functools
 import json
 import os
@@ -157,3 +158,29 @@ def run_notebook(name, folder, **parameters):
     )
     results = folder / "run" / "results" / f"{name}.json"
     return json.loads(results.read_text(encoding="utf-8"))
+
+
+def run_cells(name, folder, **parameters):
+    """A notebook's cells in this process, in a shell of their own, up to the first error, which is raised.
+
+    What `run_notebook` does, but for the ten seconds in which a kernel starts and
+    imports: for tests of what stops a notebook before its work.
+    """
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.utils.capture import capture_output
+    from papermill.iorw import load_notebook_node
+    from papermill.parameterize import parameterize_notebook
+    from traitlets.config import Config
+
+    book = load_notebook_node(str(ROOT / "notebooks" / f"{name}.ipynb"))
+    given = {"run_dir": str(folder / "run"), **parameters}
+    book = parameterize_notebook(book, given)
+    quiet = Config({"HistoryManager": {"enabled": False}})
+    shell = InteractiveShell.instance(config=quiet)
+    try:
+        with contextlib.chdir(ROOT), capture_output():
+            for cell in book.cells:
+                if cell.cell_type == "code":
+                    shell.run_cell(cell.source, store_history=True).raise_error()
+    finally:
+        InteractiveShell.clear_instance()

@@ -214,6 +214,7 @@ def pytest_ignore_collect(collection_path, config):
     return bool(LONG.search(collection_path.read_text(encoding="utf-8"))) or None
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items):
     """Mark what is fast; keep a file's tests on one process, those of the book too."""
     for item in items:

@@ -69,10 +69,11 @@ def make(folder, *arguments, **environment):
         shutil.copy(ROOT / name, folder / name)
     borrow_environment(folder / ".venv")
     (folder / ".venv" / ".book").touch()
+    mine = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS")}
     return subprocess.run(
         ["make", "--no-print-directory", *arguments],
         cwd=folder,
-        env={**os.environ, "MIPO_ROOT": str(folder), **environment},
+        env={**mine, "MIPO_ROOT": str(folder), **environment},
         capture_output=True,
         text=True,
         check=False,

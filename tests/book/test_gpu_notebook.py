@@ -10,7 +10,7 @@ import time
 import hub_fixtures
 import pytest
 import torch
-from building import ROOT, smoke_book
+from building import ROOT, run_cells, smoke_book
 from building import run_notebook as run
 from hub_fixtures import parrot, roomy
 
@@ -260,26 +260,31 @@ def test_what_was_done_survives_a_kill(tiny_qwen2, tmp_path):
     assert len(drawn) == 2 and drawn[0] != drawn[1]  # each seed tests on its own items
 
 
+def nothing_was_run(run_dir):
+    found = json.loads((run_dir / "results" / f"{NAME}.json").read_text("utf-8"))
+    assert found["skipped"] == "No model was given."
+    assert not found["numbers"] and not found["claims"]
+
+
 @pytest.mark.xdist_group("smoke book")
-def test_without_a_model_it_says_that_nothing_was_run():
+def test_the_chain_runs_nothing_without_a_model():
     smoke_book()  # which gives this chapter no model
-    results = ROOT / "runs" / "smoke" / "results" / f"{NAME}.json"
-    found = json.loads(results.read_text(encoding="utf-8"))
-    assert (
-        found["skipped"] == "No model was given."
-        and not found["numbers"]
-        and not found["claims"]
-    )
+    nothing_was_run(ROOT / "runs" / "smoke")
+
+
+def test_by_hand_nothing_is_run_without_a_model(tmp_path):
+    run_cells(NAME, tmp_path)
+    nothing_was_run(tmp_path / "run")
 
 
 def test_an_unknown_data_set_stops_first(tmp_path):
     with pytest.raises(Exception, match="expected one of prism"):
-        run(NAME, tmp_path, dataset="prisma", threads=1)
+        run_cells(NAME, tmp_path, dataset="prisma", threads=1)
 
 
 def test_a_misspelt_method_stops_first(tmp_path):
     with pytest.raises(Exception, match="people data take mipo-random"):
-        run(NAME, tmp_path, methods=["mipo-randon"], threads=1)
+        run_cells(NAME, tmp_path, methods=["mipo-randon"], threads=1)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -288,4 +293,4 @@ def test_a_large_model_without_a_gpu_stops_before_the_download(tmp_path):
         Exception,
         match="1544 million parameters, and this machine has no GPU.*one of these cards",
     ):
-        run(NAME, tmp_path, model="Qwen/Qwen2.5-1.5B-Instruct", judge="", threads=1)
+        run_cells(NAME, tmp_path, model="Qwen/Qwen2.5-1.5B-Instruct", judge="")

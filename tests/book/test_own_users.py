@@ -5,7 +5,7 @@ import shutil
 
 import papermill
 import pytest
-from building import ROOT
+from building import ROOT, run_cells
 
 from mipo_study import ch18_own_users as own
 
@@ -126,12 +126,12 @@ def test_words_that_the_small_world_does_not_know_are_refused(
 ):
     message = r"\d+% of the tokens in examples.jsonl are unknown.*-p model NAME"
     with pytest.raises(Exception, match=message):
-        run(tmp_path, users=str(examples_jsonl))
+        run_cells(NAME, tmp_path, users=str(examples_jsonl))
 
 
 def test_without_chapter_4_it_says_how_to_make_it(tmp_path):
     with pytest.raises(Exception, match="papermill notebooks/04-small-world.ipynb"):
-        run(tmp_path)
+        run_cells(NAME, tmp_path)
 
 
 @pytest.mark.parametrize(
