@@ -1,15 +1,12 @@
-"""What several test files share: the real book at smoke scale, built once, and a small project of two notebooks."""
+"""What several test files share: the chain, a small project of two notebooks, and a notebook run."""
 
 import contextlib
-import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-
-from filelock import FileLock
 
 # nbformat and papermill are imported where they are used: two seconds, which the
 # fast tests of the book's sources need not wait for
@@ -29,15 +26,10 @@ def chain(*arguments, root=ROOT, **more):
     )
 
 
-@functools.cache
-def smoke_book():
-    """Folder of the book's HTML after `make book SCALE=smoke`."""
-    (ROOT / "runs").mkdir(exist_ok=True)
-    # a second test process waits, then finds nothing to do
-    with FileLock(ROOT / "runs" / ".smoke-tests"):
-        done = chain("book", "--scale", "smoke")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return ROOT / "runs" / "smoke" / "book" / "_build" / "html"
+def environment(**more):
+    """os.environ without what this `make test` was called with, which is not for another make."""
+    ours = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "ARGS", "JOBS", "SCALE", "DRY")
+    return {k: v for k, v in os.environ.items() if k not in ours} | more
 
 
 PARAMETERS = """run_dir = "runs/hand"  # where results go

@@ -214,12 +214,8 @@ def pytest_ignore_collect(collection_path, config):
     return bool(LONG.search(collection_path.read_text(encoding="utf-8"))) or None
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items):
-    """Mark what is fast; keep a file's tests on one process, those of the book too."""
+    """Mark what is fast."""
     for item in items:
-        file = item.path.relative_to(TESTS).as_posix()
         if not any(map(item.get_closest_marker, ("long", "slow"))):
             item.add_marker("fast")
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(file))

@@ -12,7 +12,7 @@ import time
 import nbformat
 import psutil
 import pytest
-from building import ROOT, chain, notebook, small_project, smoke_book
+from building import ROOT, chain, environment, notebook, small_project
 
 from mipo.files import write_whole
 from mipo_study.book import plan
@@ -63,17 +63,16 @@ def borrow_environment(folder):
             (folder / name).symlink_to(target)
 
 
-def make(folder, *arguments, **environment):
+def make(folder, *arguments, **variables):
     """This project's Makefile with this test's Python."""
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, folder / name)
     borrow_environment(folder / ".venv")
     (folder / ".venv" / ".book").touch()
-    mine = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS")}
     return subprocess.run(
         ["make", "--no-print-directory", *arguments],
         cwd=folder,
-        env={**mine, "MIPO_ROOT": str(folder), **environment},
+        env=environment(MIPO_ROOT=str(folder), **variables),
         capture_output=True,
         text=True,
         check=False,
@@ -610,13 +609,6 @@ def test_papermill_alone_and_its_misspelt_parameter(project):
 
 
 # ---- the real book ----
-
-
-@pytest.mark.xdist_group("smoke book")
-def test_the_book_builds_at_smoke_scale_and_then_has_nothing_to_do():
-    smoke_book()
-    again = chain("book", "--scale", "smoke")
-    assert again.returncode == 0 and "Nothing to do" in again.stdout
 
 
 @pytest.mark.parametrize("scale", plan.SCALES)

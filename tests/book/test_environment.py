@@ -10,7 +10,7 @@ import tomllib
 
 import pytest
 import yaml
-from building import ROOT
+from building import ROOT, environment
 from packaging.requirements import Requirement
 
 import mipo
@@ -166,6 +166,7 @@ def test_make_refuses_an_old_python(tmp_path):
     done = subprocess.run(
         ["make", "book", f"PYTHON={old}"],
         cwd=tmp_path,
+        env=environment(),
         capture_output=True,
         text=True,
         check=False,

@@ -7,12 +7,11 @@ import subprocess
 import sys
 
 import pytest
-from building import ROOT, smoke_book
+from building import ROOT
 
 from mipo.numbers import Number
 from mipo_study.book import compare, fill
 
-pytestmark = pytest.mark.xdist_group("smoke book")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROSE = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
 
@@ -71,27 +70,6 @@ def test_make_targets_and_notebooks_in_the_prose_exist(file):
         assert re.search(rf"^{target}:", makefile, re.M), target
     for name in re.findall(r"papermill notebooks/(\S+)\.ipynb", text):
         assert (ROOT / "notebooks" / f"{name}.ipynb").exists(), name
-
-
-@pytest.mark.long
-def test_dry_run_and_compare_at_smoke_scale():
-    smoke_book()
-    for command, said in (
-        ("make book SCALE=smoke DRY=1", "would run"),
-        ("make compare SCALE=smoke", "Smoke runs"),
-    ):
-        # this Python as it is; -o: nothing is installed
-        here = ["-o", ".venv/.book", f"RUN={sys.executable} -m"]
-        done = subprocess.run(
-            [*shlex.split(command), *here],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0 and said in done.stdout, (
-            command + done.stdout + done.stderr
-        )
 
 
 @pytest.mark.long

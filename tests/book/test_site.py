@@ -4,16 +4,18 @@ import functools
 import http.server
 import json
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 import threading
 import urllib.parse
 
 import pytest
 from bs4 import BeautifulSoup
-from building import ROOT, smoke_book
+from building import ROOT, chain, environment
 
-pytestmark = [pytest.mark.long, pytest.mark.xdist_group("smoke book")]
+pytestmark = pytest.mark.long  # all that reads the smoke book: one process builds it
 PHONE = 390  # pixels
 BROWSER = (
     shutil.which("chromium")
@@ -24,7 +26,10 @@ BROWSER = (
 
 @pytest.fixture(scope="module")
 def site():
-    return smoke_book()
+    """Folder of the HTML that `make book SCALE=smoke` leaves."""
+    done = chain("book", "--scale", "smoke")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return ROOT / "runs" / "smoke" / "book" / "_build" / "html"
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +225,41 @@ def test_every_page_says_which_run_it_was_built_from(pages):
 def test_no_smoke_page_gives_a_claim_a_status(pages):
     for name, page in run_here(pages).items():
         assert "Status: " not in article(page).get_text(" "), name
+
+
+# ---- what make says of it ----
+
+
+def test_it_has_nothing_left_to_do(site):
+    again = chain("book", "--scale", "smoke")
+    assert again.returncode == 0 and "Nothing to do" in again.stdout
+
+
+def test_dry_run_and_compare(site):
+    for command, said in (
+        ("make book SCALE=smoke DRY=1", "would run"),
+        ("make compare SCALE=smoke", "Smoke runs"),
+    ):
+        # this Python as it is; -o: nothing is installed
+        here = ["-o", ".venv/.book", f"RUN={sys.executable} -m"]
+        done = subprocess.run(
+            [*shlex.split(command), *here],
+            cwd=ROOT,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0 and said in done.stdout, (
+            command + done.stdout + done.stderr
+        )
+
+
+def test_chapter_15_ran_nothing_without_a_model(site):
+    file = ROOT / "runs" / "smoke" / "results" / "15-gpu-models.json"
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert found["skipped"] == "No model was given."
+    assert not found["numbers"] and not found["claims"]
 
 
 # ---- a phone ----
