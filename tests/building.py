@@ -147,16 +147,16 @@ def run_notebook(name, folder, **parameters):
         cwd=str(ROOT),
         progress_bar=False,
         parameters={"run_dir": str(folder / "run"), **parameters},
+        request_save_on_cell_execute=False,  # as long as the work, in a small one
     )
-    results = folder / "run" / "results" / f"{name}.json"
-    return json.loads(results.read_text(encoding="utf-8"))
+    return results_of(name, folder)
 
 
 def run_cells(name, folder, **parameters):
-    """A notebook's cells in this process, in a shell of their own, up to the first error, which is raised.
+    """A notebook's cells in this process, in a shell of their own; what they show as Markdown.
 
-    What `run_notebook` does, but for the ten seconds in which a kernel starts and
-    imports: for tests of what stops a notebook before its work.
+    As `run_notebook`, but an error in a cell is raised as it is, and a kernel's start
+    and imports, ten seconds, are spared.
     """
     from IPython.core.interactiveshell import InteractiveShell
     from IPython.utils.capture import capture_output
@@ -170,9 +170,16 @@ def run_cells(name, folder, **parameters):
     quiet = Config({"HistoryManager": {"enabled": False}})
     shell = InteractiveShell.instance(config=quiet)
     try:
-        with contextlib.chdir(ROOT), capture_output():
+        with contextlib.chdir(ROOT), capture_output() as shown:
             for cell in book.cells:
                 if cell.cell_type == "code":
                     shell.run_cell(cell.source, store_history=True).raise_error()
     finally:
         InteractiveShell.clear_instance()
+    return "\n".join(output.data.get("text/markdown", "") for output in shown.outputs)
+
+
+def results_of(name, folder):
+    """What the notebook NAME wrote when it ran in `folder`."""
+    file = folder / "run" / "results" / f"{name}.json"
+    return json.loads(file.read_text(encoding="utf-8"))

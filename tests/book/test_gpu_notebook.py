@@ -10,7 +10,7 @@ import time
 import hub_fixtures
 import pytest
 import torch
-from building import ROOT, run_cells
+from building import ROOT, results_of, run_cells
 from building import run_notebook as run
 from hub_fixtures import parrot, roomy
 
@@ -262,8 +262,7 @@ def test_what_was_done_survives_a_kill(tiny_qwen2, tmp_path):
 
 def test_by_hand_nothing_is_run_without_a_model(tmp_path):
     run_cells(NAME, tmp_path)
-    results = tmp_path / "run" / "results" / f"{NAME}.json"
-    found = json.loads(results.read_text(encoding="utf-8"))
+    found = results_of(NAME, tmp_path)
     assert found["skipped"] == "No model was given."
     assert not found["numbers"] and not found["claims"]
 

@@ -9,7 +9,7 @@ import json
 import re
 
 import pytest
-from building import ROOT
+from building import ROOT, results_of, run_cells
 
 from mipo_study.book.stage import LEAD
 
@@ -188,24 +188,9 @@ def test_density_counts_what_it_says():
 @pytest.mark.long
 def test_cost_of_the_readers_own_model(tiny_qwen2, tmp_path):
     """Chapter 12 measures any model; its claim is about the published one only."""
-    import papermill
-
-    papermill.execute_notebook(
-        str(ROOT / "notebooks" / "12-cost.ipynb"),
-        str(tmp_path / "out.ipynb"),
-        cwd=str(ROOT),
-        progress_bar=False,
-        parameters={
-            "run_dir": str(tmp_path / "run"),
-            "model": str(tiny_qwen2),
-            "lengths": [[24, 8], [16, 16]],
-            "pairs": 1,
-            "repetitions": 6,
-            "threads": 1,
-        },
-    )
-    file = tmp_path / "run" / "results" / "12-cost.json"
-    results = json.loads(file.read_text(encoding="utf-8"))
+    small = {"lengths": [[24, 8], [16, 16]], "pairs": 1, "repetitions": 6}
+    run_cells("12-cost", tmp_path, model=str(tiny_qwen2), threads=1, **small)
+    results = results_of("12-cost", tmp_path)
     assert results["own"]
     assert results["claims"]["c23-cheaper"]["status"] is None
     assert results["numbers"]["flops-apart"]["mean"] < 1e-3

@@ -3,9 +3,8 @@
 import json
 import shutil
 
-import papermill
 import pytest
-from building import ROOT, run_cells
+from building import results_of, run_cells
 
 from mipo_study import ch18_own_users as own
 
@@ -16,23 +15,9 @@ SMALL = {"max_new_tokens": 8, "learning_rate": 0.001, "threads": 1}
 
 
 def run(folder, **parameters):
-    """Execute the notebook; its results, and all that it shows as Markdown."""
-    out = folder / f"{NAME}.ipynb"
-    papermill.execute_notebook(
-        ROOT / "notebooks" / out.name,
-        out,
-        cwd=ROOT,
-        progress_bar=False,
-        parameters={"run_dir": str(folder / "run"), **SMALL, **parameters},
-    )
-    results = folder / "run" / "results" / f"{NAME}.json"
-    outputs = [
-        output
-        for cell in json.loads(out.read_text(encoding="utf-8"))["cells"]
-        for output in cell.get("outputs", [])
-    ]
-    shown = ["".join(o.get("data", {}).get("text/markdown", "")) for o in outputs]
-    return json.loads(results.read_text(encoding="utf-8")), "\n".join(shown)
+    """The notebook's results, and all that it shows as Markdown."""
+    shown = run_cells(NAME, folder, **SMALL, **parameters)
+    return results_of(NAME, folder), shown
 
 
 def write(path, rows):
@@ -126,12 +111,12 @@ def test_words_that_the_small_world_does_not_know_are_refused(
 ):
     message = r"\d+% of the tokens in examples.jsonl are unknown.*-p model NAME"
     with pytest.raises(Exception, match=message):
-        run_cells(NAME, tmp_path, users=str(examples_jsonl))
+        run(tmp_path, users=str(examples_jsonl))
 
 
 def test_without_chapter_4_it_says_how_to_make_it(tmp_path):
     with pytest.raises(Exception, match="papermill notebooks/04-small-world.ipynb"):
-        run_cells(NAME, tmp_path)
+        run(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -88,9 +88,8 @@ def test_papermill_lines_of_the_theory_pages_run(tmp_path):
             "-p",
             "run_dir",
             str(tmp_path),
-            "-p",
-            "seeds",
-            "3",
+            *("-p", "seeds", "3"),
+            *("-p", "critics", "2"),
         ]
         command = [sys.executable, "-m", *shlex.split(given), *short]
         assert (

@@ -30,6 +30,9 @@ from mipo_study.book.plan import Step, minutes_text
 CHAIN = "MIPO_CHAIN"  # environment of all that a run starts: the folder it writes to
 RUN = "MIPO_RUN"  # environment of all that a run starts: which run it is
 PATIENCE = 5.0  # seconds
+# minutes from which a notebook is saved after each cell, so that it can be looked at
+# while it runs: a short one would take as long to save as to run
+WATCHED = 3
 
 
 def say(text: str) -> None:
@@ -191,6 +194,7 @@ def execute(step: Step) -> None:
             progress_bar=sys.stdout.isatty(),
             cwd=".",
             extra_arguments=["--log-level=50"],
+            request_save_on_cell_execute=step.expected.get("minutes", 0) >= WATCHED,
         )
     except papermill.PapermillExecutionError as error:
         cell, what = error.exec_count, f"{error.ename}: {error.evalue}"

@@ -375,7 +375,11 @@ def build(scale: str, plan: Mapping[str, Step]) -> Path:
     root = project_root()
     before = content(scale, plan)
     target = stage(scale, plan)
-    command = "from jupyter_book.cli.main import main; main()"
+    # the first two: see run.execute
+    command = (
+        "import sys; sys.modules.setdefault('rfc3987_syntax', None); "
+        "from jupyter_book.cli.main import main; main()"
+    )
     options = ["build", f"runs/{scale}/book", "-W", "--keep-going", "-n"]
     done = subprocess.run(
         [sys.executable, "-c", command, *options],
