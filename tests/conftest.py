@@ -206,11 +206,11 @@ def fill_disk(monkeypatch):
 # ---- tiers: each test is fast, or its module is marked long, or it is marked slow ----
 
 TESTS = Path(__file__).parent
-LONG = re.compile(r"^pytestmark = .*pytest\.mark\.long", re.MULTILINE)
+LONG = re.compile(r"^pytestmark = pytest\.mark\.(long|slow)", re.MULTILINE)
 
 
 def pytest_ignore_collect(collection_path, config):
-    """`make check` does not even import the long modules: that alone takes seconds."""
+    """`make check` does not even import modules of the other tiers: that takes seconds."""
     if config.option.markexpr != "fast" or collection_path.suffix != ".py":
         return None
     return bool(LONG.search(collection_path.read_text(encoding="utf-8"))) or None
