@@ -205,7 +205,6 @@ def fill_disk(monkeypatch):
 
 # ---- tiers: each test is fast, or its module is marked long, or it is marked slow ----
 
-TESTS = Path(__file__).parent
 LONG = re.compile(r"^pytestmark = pytest\.mark\.(long|slow)", re.MULTILINE)
 
 
