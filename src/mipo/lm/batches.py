@@ -20,6 +20,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+from mipo.lm.prompts import closed, tail_of, wrapping
 from mipo.lm.reference import REFERENCE_COLUMNS, Reference
 from mipo.lm.shared_prompt import collate_shared, groups_of
 from mipo.lm.tokens import check_lengths, collate, encode_many, max_positions
@@ -256,7 +257,7 @@ def prepare(
         [reply for _, _, reply in triples],
         max_length,
         special=not conversational,
-        eos=not conversational,
+        written=conversational,
         names=labels,
     )
     check_lengths(flat, max_positions(model), labels)
@@ -368,18 +369,15 @@ def _render(
         written = tokenizer.apply_chat_template(messages, tokenize=False, **options)
         return str(written)
 
+    around = wrapping(tokenizer)
     heads, tails = [], []
     for i, (own, group) in enumerate(zip(prompts, replies, strict=True)):
         heads.append([text(prompt, add_generation_prompt=True) for prompt in own])
-        head = heads[i][0]
-        conversations = [text(own[0] + reply) for reply in group]
-        if any(not whole.startswith(head) for whole in conversations):
-            raise ValueError(
-                f"row {i} of {name}: the chat template writes the prompt differently "
-                "once a reply follows; render the prompts yourself and use the "
-                "standard format (text columns)"
-            )
-        tails.append([whole[len(head) :] for whole in conversations])
+        try:
+            turns = [tail_of(heads[i][0], text(own[0] + reply)) for reply in group]
+        except ValueError as error:
+            raise ValueError(f"row {i} of {name}: {error}") from None
+        tails.append([closed(turn, around) for turn in turns])
     return heads, tails
 
 

@@ -1,8 +1,8 @@
-"""Prompts as a model reads them: turns written out in its tokenizer's chat template."""
+"""Turns as a model reads and writes them, in its tokenizer's chat template."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -87,3 +87,140 @@ def _with_one_start(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
         return text
     twice = [tokenizer.bos_token_id] * 2
     return text[len(start) :] if tokenizer(text)["input_ids"][:2] == twice else text
+
+
+class Wrapping(NamedTuple):
+    """What a chat template writes around an assistant's reply.
+
+    Attributes
+    ----------
+    head : str
+        A question, ready for a reply; "" where there is no template.
+    opening : str
+        What ends any prompt that is ready for a reply.
+    before : str
+        Between the opening and the reply: a space (Mistral), an empty thought (Qwen3),
+        or nothing.
+    end : str
+        The token that ends the turn.
+    after : str
+        All that follows the reply, the end in it: often a line break behind it, which
+        no model writes before it stops.
+    """
+
+    head: str
+    opening: str
+    before: str
+    end: str
+    after: str
+
+
+_QUESTION = {"role": "user", "content": "mipo-question"}  # stands for any
+_REPLY = "mipo-reply"
+
+
+def wrapping(tokenizer: PreTrainedTokenizerBase) -> Wrapping:
+    """What the tokenizer's chat template writes around a reply.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        Without a chat template, a reply is followed by the end-of-sequence token.
+
+    Returns
+    -------
+    Wrapping
+
+    Raises
+    ------
+    ValueError
+        Where the template ends no turn and the tokenizer has no end-of-sequence token.
+    """
+    head = opening = before = after = ""
+    if getattr(tokenizer, "chat_template", None):
+        ready = tokenizer.apply_chat_template(
+            [_QUESTION], tokenize=False, add_generation_prompt=True
+        )
+        head = str(ready)
+        opening = head.rpartition(_QUESTION["content"])[2]
+        before, _, after = _turn(tokenizer, head, _REPLY).partition(_REPLY)
+    ends = [token for token in _special(tokenizer) if token in after]
+    end = min(ends, key=after.index) if ends else tokenizer.eos_token
+    if not end:
+        raise ValueError(
+            "the tokenizer has no end-of-sequence token; set tokenizer.eos_token"
+        )
+    return Wrapping(head, opening, before, str(end), after)
+
+
+def _special(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The tokens that no text of people holds."""
+    added = tokenizer.added_tokens_decoder.values()
+    return [token.content for token in added if token.special]
+
+
+def _turn(tokenizer: PreTrainedTokenizerBase, head: str, reply: str) -> str:
+    """What the template writes for a reply to the question."""
+    talk = [_QUESTION, {"role": "assistant", "content": reply}]
+    return tail_of(head, str(tokenizer.apply_chat_template(talk, tokenize=False)))
+
+
+def tail_of(head: str, whole: str) -> str:
+    """What a conversation adds to its prompt.
+
+    Parameters
+    ----------
+    head, whole : str
+        The prompt, ready for a reply, and the conversation with that reply.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        Where the template writes the prompt differently once a reply follows.
+    """
+    if not whole.startswith(head):
+        raise ValueError(
+            "the chat template writes the prompt differently once a reply follows; "
+            "render the prompts yourself and use the standard format (text columns)"
+        )
+    return whole[len(head) :]
+
+
+def reply_text(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, reply: str, around: Wrapping
+) -> str:
+    """What stands behind a prompt where a reply is scored or trained.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        Of the model.
+    prompt : str
+        Rendered by the tokenizer's template, or any text.
+    reply : str
+        One that ends with the turn's end, or the sequence's, gets no second.
+    around : Wrapping
+        Of the tokenizer.
+
+    Returns
+    -------
+    str
+        Behind a rendered prompt, the reply as the template writes it (which may trim
+        it, or put an empty thought before it) up to the end of the turn; behind other
+        text, the reply and the end of the sequence, as TRL has it.
+    """
+    eos = str(tokenizer.eos_token or around.end)
+    for end in (around.end, eos):
+        reply = reply.removesuffix(end)
+    if not around.opening or not prompt.endswith(around.opening):
+        return reply + eos
+    return closed(_turn(tokenizer, around.head, reply), around)
+
+
+def closed(turn: str, around: Wrapping) -> str:
+    """A turn as the template writes it, without what follows its end."""
+    return turn.removesuffix(around.after) + around.end

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mipo.lm import sampling
+from mipo.lm.tokens import end_ids, token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -183,7 +184,7 @@ def continuous(
         temperature=temperature or None,
         top_p=top_p if temperature else None,
         top_k=0 if temperature else None,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=end_ids(tokenizer, model),
         pad_token_id=tokenizer.pad_token_id,
     )
     torch.manual_seed(seed)
@@ -191,7 +192,7 @@ def continuous(
     model.eval()
     sampler: Any = model  # hints of PreTrainedModel do not show generate_batch
     outputs = sampler.generate_batch(
-        inputs=[tokenizer(prompt)["input_ids"] for prompt in prompts],
+        inputs=token_ids(tokenizer, prompts),
         generation_config=config,
         continuous_batching_config=ContinuousBatchingConfig(seed=seed),
         progress_bar=False,
