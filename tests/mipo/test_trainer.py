@@ -79,6 +79,7 @@ def make(base, tokenizer, tmp_path):
         peft_config=None,
         eval_dataset=None,
         kwargs=None,
+        processing_class=None,
         **settings,
     ):
         args = PreferenceConfig(
@@ -100,7 +101,7 @@ def make(base, tokenizer, tmp_path):
             args=args,
             train_dataset=data,
             eval_dataset=eval_dataset,
-            processing_class=tokenizer,
+            processing_class=processing_class or tokenizer,
             peft_config=peft_config,
         )
 
@@ -414,6 +415,56 @@ def test_wrong_data_is_named(make, rows):
                 for i, r in enumerate(rows)
             ]
         )
+
+
+def test_pairs_that_are_equal_after_the_cut_are_refused(make, rows, caplog):
+    """Their texts differ, the tokens that are trained on do not."""
+    same = [{**r, "chosen": "Yes. good", "rejected": "Yes. bad"} for r in rows]
+    longest = max(len(head) for (head, _), _ in make(same).train_dataset.sets)
+    with pytest.raises(ValueError, match="identical.*up to max_length"):
+        make(same, max_length=longest + 1)
+    other = [{**r, "chosen": "No.", "rejected": "Yes."} for r in rows]
+    make([*same[:3], *other[3:]], max_length=longest + 1)
+    assert "pairs of train_dataset teach nothing" in caplog.text
+
+
+def test_text_beside_messages_is_named(make, rows):
+    talk = [{"role": "assistant", "content": "Yes."}]
+    data = [{**r, "chosen": talk, "rejected": talk} for r in rows]
+    with pytest.raises(
+        ValueError, match="row 0 of train_dataset: 'chosen' is not text"
+    ):
+        make(data)
+
+
+def test_tools_and_template_options_reach_the_template(make, tokenizer, examples_list):
+    """As with TRL, whose prompt has them."""
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": e["query"]}],
+            "chosen": [{"role": "assistant", "content": "Yes."}],
+            "rejected": [{"role": "assistant", "content": "No."}],
+            "tools": [{"name": "look_up"}],
+            "chat_template_kwargs": {"mood": "calm"},
+        }
+        for e in examples_list
+    ]
+    before = tokenizer.chat_template
+    opening = "{% for t in tools or [] %}[{{ t['name'] }}]{% endfor %}{{ mood }}"
+    try:
+        tokenizer.chat_template = before.replace("{% for m", opening + "{% for m", 1)
+        head, _ = make(rows).train_dataset.sets[0][0]
+        assert "[look_up]calm" in tokenizer.decode(head)
+    finally:
+        tokenizer.chat_template = before
+
+
+def test_a_token_without_an_embedding_is_named(make, rows, tokenizer):
+    longer = copy.deepcopy(tokenizer)
+    longer.add_tokens(["<new>"])
+    data = [{**r, "chosen": "Yes <new>"} for r in rows]
+    with pytest.raises(ValueError, match="'<new>' has id .*resize_token_embeddings"):
+        make(data, processing_class=longer)
 
 
 def test_some_identical_pairs_are_fine(make, rows):

@@ -180,3 +180,22 @@ def test_a_reply_ends_at_each_of_the_ends(kind, which):
     model = Spells(said, len(tokenizer), [tokenizer.eos_token_id, further])
     (reply,) = sampling.generate(model, tokenizer, [prompt], temperature=0)
     assert reply.removeprefix("<think>\n\n</think>\n\n").strip() == REPLY
+
+
+def test_texts_in_words_that_the_tokenizer_does_not_know_are_refused():
+    """The small world's 263 words turn everything else into one token."""
+    from mipo import models
+
+    tokenizer = models.build_tokenizer(["the small world knows few words"])
+    model = models.small_model(tokenizer, hidden=16, layers=1, heads=2)
+    row = {"prompt": "What is a loan?", "chosen": REPLY, "rejected": "No, never."}
+    with pytest.raises(ValueError, match="% of the tokens of pairs are unknown"):
+        batches.prepare(
+            [row],
+            tokenizer,
+            model,
+            losses.get("simpo"),
+            name="pairs",
+            max_length=None,
+            reference=None,
+        )

@@ -23,7 +23,13 @@ from torch import Tensor
 from mipo.lm.prompts import closed, tail_of, wrapping
 from mipo.lm.reference import REFERENCE_COLUMNS, Reference
 from mipo.lm.shared_prompt import collate_shared, groups_of
-from mipo.lm.tokens import check_lengths, collate, encode_many, max_positions
+from mipo.lm.tokens import (
+    check_lengths,
+    check_vocabulary,
+    collate,
+    encode_many,
+    max_positions,
+)
 from mipo.logprobs import marginal_row, start_token
 from mipo.losses.declaration import Loss
 
@@ -241,9 +247,10 @@ def prepare(
     dataset, columns = _read(dataset, loss, name)
     conversational = isinstance(columns["prompt"][0], list)  # messages, not text
     prompts, replies = _prompts_and_replies(columns, loss, conversational, name)
+    size = len(replies[0])
     if conversational:
-        prompts, replies = _render(tokenizer, prompts, replies, name)
-    _check_contrast(loss, prompts, replies, name)
+        options = _template_options(dataset)
+        prompts, replies = _render(tokenizer, prompts, replies, options, name)
     triples = [
         (i, prompt, reply)
         for i in range(len(replies))
@@ -261,8 +268,10 @@ def prepare(
         names=labels,
     )
     check_lengths(flat, max_positions(model), labels)
-    size = len(flat) // len(replies)
-    sets = [flat[i : i + size] for i in range(0, len(flat), size)]
+    check_vocabulary(flat, tokenizer, model, name)
+    members = len(flat) // len(replies)
+    sets = [flat[i : i + members] for i in range(0, len(flat), members)]
+    _check_contrast(loss, sets, size, name)
     sides = {}
     if "marginal" in loss.needs:
         start = start_token(tokenizer)
@@ -277,7 +286,7 @@ def prepare(
         sides["mismatched"] = TokenSets(moved, _score(reference, moved))
     ref = None
     if "reference" in loss.needs:
-        ref = _given(dataset, size, name)
+        ref = _given(dataset, members, name)
         ref = _score(reference, sets) if ref is None else ref
     return TokenSets(sets, ref, sides)
 
@@ -311,6 +320,7 @@ def _prompts_and_replies(
     columns: dict[str, list], loss: Loss, conversational: bool, name: str
 ) -> tuple[list[list], list[list]]:
     """Of each row, the prompts and the replies that the loss compares."""
+    _check_one_format(columns, conversational, name)
     replies = _groups(columns, "chosen", "rejected", conversational, name)
     n = len(replies[0])
     if loss.takes == "pair" and n != 2:
@@ -327,6 +337,22 @@ def _prompts_and_replies(
             "replies per row"
         )
     return prompts, replies
+
+
+def _check_one_format(
+    columns: dict[str, list], conversational: bool, name: str
+) -> None:
+    """Refuse rows that are text in one column and messages in another."""
+    for column, values in columns.items():
+        for i, value in enumerate(values):
+            first = value[0] if isinstance(value, list) and value else value
+            first = first[0] if isinstance(first, list) and first else first
+            if isinstance(first, dict) != conversational and first is not None:
+                raise ValueError(
+                    f"row {i} of {name}: {column!r} is not "
+                    f"{'messages' if conversational else 'text'} as the first row's "
+                    "'prompt' is; give all columns as text, or all as lists of messages"
+                )
 
 
 def _groups(
@@ -357,10 +383,23 @@ def _is_many(others: Any, conversational: bool) -> bool:
     return not conversational or not others or isinstance(others[0], list)
 
 
+def _template_options(dataset: Dataset) -> list[dict[str, Any]]:
+    """What each row gives its template beside the messages, as TRL passes it on."""
+    rows: list[dict[str, Any]] = [{} for _ in range(len(dataset))]
+    if "tools" in dataset.column_names:
+        for row, tools in zip(rows, dataset["tools"], strict=True):
+            row["tools"] = tools
+    if "chat_template_kwargs" in dataset.column_names:
+        for row, more in zip(rows, dataset["chat_template_kwargs"], strict=True):
+            row |= more or {}
+    return rows
+
+
 def _render(
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list],
     replies: list[list],
+    options: list[dict[str, Any]],
     name: str,
 ) -> tuple[list[list[str]], list[list[str]]]:
     """Messages as text: what the template writes up to the reply, and then for it."""
@@ -372,43 +411,51 @@ def _render(
     around = wrapping(tokenizer)
     heads, tails = [], []
     for i, (own, group) in enumerate(zip(prompts, replies, strict=True)):
-        heads.append([text(prompt, add_generation_prompt=True) for prompt in own])
+        more = options[i]
+        heads.append(
+            [text(prompt, add_generation_prompt=True, **more) for prompt in own]
+        )
+        wholes = [text(own[0] + reply, **more) for reply in group]
         try:
-            turns = [tail_of(heads[i][0], text(own[0] + reply)) for reply in group]
+            turns = [tail_of(heads[i][0], whole) for whole in wholes]
         except ValueError as error:
             raise ValueError(f"row {i} of {name}: {error}") from None
         tails.append([closed(turn, around) for turn in turns])
     return heads, tails
 
 
-def _check_contrast(
-    loss: Loss, prompts: list[list], replies: list[list], name: str
-) -> None:
-    """Refuse data that teach nothing; warn where some pairs do not."""
+def _check_contrast(loss: Loss, sets: list[list[Row]], replies: int, name: str) -> None:
+    """Refuse data that teach nothing; warn where some pairs do not.
+
+    What counts is the tokens that are trained on: two texts may be cut before they
+    differ.
+    """
     if loss.takes == "chosen":
         return
-    same = sum(_all_equal(group) for group in replies)
-    if same == len(replies):
+    same = sum(_all_equal([tail for _, tail in rows[:replies]]) for rows in sets)
+    if same == len(sets):
         raise ValueError(
-            f"{name}: all pairs are identical (rejected equals chosen in every row): "
-            "nothing to learn"
+            f"{name}: all pairs are identical (rejected equals chosen in every row, up "
+            "to max_length): nothing to learn"
         )
     if same:
         LOG.warning(
-            "%d of %d pairs of %s teach nothing: rejected equals chosen",
+            "%d of %d pairs of %s teach nothing: rejected equals chosen, up to "
+            "max_length",
             same,
-            len(replies),
+            len(sets),
             name,
         )
-    if "cross" in loss.needs and all(_all_equal(group) for group in prompts):
+    prompts_equal = (_all_equal([head for head, _ in rows]) for rows in sets)
+    if "cross" in loss.needs and all(prompts_equal):
         raise ValueError(
             f"{name}: rejected_prompt equals prompt in every row, and "
             f"{loss.__name__!r} contrasts prompts"
         )
 
 
-def _all_equal(group: list) -> bool:
-    return len(set(map(str, group))) == 1
+def _all_equal(rows: list[list[int]]) -> bool:
+    return all(row == rows[0] for row in rows)
 
 
 def _mismatched(

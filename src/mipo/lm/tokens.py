@@ -240,6 +240,55 @@ def check_lengths(
             )
 
 
+UNKNOWN = 0.2  # share of tokens above which a text is not in the tokenizer's language
+
+
+def check_vocabulary(
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    name: str,
+) -> None:
+    """Refuse rows whose tokens the tokenizer or the model does not know.
+
+    Parameters
+    ----------
+    rows : sequence of (prompt ids, reply ids)
+        Of `encode_many`.
+    tokenizer, model
+        Of the policy.
+    name : str
+        What errors call the rows' data set.
+
+    Raises
+    ------
+    ValueError
+        Where the model has no embedding of an id, and where more than a fifth of the
+        tokens are the unknown token.
+    """
+    ids = np.concatenate([np.asarray(head + tail) for head, tail in rows])
+    size = _vocabulary(model)
+    if size is not None and ids.max() >= size:
+        token = tokenizer.convert_ids_to_tokens(int(ids.max()))
+        raise ValueError(
+            f"{name}: token {token!r} has id {ids.max()}, and the model has embeddings "
+            f"for {size} tokens; call model.resize_token_embeddings(len(tokenizer))"
+        )
+    unknown = tokenizer.unk_token_id
+    share = 0.0 if unknown is None else float((ids == unknown).mean())
+    if share > UNKNOWN:
+        raise ValueError(
+            f"{share:.0%} of the tokens of {name} are unknown to the tokenizer, which "
+            "was made for other texts; give the model that is to read them"
+        )
+
+
+def _vocabulary(model: PreTrainedModel) -> int | None:
+    """Tokens that a model has embeddings for; None where it does not say."""
+    embeddings = getattr(model, "get_input_embeddings", lambda: None)()
+    return getattr(embeddings, "num_embeddings", None)
+
+
 def collate(rows: Sequence[Row], pad_id: int = 0) -> dict[str, Tensor]:
     """Put rows into one batch, padded on the right.
 
