@@ -419,7 +419,8 @@ def test_wrong_data_is_named(make, rows):
 
 def test_pairs_that_are_equal_after_the_cut_are_refused(make, rows, caplog):
     """Their texts differ, the tokens that are trained on do not."""
-    same = [{**r, "chosen": "Yes. good", "rejected": "Yes. bad"} for r in rows]
+    long = "Yes. " * 30
+    same = [{**r, "chosen": f"{long}good", "rejected": f"{long}bad"} for r in rows]
     longest = max(len(head) for (head, _), _ in make(same).train_dataset.sets)
     with pytest.raises(ValueError, match="identical.*up to max_length"):
         make(same, max_length=longest + 1)
