@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
+from peft import AdaptionPromptConfig, LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -267,6 +267,29 @@ def test_lora_trains_the_adapter_only_and_its_reference_is_the_base(make, rows, 
     assert changed and all("lora_" in n for n in changed)
     with pytest.raises(ValueError, match="already has an adapter"):
         make(rows, model=trainer.model, peft_config=lora)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_an_adapter_that_replaces_the_attention_trains(make, rows, share, caplog):
+    """Its layers have no projections to cut, so each reply has its own prompt."""
+    adapter = AdaptionPromptConfig(
+        adapter_len=4, adapter_layers=1, task_type="CAUSAL_LM"
+    )
+    trainer = make(rows, peft_config=adapter, share_prompts=share)
+    trainer.train()
+    assert log(trainer)[0] == pytest.approx(0.693147, abs=1e-4)
+    assert ("in the place of its attention" in caplog.text) == share
+
+
+def test_the_reference_keeps_to_separate_rows_where_the_policy_does(
+    make, rows, monkeypatch
+):
+    shared = []
+    monkeypatch.setattr(
+        "mipo.lm.row_scores.collate_shared", lambda groups: shared.append(groups)
+    )
+    make(rows, share_prompts=False)
+    assert not shared
 
 
 def test_an_adapter_that_arrives_trained_is_its_own_reference(make, rows, base):
