@@ -1,4 +1,4 @@
-"""Small tokenizers of six kinds that write turns in their own ways, with their chat templates in brief.
+"""Small tokenizers of seven kinds that write turns in their own ways, with their chat templates in brief.
 
 Each template keeps what matters of its model's: what opens a turn, what stands around a
 reply, which token ends it, who writes the beginning of a sequence.
@@ -40,6 +40,12 @@ TEMPLATES = {
         "[INST] {{ m['content'] }} [/INST]{% else %} {{ m['content'] | trim }}"
         "{{ eos_token }}{% endif %}{% endfor %}"
     ),
+    # Llama 2: a space before the end as well
+    "llama2": (
+        "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token }}"
+        "[INST] {{ m['content'] | trim }} [/INST]{% else %} {{ m['content'] | trim }} "
+        "{{ eos_token }}{% endif %}{% endfor %}"
+    ),
     # Gemma: the turn's end is not the sequence's
     "gemma": (
         "{{ bos_token }}{% for m in messages %}<start_of_turn>"
@@ -65,11 +71,16 @@ TOKENS = {
         ["<|start_header_id|>", "<|end_header_id|>", "<|end_of_text|>"],
     ),
     "mistral": ("<s>", "</s>", "</s>", ["[INST]", "[/INST]"]),
+    "llama2": ("<s>", "</s>", "</s>", ["[INST]", "[/INST]"]),
     "gemma": ("<bos>", "<eos>", "<end_of_turn>", ["<start_of_turn>"]),
     "phi": (None, "<|endoftext|>", "<|end|>", ["<|user|>", "<|assistant|>"]),
 }
 KINDS = tuple(TEMPLATES)
-METASPACE = ("mistral", "gemma")  # words begin with ▁; the others work on bytes
+METASPACE = (
+    "mistral",
+    "llama2",
+    "gemma",
+)  # words begin with ▁; the others work on bytes
 
 
 def build(kind, *, adds_end=False):
@@ -79,7 +90,7 @@ def build(kind, *, adds_end=False):
     unknown = "<unk>" if kind in METASPACE else None
     core = Tokenizer(models.BPE(unk_token=unknown))
     if kind in METASPACE:
-        first = "first" if kind == "mistral" else "never"
+        first = "never" if kind == "gemma" else "first"
         core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=first)
         core.decoder = decoders.Metaspace(prepend_scheme=first)
         alphabet = sorted({*"".join(TEXTS), *"▁\n?-'", *map(chr, range(33, 127))})

@@ -1,5 +1,7 @@
 """What is said is what is scored: one way from a conversation to tokens, whatever the model's template."""
 
+import json
+
 import chat_tokenizers
 import pytest
 import torch
@@ -98,11 +100,13 @@ def test_a_reply_that_has_its_end_gets_no_second(kind):
     tokenizer = build(kind)
     prompt = render(tokenizer, "What is a loan?")
     want = tokens.encode(tokenizer, prompt, REPLY)
-    for end in {TOKENS[kind][1], TOKENS[kind][2]}:
-        assert tokens.encode(tokenizer, prompt, REPLY + end) == want
+    eos, end = TOKENS[kind][1:3]
+    around = prompts.wrapping(tokenizer)
+    for ends in (eos, end, end + eos, around.after):
+        assert tokens.encode(tokenizer, prompt, REPLY + ends) == want
 
 
-@pytest.mark.parametrize("kind", ["llama3", "mistral", "gemma"])
+@pytest.mark.parametrize("kind", ["llama3", "mistral", "llama2", "gemma"])
 def test_a_start_that_the_text_writes_is_not_doubled(kind):
     """As in a preference file whose prompts were rendered elsewhere."""
     tokenizer, start = build(kind), TOKENS[kind][0]
@@ -131,6 +135,71 @@ def test_the_first_end_is_that_of_the_turn(kind):
     assert ends[0] == turn_end(tokenizer)
     assert set(ends) == {turn_end(tokenizer), tokenizer.eos_token_id, 7}
     assert tokens.end_ids(tokenizer)[0] == ends[0]
+
+
+@every_kind
+def test_a_prompt_that_begins_the_reply_ends_its_turn(kind):
+    """Its template is the model's, though the prompt does not end as a turn opens."""
+    tokenizer = build(kind)
+    prompt = render(tokenizer, "What is a loan?") + " Well,"
+    _, tail = tokens.encode(tokenizer, prompt, " yes.")
+    assert tail[-1] == turn_end(tokenizer)
+
+
+THINKS = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+REFUSES = "{{ raise_exception('a system turn must come first') }}"
+
+
+def test_a_template_that_opens_a_thought_ends_turns_all_the_same():
+    """The prompt is written differently once a reply follows (QwQ, DeepSeek-R1)."""
+    tokenizer = build("qwen2.5")
+    tokenizer.chat_template = THINKS
+    prompt = render(tokenizer, "Do you?")
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    head, tail = tokens.encode(tokenizer, prompt, "Yes.</think> Yes.")
+    assert tokenizer.decode(head) == prompt
+    assert tokenizer.decode(tail) == "Yes.</think> Yes.<|im_end|>"
+    assert tokens.end_ids(tokenizer)[0] == end
+
+
+@pytest.mark.parametrize("template", [None, REFUSES, "no {{ 'place' }} for a reply"])
+def test_without_a_template_that_can_be_asked_text_ends_with_the_sequence(template):
+    tokenizer = build("gemma")
+    tokenizer.chat_template = template
+    _, tail = tokens.encode(tokenizer, "Write a loan.", " Yes.")
+    assert tail[-1] == tokenizer.eos_token_id
+    assert tokens.end_ids(tokenizer) == [tokenizer.eos_token_id]
+
+
+def test_an_end_need_not_be_special():
+    """A token that was added to the vocabulary ends the turn as well."""
+    tokenizer = build("gemma")
+    tokenizer.add_tokens(["<over>"])
+    tokenizer.chat_template = tokenizer.chat_template.replace("<end_of_turn>", "<over>")
+    _, tail = tokens.encode(tokenizer, render(tokenizer, "Do you?"), REPLY)
+    assert tail[-1] == tokenizer.convert_tokens_to_ids("<over>")
+
+
+def test_one_token_for_start_end_and_unknown_words_is_no_unknown_word():
+    """GPT-2 has one for all three."""
+    tokenizer = build("qwen2.5")
+    tokenizer.unk_token = tokenizer.eos_token
+    row = ([tokenizer.eos_token_id], [tokenizer.eos_token_id])
+    tokens.check_vocabulary([row], tokenizer, object(), "pairs")
+
+
+def test_tools_are_read_and_have_no_fields_of_other_rows():
+    """As JSON text, or as objects that a table has filled up with nulls."""
+    tools = [{"name": "f", "takes": {"x": {"type": "text"}}}]
+    other = [{"name": "g", "takes": {"y": {"enum": ["a", "b"]}}}]
+    rows = batches.Dataset.from_list([{"tools": tools}, {"tools": other}])
+    found = batches._template_options(rows)
+    assert found == [{"tools": tools}, {"tools": other}]
+    text = batches.Dataset.from_list([{"tools": json.dumps(tools)}])
+    assert batches._template_options(text) == [{"tools": tools}]
 
 
 def test_word_start_and_empty_thought_by_hand():

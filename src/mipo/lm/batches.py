@@ -12,6 +12,7 @@ before, after this row's prompt.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -347,7 +348,9 @@ def _check_one_format(
         for i, value in enumerate(values):
             first = value[0] if isinstance(value, list) and value else value
             first = first[0] if isinstance(first, list) and first else first
-            if isinstance(first, dict) != conversational and first is not None:
+            if first is None or first == []:
+                continue  # what is missing or empty is named later
+            if isinstance(first, dict) != conversational:
                 raise ValueError(
                     f"row {i} of {name}: {column!r} is not "
                     f"{'messages' if conversational else 'text'} as the first row's "
@@ -388,11 +391,24 @@ def _template_options(dataset: Dataset) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [{} for _ in range(len(dataset))]
     if "tools" in dataset.column_names:
         for row, tools in zip(rows, dataset["tools"], strict=True):
-            row["tools"] = tools
+            row["tools"] = _without_nulls(_read_json(tools))
     if "chat_template_kwargs" in dataset.column_names:
         for row, more in zip(rows, dataset["chat_template_kwargs"], strict=True):
-            row |= more or {}
+            row |= _without_nulls(_read_json(more)) or {}
     return rows
+
+
+def _read_json(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _without_nulls(value: Any) -> Any:
+    """A value without what a table puts in for the fields of other rows."""
+    if isinstance(value, list):
+        return [_without_nulls(part) for part in value]
+    if isinstance(value, dict):
+        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
+    return value
 
 
 def _render(

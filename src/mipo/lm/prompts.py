@@ -95,24 +95,28 @@ class Wrapping(NamedTuple):
     Attributes
     ----------
     head : str
-        A question, ready for a reply; "" where there is no template.
+        A question, ready for a reply; "" where the template does not keep it once a
+        reply follows.
     opening : str
-        What ends any prompt that is ready for a reply.
+        What ends any prompt that is ready for a reply; "" where that is not known.
     before : str
         Between the opening and the reply: a space (Mistral), an empty thought (Qwen3),
         or nothing.
     end : str
-        The token that ends the turn.
+        The token that ends the turn; "" where there is none.
     after : str
         All that follows the reply, the end in it: often a line break behind it, which
         no model writes before it stops.
+    marks : tuple of str
+        Tokens of the opening that no text of people holds.
     """
 
-    head: str
-    opening: str
-    before: str
-    end: str
-    after: str
+    head: str = ""
+    opening: str = ""
+    before: str = ""
+    end: str = ""
+    after: str = ""
+    marks: tuple[str, ...] = ()
 
 
 _QUESTION = {"role": "user", "content": "mipo-question"}  # stands for any
@@ -125,44 +129,45 @@ def wrapping(tokenizer: PreTrainedTokenizerBase) -> Wrapping:
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
-        Without a chat template, a reply is followed by the end-of-sequence token.
+        Without a chat template, or with one that refuses a bare question, a reply is
+        followed by the end-of-sequence token.
 
     Returns
     -------
     Wrapping
-
-    Raises
-    ------
-    ValueError
-        Where the template ends no turn and the tokenizer has no end-of-sequence token.
     """
-    head = opening = before = after = ""
-    if getattr(tokenizer, "chat_template", None):
-        ready = tokenizer.apply_chat_template(
-            [_QUESTION], tokenize=False, add_generation_prompt=True
-        )
-        head = str(ready)
-        opening = head.rpartition(_QUESTION["content"])[2]
-        before, _, after = _turn(tokenizer, head, _REPLY).partition(_REPLY)
-    ends = [token for token in _special(tokenizer) if token in after]
-    end = min(ends, key=after.index) if ends else tokenizer.eos_token
-    if not end:
-        raise ValueError(
-            "the tokenizer has no end-of-sequence token; set tokenizer.eos_token"
-        )
-    return Wrapping(head, opening, before, str(end), after)
+    eos = str(tokenizer.eos_token or "")
+    try:
+        head, whole = _example(tokenizer, _REPLY)
+    except Exception:  # templates raise what they like
+        return Wrapping(end=eos)
+    question = str(_QUESTION["content"])
+    if whole.count(_REPLY) != 1 or head.count(question) != 1:
+        return Wrapping(end=eos)
+    opening, after = head.partition(question)[2], whole.partition(_REPLY)[2]
+    special = _special(tokenizer)
+    ends = [token for token in special if token in after]
+    end = min(ends, key=after.index) if ends else eos
+    marks = tuple(token for token in special if token in opening)
+    if not whole.startswith(head):  # a thought is opened that a reply does not keep
+        return Wrapping("", opening, "", end, after, marks)
+    before = whole[len(head) :].partition(_REPLY)[0]
+    return Wrapping(head, opening, before, end, after, marks)
 
 
 def _special(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The tokens that no text of people holds."""
-    added = tokenizer.added_tokens_decoder.values()
-    return [token.content for token in added if token.special]
+    """The added tokens that can be seen."""
+    added = [token.content for token in tokenizer.added_tokens_decoder.values()]
+    return [token for token in added if token.strip()]
 
 
-def _turn(tokenizer: PreTrainedTokenizerBase, head: str, reply: str) -> str:
-    """What the template writes for a reply to the question."""
+def _example(tokenizer: PreTrainedTokenizerBase, reply: str) -> tuple[str, str]:
+    """A question ready for a reply, and the conversation with that reply."""
     talk = [_QUESTION, {"role": "assistant", "content": reply}]
-    return tail_of(head, str(tokenizer.apply_chat_template(talk, tokenize=False)))
+    head = tokenizer.apply_chat_template(
+        talk[:1], tokenize=False, add_generation_prompt=True
+    )
+    return str(head), str(tokenizer.apply_chat_template(talk, tokenize=False))
 
 
 def tail_of(head: str, whole: str) -> str:
@@ -202,7 +207,7 @@ def reply_text(
     prompt : str
         Rendered by the tokenizer's template, or any text.
     reply : str
-        One that ends with the turn's end, or the sequence's, gets no second.
+        One that has the turn's end, or the sequence's, gets no second.
     around : Wrapping
         Of the tokenizer.
 
@@ -210,17 +215,51 @@ def reply_text(
     -------
     str
         Behind a rendered prompt, the reply as the template writes it (which may trim
-        it, or put an empty thought before it) up to the end of the turn; behind other
-        text, the reply and the end of the sequence, as TRL has it.
+        it, or put an empty thought before it) up to the end of the turn. Behind another
+        prompt that has the template's marks, the reply and the end of the turn. Behind
+        other text, the reply and the end of the sequence, as TRL has it.
+
+    Raises
+    ------
+    ValueError
+        Where neither template nor tokenizer has an end.
     """
     eos = str(tokenizer.eos_token or around.end)
-    for end in (around.end, eos):
-        reply = reply.removesuffix(end)
-    if not around.opening or not prompt.endswith(around.opening):
-        return reply + eos
-    return closed(_turn(tokenizer, around.head, reply), around)
+    if not eos:
+        raise ValueError(
+            "the tokenizer has no end-of-sequence token; set tokenizer.eos_token"
+        )
+    bare = _without_ends(reply, around, eos)
+    if around.opening.strip() and prompt.endswith(around.opening):
+        if not around.head:
+            return bare + around.end
+        if around.before.strip():
+            bare = bare.removeprefix(around.before)
+        talk = [_QUESTION, {"role": "assistant", "content": bare}]
+        whole = str(tokenizer.apply_chat_template(talk, tokenize=False))
+        return closed(tail_of(around.head, whole), around)
+    if any(mark in prompt for mark in around.marks):
+        return bare + around.end
+    return bare + eos
+
+
+def _without_ends(reply: str, around: Wrapping, eos: str) -> str:
+    if around.end in around.after:
+        reply = reply.removesuffix(around.after)
+    while reply.endswith((around.end, eos)):
+        longest = max(around.end, eos, key=lambda end: reply.endswith(end) * len(end))
+        reply = reply.removesuffix(longest)
+    return reply
 
 
 def closed(turn: str, around: Wrapping) -> str:
-    """A turn as the template writes it, without what follows its end."""
-    return turn.removesuffix(around.after) + around.end
+    """A turn as the template writes it, without what follows its end.
+
+    A turn that the template ends in another way than a reply's is left as it is.
+    """
+    if not turn.endswith(around.after):
+        return turn
+    if around.end not in around.after:
+        return turn + around.end
+    close = around.after.partition(around.end)[0] + around.end
+    return turn.removesuffix(around.after) + close

@@ -194,10 +194,10 @@ def _decode(
         for state in states:
             state.append(token)
     tokens = torch.stack(columns, dim=1).tolist()
-    return [_before(row, ends) for row in tokens]
+    return [before_end(row, ends) for row in tokens]
 
 
-def _before(tokens: list[int], ends: list[int]) -> list[int]:
+def before_end(tokens: list[int], ends: list[int]) -> list[int]:
     """Tokens up to the first that is an end."""
     stop = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
     return tokens[:stop]
