@@ -249,6 +249,7 @@ def test_a_reply_ends_at_each_of_the_ends(kind, which):
     model = Spells(said, len(tokenizer), [tokenizer.eos_token_id, further])
     (reply,) = sampling.generate(model, tokenizer, [prompt], temperature=0)
     assert reply.removeprefix("<think>\n\n</think>\n\n").strip() == REPLY
+    assert model.said == len(tail), "asked on after the end"
 
 
 def test_texts_in_words_that_the_tokenizer_does_not_know_are_refused():
