@@ -5,6 +5,7 @@ The reply to the right prompt is chosen, the reply to another prompt is rejected
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from mipo.lm.sampling import generate
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+LOG = logging.getLogger(__name__)
+THOUGHT = "<think>"  # what opens the thought of a model that thinks before it replies
 NEGATIVES = ("random_context", "missing_context", "random_prompt")
 REJECTED_STREAM = 1_000_003  # added to the seed: rejected replies have their own noise
 
@@ -142,6 +145,7 @@ def synthesise_pairs(
         )
         rejected = [replies[i : i + k] for i in range(0, len(replies), k)]
     _require_a_difference(chosen, rejected)
+    _say_thoughts([*chosen, *(reply for row in rejected for reply in row)])
 
     def single(row: list[str]) -> list[str] | str:
         return row if k > 1 else row[0]
@@ -163,6 +167,20 @@ def synthesise_pairs(
             for i in range(len(examples))
         ]
     )
+
+
+def _say_thoughts(replies: Sequence[str]) -> None:
+    """Warn where replies open with a thought, which takes the tokens of the reply."""
+    thoughts = sum(reply.lstrip().startswith(THOUGHT) for reply in replies)
+    if thoughts:
+        LOG.warning(
+            "%d of %d replies open with a thought (%s), which counts as a part of them "
+            "and of max_new_tokens; switch thinking off in the chat template, or take "
+            "an Instruct model",
+            thoughts,
+            len(replies),
+            THOUGHT,
+        )
 
 
 def _at(partners: list[list[int]], values: Sequence[str]) -> list[list[str]]:

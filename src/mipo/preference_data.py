@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 COLUMNS = ("prompt", "chosen", "rejected")
+TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")  # which TRL hands to the template
 _LEAST = (
     "preferences need at least 2 different prompts, one to train on and one to hold out"
 )
@@ -44,8 +45,8 @@ def read(path: str | Path) -> list[dict]:
     ------
     ValueError
         Naming file and line: what `mipo.jsonl.read` refuses; a column that is missing,
-        neither text nor messages, or empty; chosen equal to rejected. Also for fewer
-        than 2 different prompts.
+        neither text nor messages, or empty; chosen equal to rejected; a column that is
+        meant for the chat template. Also for fewer than 2 different prompts.
     """
     path = files.resolve(path)
     rows = [_preference(row, where) for where, row in jsonl.read(path, "preferences")]
@@ -61,6 +62,13 @@ def _preference(row: dict, where: str) -> dict:
             raise ValueError(
                 f'{where}: column "{name}" is missing; '
                 f"the line has {', '.join(row) or 'none'}"
+            )
+    for name in TEMPLATE_COLUMNS:
+        if row.get(name):
+            raise ValueError(
+                f'{where}: column "{name}" would change the prompt, and is not read '
+                "here; give the rows to mipo.PreferenceTrainer, which passes it to the "
+                "chat template"
             )
     check = _check_messages if isinstance(row["prompt"], list) else _check_text
     for name in COLUMNS:

@@ -96,6 +96,12 @@ def test_k_negatives_are_lists(tiny, examples):
     assert all(len(row["rejected"]) == len(row["rejected_prompt"]) == 3 for row in made)
 
 
+def test_replies_that_open_with_a_thought_are_counted(tiny, examples, caplog):
+    replies = ["<think> well", *["Yes."] * (len(examples) - 1)]
+    make(tiny, examples, chosen=replies)
+    assert f"1 of {2 * len(examples)} replies open with a thought" in caplog.text
+
+
 def test_coin_swaps_about_half_and_nothing_else(tiny, examples):
     made = make(tiny, examples * 10)
     flipped = pairs.flip_by_coin(made, seed=0)

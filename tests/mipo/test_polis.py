@@ -475,12 +475,11 @@ def test_scores_and_gains_by_hand():
     assert_allclose(s["log_loss"], -np.log([0.8, 0.2, 0.5]))
     assert_allclose(votes.means([probs], [recs], "chance"), [0.5])
     even = np.full((3, 2), 0.5)
-    gains = votes.gain_by([np.array([0, 0, 2])], [probs], [even], [recs])
+    gains = votes.gain_by([np.array([0, 0, 2])], [probs], [even], [recs], count=4)
+    # +0.3 - 0.3; a class without an example; 0; another, beyond the last
+    assert_allclose(gains, [[0.0], [np.nan], [0.0], [np.nan]], atol=1e-12)
     assert_allclose(
-        gains, [[0.0], [0.0], [0.0]], atol=1e-12
-    )  # +0.3 - 0.3; an empty class; 0
-    assert_allclose(
-        votes.gain_by([np.array([0, 1, 2])], [probs], [even], [recs]),
+        votes.gain_by([np.array([0, 1, 2])], [probs], [even], [recs], count=3),
         [[0.3], [-0.3], [0.0]],
     )
     # 0.5 ln(0.5/0.25) + 0.5 ln(0.5/0.75)

@@ -57,6 +57,7 @@ def test_both_formats_are_read_and_further_columns_left_out(tmp_path, row):
 @pytest.mark.parametrize(
     "broken, message",
     [
+        ({**TALK, "tools": [{"name": "f"}]}, 'column "tools" would change the prompt'),
         (b"{not json}\n", "not JSON"),
         (b'["a", "b"]\n', "expected a JSON object"),
         (

@@ -63,7 +63,9 @@ def test_texts_without_tokens_and_a_tokenizer_without_an_end_are_named(tokenizer
     with pytest.raises(ValueError, match="row 0: the prompt has no token"):
         tokens.encode_many(tokenizer, [""], ["a"], special=False)
     with pytest.raises(ValueError, match="row 0: the reply has no token"):
-        tokens.encode_many(tokenizer, ["a"], [""], eos=False)
-    tokenizer.eos_token = None
+        tokens.encode_many(tokenizer, ["a"], [""], written=True)
+    tokenizer.eos_token = tokenizer.chat_template = None
     with pytest.raises(ValueError, match="no end-of-sequence token"):
         tokens.encode(tokenizer, "a", "b")
+    with pytest.raises(ValueError, match="no end-of-sequence token"):
+        tokens.end_ids(tokenizer)

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
+from peft import AdaptionPromptConfig, LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -79,6 +79,7 @@ def make(base, tokenizer, tmp_path):
         peft_config=None,
         eval_dataset=None,
         kwargs=None,
+        processing_class=None,
         **settings,
     ):
         args = PreferenceConfig(
@@ -100,7 +101,7 @@ def make(base, tokenizer, tmp_path):
             args=args,
             train_dataset=data,
             eval_dataset=eval_dataset,
-            processing_class=tokenizer,
+            processing_class=processing_class or tokenizer,
             peft_config=peft_config,
         )
 
@@ -268,6 +269,29 @@ def test_lora_trains_the_adapter_only_and_its_reference_is_the_base(make, rows, 
         make(rows, model=trainer.model, peft_config=lora)
 
 
+@pytest.mark.parametrize("share", [True, False])
+def test_an_adapter_that_replaces_the_attention_trains(make, rows, share, caplog):
+    """Its layers have no projections to cut, so each reply has its own prompt."""
+    adapter = AdaptionPromptConfig(
+        adapter_len=4, adapter_layers=1, task_type="CAUSAL_LM"
+    )
+    trainer = make(rows, peft_config=adapter, share_prompts=share)
+    trainer.train()
+    assert log(trainer)[0] == pytest.approx(0.693147, abs=1e-4)
+    assert ("in the place of its attention" in caplog.text) == share
+
+
+def test_the_reference_keeps_to_separate_rows_where_the_policy_does(
+    make, rows, monkeypatch
+):
+    shared = []
+    monkeypatch.setattr(
+        "mipo.lm.row_scores.collate_shared", lambda groups: shared.append(groups)
+    )
+    make(rows, share_prompts=False)
+    assert not shared
+
+
 def test_an_adapter_that_arrives_trained_is_its_own_reference(make, rows, base):
     torch.manual_seed(0)
     lora = LoraConfig(
@@ -414,6 +438,57 @@ def test_wrong_data_is_named(make, rows):
                 for i, r in enumerate(rows)
             ]
         )
+
+
+def test_pairs_that_are_equal_after_the_cut_are_refused(make, rows, caplog):
+    """Their texts differ, the tokens that are trained on do not."""
+    long = "Yes. " * 30
+    same = [{**r, "chosen": f"{long}good", "rejected": f"{long}bad"} for r in rows]
+    longest = max(len(head) for (head, _), _ in make(same).train_dataset.sets)
+    with pytest.raises(ValueError, match="identical.*up to max_length"):
+        make(same, max_length=longest + 1)
+    other = [{**r, "chosen": "No.", "rejected": "Yes."} for r in rows]
+    make([*same[:3], *other[3:]], max_length=longest + 1)
+    assert "pairs of train_dataset teach nothing" in caplog.text
+
+
+def test_text_beside_messages_is_named(make, rows):
+    talk = [{"role": "assistant", "content": "Yes."}]
+    data = [{**r, "chosen": talk, "rejected": talk} for r in rows]
+    with pytest.raises(
+        ValueError, match="row 0 of train_dataset: 'chosen' is not text"
+    ):
+        make(data)
+
+
+def test_tools_and_template_options_reach_the_template(make, tokenizer, examples_list):
+    """As with TRL, whose prompt has them."""
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": e["query"]}],
+            "chosen": [{"role": "assistant", "content": "Yes."}],
+            "rejected": [{"role": "assistant", "content": "No."}],
+            "tools": [{"name": "look_up"}],
+            "chat_template_kwargs": {"mood": "calm"},
+        }
+        for e in examples_list
+    ]
+    before = tokenizer.chat_template
+    opening = "{% for t in tools or [] %}[{{ t['name'] }}]{% endfor %}{{ mood }}"
+    try:
+        tokenizer.chat_template = before.replace("{% for m", opening + "{% for m", 1)
+        head, _ = make(rows).train_dataset.sets[0][0]
+        assert "[look_up]calm" in tokenizer.decode(head)
+    finally:
+        tokenizer.chat_template = before
+
+
+def test_a_token_without_an_embedding_is_named(make, rows, tokenizer):
+    longer = copy.deepcopy(tokenizer)
+    longer.add_tokens(["<new>"])
+    data = [{**r, "chosen": "Yes <new>"} for r in rows]
+    with pytest.raises(ValueError, match="'<new>' has id .*resize_token_embeddings"):
+        make(data, processing_class=longer)
 
 
 def test_some_identical_pairs_are_fine(make, rows):

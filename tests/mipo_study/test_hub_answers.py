@@ -165,6 +165,15 @@ def test_worked_examples_are_right(question, steps, answer):
     assert all(rd.canonical(str(true)) == stated for _, stated, true in rd.steps(steps))
 
 
+@pytest.mark.parametrize("answer", [-1, 4, 7])
+def test_a_hidden_label_is_named(answer):
+    """Test sets whose answers are kept back have -1; "J" would count all as wrong."""
+    row = {"question": "Which?", "choices": ["a", "b", "c", "d"], "answer": 3}
+    assert rd.items("mmlu", [row], "test")[0]["gold"] == "D"
+    with pytest.raises(ValueError, match="mmlu, test, row 1: .*of 4 options"):
+        rd.items("mmlu", [row, {**row, "answer": answer}], "test")
+
+
 def test_a_row_without_a_number_is_named():
     with pytest.raises(ValueError, match="gsm8k, test, row 1: no gold answer"):
         rd.items(

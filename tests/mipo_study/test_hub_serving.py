@@ -8,6 +8,7 @@ from transformers import GenerationConfig
 
 from mipo import models
 from mipo.lm import sampling
+from mipo.lm.tokens import end_ids
 from mipo_study.hub import serving
 
 PROMPTS = [
@@ -114,7 +115,10 @@ def test_continuous_keeps_the_order_and_the_settings(loaded, monkeypatch):
         inputs, generation_config, continuous_batching_config, progress_bar
     ):
         seen.update(config=generation_config, seed=continuous_batching_config.seed)
-        return {f"req_{i}": Out(ids[-2:]) for i, ids in enumerate(inputs)}
+        end = generation_config.eos_token_id[0]
+        return {
+            f"req_{i}": Out([*ids[-4:-2], end, ids[0]]) for i, ids in enumerate(inputs)
+        }
 
     monkeypatch.setattr(model, "generate_batch", generate_batch, raising=False)
     said = serving.generate(
@@ -128,7 +132,7 @@ def test_continuous_keeps_the_order_and_the_settings(loaded, monkeypatch):
         seed=4,
     )
     ids = [tokenizer(p)["input_ids"] for p in PROMPTS]
-    assert said == [tokenizer.decode(x[-2:], skip_special_tokens=True) for x in ids]
+    assert said == [tokenizer.decode(x[-4:-2], skip_special_tokens=True) for x in ids]
     config = seen["config"]
     assert isinstance(config, GenerationConfig)
     assert (config.max_new_tokens, config.temperature, config.top_p) == (7, 0.5, 0.9)
@@ -136,7 +140,7 @@ def test_continuous_keeps_the_order_and_the_settings(loaded, monkeypatch):
         config.do_sample
         and config.top_k == 0
         and seen["seed"] == 4
-        and config.eos_token_id == tokenizer.eos_token_id
+        and config.eos_token_id == end_ids(tokenizer, model)
     )
     serving.generate(model, tokenizer, PROMPTS, engine="continuous", temperature=0.0)
     assert not seen["config"].do_sample

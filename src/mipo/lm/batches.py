@@ -12,6 +12,7 @@ before, after this row's prompt.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,16 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+from mipo.lm.prompts import closed, tail_of, wrapping
 from mipo.lm.reference import REFERENCE_COLUMNS, Reference
 from mipo.lm.shared_prompt import collate_shared, groups_of
-from mipo.lm.tokens import check_lengths, collate, encode_many, max_positions
+from mipo.lm.tokens import (
+    check_lengths,
+    check_vocabulary,
+    collate,
+    encode_many,
+    max_positions,
+)
 from mipo.logprobs import marginal_row, start_token
 from mipo.losses.declaration import Loss
 
@@ -240,9 +248,10 @@ def prepare(
     dataset, columns = _read(dataset, loss, name)
     conversational = isinstance(columns["prompt"][0], list)  # messages, not text
     prompts, replies = _prompts_and_replies(columns, loss, conversational, name)
+    size = len(replies[0])
     if conversational:
-        prompts, replies = _render(tokenizer, prompts, replies, name)
-    _check_contrast(loss, prompts, replies, name)
+        options = _template_options(dataset)
+        prompts, replies = _render(tokenizer, prompts, replies, options, name)
     triples = [
         (i, prompt, reply)
         for i in range(len(replies))
@@ -256,12 +265,14 @@ def prepare(
         [reply for _, _, reply in triples],
         max_length,
         special=not conversational,
-        eos=not conversational,
+        written=conversational,
         names=labels,
     )
     check_lengths(flat, max_positions(model), labels)
-    size = len(flat) // len(replies)
-    sets = [flat[i : i + size] for i in range(0, len(flat), size)]
+    check_vocabulary(flat, tokenizer, model, name)
+    members = len(flat) // len(replies)
+    sets = [flat[i : i + members] for i in range(0, len(flat), members)]
+    _check_contrast(loss, sets, size, name)
     sides = {}
     if "marginal" in loss.needs:
         start = start_token(tokenizer)
@@ -276,7 +287,7 @@ def prepare(
         sides["mismatched"] = TokenSets(moved, _score(reference, moved))
     ref = None
     if "reference" in loss.needs:
-        ref = _given(dataset, size, name)
+        ref = _given(dataset, members, name)
         ref = _score(reference, sets) if ref is None else ref
     return TokenSets(sets, ref, sides)
 
@@ -310,6 +321,7 @@ def _prompts_and_replies(
     columns: dict[str, list], loss: Loss, conversational: bool, name: str
 ) -> tuple[list[list], list[list]]:
     """Of each row, the prompts and the replies that the loss compares."""
+    _check_one_format(columns, conversational, name)
     replies = _groups(columns, "chosen", "rejected", conversational, name)
     n = len(replies[0])
     if loss.takes == "pair" and n != 2:
@@ -326,6 +338,24 @@ def _prompts_and_replies(
             "replies per row"
         )
     return prompts, replies
+
+
+def _check_one_format(
+    columns: dict[str, list], conversational: bool, name: str
+) -> None:
+    """Refuse rows that are text in one column and messages in another."""
+    for column, values in columns.items():
+        for i, value in enumerate(values):
+            first = value[0] if isinstance(value, list) and value else value
+            first = first[0] if isinstance(first, list) and first else first
+            if first is None or first == []:
+                continue  # what is missing or empty is named later
+            if isinstance(first, dict) != conversational:
+                raise ValueError(
+                    f"row {i} of {name}: {column!r} is not "
+                    f"{'messages' if conversational else 'text'} as the first row's "
+                    "'prompt' is; give all columns as text, or all as lists of messages"
+                )
 
 
 def _groups(
@@ -356,10 +386,36 @@ def _is_many(others: Any, conversational: bool) -> bool:
     return not conversational or not others or isinstance(others[0], list)
 
 
+def _template_options(dataset: Dataset) -> list[dict[str, Any]]:
+    """What each row gives its template beside the messages, as TRL passes it on."""
+    rows: list[dict[str, Any]] = [{} for _ in range(len(dataset))]
+    if "tools" in dataset.column_names:
+        for row, tools in zip(rows, dataset["tools"], strict=True):
+            row["tools"] = _without_nulls(_read_json(tools))
+    if "chat_template_kwargs" in dataset.column_names:
+        for row, more in zip(rows, dataset["chat_template_kwargs"], strict=True):
+            row |= _without_nulls(_read_json(more)) or {}
+    return rows
+
+
+def _read_json(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _without_nulls(value: Any) -> Any:
+    """A value without what a table puts in for the fields of other rows."""
+    if isinstance(value, list):
+        return [_without_nulls(part) for part in value]
+    if isinstance(value, dict):
+        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
+    return value
+
+
 def _render(
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list],
     replies: list[list],
+    options: list[dict[str, Any]],
     name: str,
 ) -> tuple[list[list[str]], list[list[str]]]:
     """Messages as text: what the template writes up to the reply, and then for it."""
@@ -368,49 +424,54 @@ def _render(
         written = tokenizer.apply_chat_template(messages, tokenize=False, **options)
         return str(written)
 
+    around = wrapping(tokenizer)
     heads, tails = [], []
     for i, (own, group) in enumerate(zip(prompts, replies, strict=True)):
-        heads.append([text(prompt, add_generation_prompt=True) for prompt in own])
-        head = heads[i][0]
-        conversations = [text(own[0] + reply) for reply in group]
-        if any(not whole.startswith(head) for whole in conversations):
-            raise ValueError(
-                f"row {i} of {name}: the chat template writes the prompt differently "
-                "once a reply follows; render the prompts yourself and use the "
-                "standard format (text columns)"
-            )
-        tails.append([whole[len(head) :] for whole in conversations])
+        more = options[i]
+        heads.append(
+            [text(prompt, add_generation_prompt=True, **more) for prompt in own]
+        )
+        wholes = [text(own[0] + reply, **more) for reply in group]
+        try:
+            turns = [tail_of(heads[i][0], whole) for whole in wholes]
+        except ValueError as error:
+            raise ValueError(f"row {i} of {name}: {error}") from None
+        tails.append([closed(turn, around) for turn in turns])
     return heads, tails
 
 
-def _check_contrast(
-    loss: Loss, prompts: list[list], replies: list[list], name: str
-) -> None:
-    """Refuse data that teach nothing; warn where some pairs do not."""
+def _check_contrast(loss: Loss, sets: list[list[Row]], replies: int, name: str) -> None:
+    """Refuse data that teach nothing; warn where some pairs do not.
+
+    What counts is the tokens that are trained on: two texts may be cut before they
+    differ.
+    """
     if loss.takes == "chosen":
         return
-    same = sum(_all_equal(group) for group in replies)
-    if same == len(replies):
+    same = sum(_all_equal([tail for _, tail in rows[:replies]]) for rows in sets)
+    if same == len(sets):
         raise ValueError(
-            f"{name}: all pairs are identical (rejected equals chosen in every row): "
-            "nothing to learn"
+            f"{name}: all pairs are identical (rejected equals chosen in every row, up "
+            "to max_length): nothing to learn"
         )
     if same:
         LOG.warning(
-            "%d of %d pairs of %s teach nothing: rejected equals chosen",
+            "%d of %d pairs of %s teach nothing: rejected equals chosen, up to "
+            "max_length",
             same,
-            len(replies),
+            len(sets),
             name,
         )
-    if "cross" in loss.needs and all(_all_equal(group) for group in prompts):
+    prompts_equal = (_all_equal([head for head, _ in rows]) for rows in sets)
+    if "cross" in loss.needs and all(prompts_equal):
         raise ValueError(
             f"{name}: rejected_prompt equals prompt in every row, and "
             f"{loss.__name__!r} contrasts prompts"
         )
 
 
-def _all_equal(group: list) -> bool:
-    return len(set(map(str, group))) == 1
+def _all_equal(rows: list[list[int]]) -> bool:
+    return all(row == rows[0] for row in rows)
 
 
 def _mismatched(

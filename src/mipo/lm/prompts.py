@@ -1,8 +1,8 @@
-"""Prompts as a model reads them: turns written out in its tokenizer's chat template."""
+"""Turns as a model reads and writes them, in its tokenizer's chat template."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -87,3 +87,179 @@ def _with_one_start(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
         return text
     twice = [tokenizer.bos_token_id] * 2
     return text[len(start) :] if tokenizer(text)["input_ids"][:2] == twice else text
+
+
+class Wrapping(NamedTuple):
+    """What a chat template writes around an assistant's reply.
+
+    Attributes
+    ----------
+    head : str
+        A question, ready for a reply; "" where the template does not keep it once a
+        reply follows.
+    opening : str
+        What ends any prompt that is ready for a reply; "" where that is not known.
+    before : str
+        Between the opening and the reply: a space (Mistral), an empty thought (Qwen3),
+        or nothing.
+    end : str
+        The token that ends the turn; "" where there is none.
+    after : str
+        All that follows the reply, the end in it: often a line break behind it, which
+        no model writes before it stops.
+    marks : tuple of str
+        Tokens of the opening that no text of people holds.
+    """
+
+    head: str = ""
+    opening: str = ""
+    before: str = ""
+    end: str = ""
+    after: str = ""
+    marks: tuple[str, ...] = ()
+
+
+_QUESTION = {"role": "user", "content": "mipo-question"}  # stands for any
+_REPLY = "mipo-reply"
+
+
+def wrapping(tokenizer: PreTrainedTokenizerBase) -> Wrapping:
+    """What the tokenizer's chat template writes around a reply.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        Without a chat template, or with one that refuses a bare question, a reply is
+        followed by the end-of-sequence token.
+
+    Returns
+    -------
+    Wrapping
+    """
+    eos = str(tokenizer.eos_token or "")
+    try:
+        head, whole = _example(tokenizer, _REPLY)
+    except Exception:  # templates raise what they like
+        return Wrapping(end=eos)
+    question = str(_QUESTION["content"])
+    if whole.count(_REPLY) != 1 or head.count(question) != 1:
+        return Wrapping(end=eos)
+    opening, after = head.partition(question)[2], whole.partition(_REPLY)[2]
+    special = _special(tokenizer)
+    ends = [token for token in special if token in after]
+    end = min(ends, key=after.index) if ends else eos
+    marks = tuple(token for token in special if token in opening)
+    if not whole.startswith(head):  # a thought is opened that a reply does not keep
+        return Wrapping("", opening, "", end, after, marks)
+    before = whole[len(head) :].partition(_REPLY)[0]
+    return Wrapping(head, opening, before, end, after, marks)
+
+
+def _special(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The added tokens that can be seen."""
+    added = [token.content for token in tokenizer.added_tokens_decoder.values()]
+    return [token for token in added if token.strip()]
+
+
+def _example(tokenizer: PreTrainedTokenizerBase, reply: str) -> tuple[str, str]:
+    """A question ready for a reply, and the conversation with that reply."""
+    talk = [_QUESTION, {"role": "assistant", "content": reply}]
+    head = tokenizer.apply_chat_template(
+        talk[:1], tokenize=False, add_generation_prompt=True
+    )
+    return str(head), str(tokenizer.apply_chat_template(talk, tokenize=False))
+
+
+def tail_of(head: str, whole: str) -> str:
+    """What a conversation adds to its prompt.
+
+    Parameters
+    ----------
+    head, whole : str
+        The prompt, ready for a reply, and the conversation with that reply.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        Where the template writes the prompt differently once a reply follows.
+    """
+    if not whole.startswith(head):
+        raise ValueError(
+            "the chat template writes the prompt differently once a reply follows; "
+            "render the prompts yourself and use the standard format (text columns)"
+        )
+    return whole[len(head) :]
+
+
+def reply_text(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, reply: str, around: Wrapping
+) -> str:
+    """What stands behind a prompt where a reply is scored or trained.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        Of the model.
+    prompt : str
+        Rendered by the tokenizer's template, or any text.
+    reply : str
+        One that has the turn's end, or the sequence's, gets no second.
+    around : Wrapping
+        Of the tokenizer.
+
+    Returns
+    -------
+    str
+        Behind a rendered prompt, the reply as the template writes it (which may trim
+        it, or put an empty thought before it) up to the end of the turn. Behind another
+        prompt that has the template's marks, the reply and the end of the turn. Behind
+        other text, the reply and the end of the sequence, as TRL has it.
+
+    Raises
+    ------
+    ValueError
+        Where neither template nor tokenizer has an end.
+    """
+    eos = str(tokenizer.eos_token or around.end)
+    if not eos:
+        raise ValueError(
+            "the tokenizer has no end-of-sequence token; set tokenizer.eos_token"
+        )
+    bare = _without_ends(reply, around, eos)
+    if around.opening.strip() and prompt.endswith(around.opening):
+        if not around.head:
+            return bare + around.end
+        if around.before.strip():
+            bare = bare.removeprefix(around.before)
+        talk = [_QUESTION, {"role": "assistant", "content": bare}]
+        whole = str(tokenizer.apply_chat_template(talk, tokenize=False))
+        return closed(tail_of(around.head, whole), around)
+    if any(mark in prompt for mark in around.marks):
+        return bare + around.end
+    return bare + eos
+
+
+def _without_ends(reply: str, around: Wrapping, eos: str) -> str:
+    if around.end in around.after:
+        reply = reply.removesuffix(around.after)
+    while reply.endswith((around.end, eos)):
+        longest = max(around.end, eos, key=lambda end: reply.endswith(end) * len(end))
+        reply = reply.removesuffix(longest)
+    return reply
+
+
+def closed(turn: str, around: Wrapping) -> str:
+    """A turn as the template writes it, without what follows its end.
+
+    A turn that the template ends in another way than a reply's is left as it is.
+    """
+    if not turn.endswith(around.after):
+        return turn
+    if around.end not in around.after:
+        return turn + around.end
+    close = around.after.partition(around.end)[0] + around.end
+    return turn.removesuffix(around.after) + close

@@ -33,7 +33,8 @@ class Reference:
     pad_id : int
         Token id that fills up batches.
     args : PreferenceConfig
-        ``ref_cache_dir`` or ``output_dir``, ``ref_batch_size``, precision and device.
+        ``ref_cache_dir`` or ``output_dir``, ``ref_batch_size``, ``share_prompts``,
+        precision and device.
 
     Attributes
     ----------
@@ -95,6 +96,7 @@ class Reference:
                 rows,
                 pad_id=self.pad_id,
                 batch_size=args.ref_batch_size,
+                share=args.share_prompts,
                 progress=not args.disable_tqdm,
             ).summed
 

@@ -48,6 +48,7 @@ def score_rows(
     *,
     pad_id: int = 0,
     batch_size: int = 32,
+    share: bool = True,
     progress: bool = False,
 ) -> LogProbs:
     """Score many token rows without gradient, in the order given.
@@ -63,6 +64,8 @@ def score_rows(
     batch_size : int
         Rows per batch; a batch holds rows of similar length, and rows with one prompt
         are computed together where the model allows it.
+    share : bool
+        False computes every row with a prompt of its own.
     progress : bool
         Show a bar.
 
@@ -71,7 +74,7 @@ def score_rows(
     LogProbs
         Of shapes (R,).
     """
-    shares = why_not(model) is None
+    shares = share and why_not(model) is None
     device = next(model.parameters()).device
     parts, order = [], []
     was_training = model.training

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mipo.lm.tokens import max_positions
+from mipo.lm.tokens import end_ids, max_positions, token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -85,13 +85,13 @@ def generate(
     sides = [prompts]
     if contrast_prompts is not None and alpha:
         sides.append(contrast_prompts)
-    ids = [[tokenizer(prompt)["input_ids"] for prompt in side] for side in sides]
+    ids = [token_ids(tokenizer, side) for side in sides]
     for side in ids:
         called = names or [f"prompt {i}" for i in range(len(side))]
         _check_lengths(side, model, max_new_tokens, called)
     order = sorted(range(len(prompts)), key=lambda i: len(ids[0][i]))
     replies = [""] * len(order)
-    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    ends, pad = end_ids(tokenizer, model), tokenizer.pad_token_id
     was_training = model.training
     model.eval()
     bar = tqdm(total=len(order), desc="sampling", unit="reply", disable=not progress)
@@ -100,7 +100,7 @@ def generate(
             rows = order[start : start + batch_size]
             uniforms = _uniforms(seed, rows, max_new_tokens)
             states = [_State(model, [side[i] for i in rows], pad) for side in ids]
-            sampled = _decode(states, uniforms, end, temperature, top_p, alpha)
+            sampled = _decode(states, uniforms, ends, temperature, top_p, alpha)
             for i, tokens in zip(rows, sampled, strict=True):
                 replies[i] = str(tokenizer.decode(tokens, skip_special_tokens=True))
             bar.update(len(rows))
@@ -170,30 +170,37 @@ class _State:
 def _decode(
     states: list[_State],
     uniforms: np.ndarray,
-    end: int,
+    ends: list[int],
     temperature: float,
     top_p: float,
     alpha: float,
 ) -> list[list[int]]:
-    """Token ids per row, up to and without the end token."""
+    """Token ids per row, up to and without the first token of `ends`."""
     rows, steps = uniforms.shape
     numbers = torch.tensor(uniforms, device=states[0].mask.device)
     done = torch.zeros(rows, dtype=torch.bool, device=numbers.device)
+    stops = torch.tensor(ends, device=numbers.device)
     columns = []
     for step in range(steps):
         logits = states[0].logits()
         if len(states) == 2:
             logits = (1 + alpha) * logits - alpha * states[1].logits()
         token = pick(logits, numbers[:, step], temperature, top_p)
-        token = torch.where(done, end, token)
+        token = torch.where(done, ends[0], token)
         columns.append(token)
-        done |= token == end
+        done |= torch.isin(token, stops)
         if done.all():
             break
         for state in states:
             state.append(token)
     tokens = torch.stack(columns, dim=1).tolist()
-    return [row[: row.index(end)] if end in row else row for row in tokens]
+    return [before_end(row, ends) for row in tokens]
+
+
+def before_end(tokens: list[int], ends: list[int]) -> list[int]:
+    """Tokens up to the first that is an end."""
+    stop = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
+    return tokens[:stop]
 
 
 def pick(

@@ -263,7 +263,18 @@ def why_not(model: Any) -> str | None:
         return "its layers lie on several devices"
     if _is_sliding(config):
         return "its layers do not all look at the whole prompt (sliding window)"
+    replaced = _replaced_attention(inner)
+    if replaced:
+        return f"an adapter put {replaced} in the place of its attention"
     return None
+
+
+def _replaced_attention(inner: Any) -> str:
+    """Class of an attention that is not the model's own; "" where all are."""
+    for layer in inner.get_decoder().layers:
+        if not hasattr(layer.self_attn, "q_proj"):
+            return type(layer.self_attn).__name__
+    return ""
 
 
 def _is_sliding(config: PreTrainedConfig) -> bool:

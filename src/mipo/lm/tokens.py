@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mipo.lm.prompts import reply_text, wrapping
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -33,10 +35,10 @@ def encode_many(
     max_length: int | None = None,
     *,
     special: bool = True,
-    eos: bool = True,
+    written: bool = False,
     names: Sequence | None = None,
 ) -> list[Row]:
-    """Tokenise rows, to the same ids that TRL makes of its standard format.
+    """Tokenise rows: each reply as the model would have written it.
 
     Parameters
     ----------
@@ -46,9 +48,10 @@ def encode_many(
         Rendered prompts, and one reply to each.
     max_length : int, optional
         Cuts the end of a reply, as TRL does.
-    special, eos : bool
-        False leaves out the tokenizer's own special tokens, and the end of sequence,
-        which is else appended to a reply unless the text has it.
+    special : bool
+        False leaves out the tokenizer's own special tokens.
+    written : bool
+        The replies are what the template wrote, so nothing is added to them.
     names : sequence, optional
         What errors call each row; None: its number.
 
@@ -65,6 +68,11 @@ def encode_many(
 
     Notes
     -----
+    Behind a prompt that the chat template rendered, a reply is what the template writes
+    up to the end of its turn (`mipo.lm.prompts.reply_text`): the ids are those of the
+    same conversation in messages. Behind other text the ids are those that TRL makes of
+    its standard format.
+
     Prompt and reply are tokenised together and the reply is what follows the prompt's
     own tokens, so that a tokenizer may treat the reply as a continuation. Where tokens
     would merge across the boundary (TRL warns and shortens the prompt there), the two
@@ -72,19 +80,18 @@ def encode_many(
     and is trained after the same ones.
     """
     names = names or range(len(prompts))
-    _check_texts(tokenizer, prompts, replies, eos, names)
-    end = tokenizer.eos_token if eos else ""
-    replies = [r if r.endswith(end) else r + end for r in replies]
-    heads = _prompt_ids(tokenizer, prompts, special)
-    both = [p + r for p, r in zip(prompts, replies, strict=True)]
+    _check_texts(prompts, replies, names)
+    heads = _distinct_ids(tokenizer, prompts, special)
+    tails = replies if written else _closed_replies(tokenizer, prompts, replies)
+    both = [prompt + tail for prompt, tail in zip(prompts, tails, strict=True)]
+    joint = token_ids(tokenizer, both, special)
     rows = []
-    joint = _ids(tokenizer, both, special)
-    for name, prompt, reply, ids in zip(names, prompts, replies, joint, strict=True):
+    for name, prompt, text, ids in zip(names, prompts, tails, joint, strict=True):
         head = heads[prompt]
         if ids[: len(head)] == head:
             tail = ids[len(head) :]
         else:
-            tail = _ids(tokenizer, [reply], special=False)[0]
+            tail = token_ids(tokenizer, [text], special=False)[0]
         if max_length is not None:
             if len(head) >= max_length:
                 raise ValueError(
@@ -100,27 +107,101 @@ def encode_many(
     return rows
 
 
-def _ids(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool
+def token_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool = True
 ) -> list[list[int]]:
+    """Ids of rendered prompts, or of texts: the same wherever they are needed.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        Of the model.
+    texts : sequence of str
+        Any.
+    special : bool
+        False leaves out the tokenizer's own special tokens.
+
+    Returns
+    -------
+    list of list of int
+        A beginning of sequence that the text writes is not doubled, and an end that the
+        tokenizer adds to every text is left out: a prompt goes on, and a reply has its
+        own.
+    """
     if not texts:
         return []
     encoded = tokenizer(list(texts), add_special_tokens=special, verbose=False)
-    return encoded["input_ids"]
+    rows = [list(ids) for ids in encoded["input_ids"]]
+    if not special:
+        return rows
+    start = tokenizer.bos_token_id
+    begin = [1 if start is not None and ids[:2] == [start] * 2 else 0 for ids in rows]
+    stop = -1 if _adds_end(tokenizer) else None
+    return [ids[first:stop] for first, ids in zip(begin, rows, strict=True)]
 
 
-def _prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], special: bool
+def _adds_end(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer closes every text."""
+    closed, bare = (
+        tokenizer("a", add_special_tokens=special)["input_ids"]
+        for special in (True, False)
+    )
+    end = [tokenizer.eos_token_id]
+    return bool(len(closed) > len(bare) and closed[-1:] == end != bare[-1:])
+
+
+def _distinct_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool
 ) -> dict[str, list[int]]:
-    """Ids of each distinct prompt, without an end that its text has not."""
-    distinct = list(dict.fromkeys(prompts))
-    heads = dict(zip(distinct, _ids(tokenizer, distinct, special), strict=True))
-    end = tokenizer.eos_token
-    for text, ids in heads.items():
-        closed = ids and ids[-1] == tokenizer.eos_token_id
-        if closed and end and not text.endswith(end):
-            heads[text] = ids[:-1]  # some tokenizers close every text; a prompt goes on
-    return heads
+    distinct = list(dict.fromkeys(texts))
+    return dict(zip(distinct, token_ids(tokenizer, distinct, special), strict=True))
+
+
+def _closed_replies(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], replies: Sequence[str]
+) -> list[str]:
+    """What stands behind each prompt; see `mipo.lm.prompts.reply_text`."""
+    around = wrapping(tokenizer)
+    return [
+        reply_text(tokenizer, prompt, reply, around)
+        for prompt, reply in zip(prompts, replies, strict=True)
+    ]
+
+
+def end_ids(
+    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None = None
+) -> list[int]:
+    """Ids of the tokens at which a reply ends.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        Of the model.
+    model : PreTrainedModel, optional
+        Its generation config may name further ones (Gemma, Phi and Llama 3 do).
+
+    Returns
+    -------
+    list of int
+        First the one with which the chat template ends a turn.
+
+    Raises
+    ------
+    ValueError
+        Where neither of the three has an end.
+    """
+    end = wrapping(tokenizer).end
+    ends: list[Any] = [tokenizer.convert_tokens_to_ids(end)] if end else []
+    ends.append(tokenizer.eos_token_id)
+    config = getattr(model, "generation_config", None)
+    named = getattr(config, "eos_token_id", None)
+    ends += named if isinstance(named, list) else [named]
+    found = list(dict.fromkeys(i for i in ends if i is not None))
+    if not found:
+        raise ValueError(
+            "the tokenizer has no end-of-sequence token; set tokenizer.eos_token"
+        )
+    return found
 
 
 def encode(
@@ -134,20 +215,12 @@ def encode(
 
 
 def _check_texts(
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    replies: Sequence[str],
-    eos: bool,
-    names: Sequence,
+    prompts: Sequence[str], replies: Sequence[str], names: Sequence
 ) -> None:
     if len(prompts) != len(replies):
         raise ValueError(
             f"{len(prompts)} prompts but {len(replies)} replies; "
             "give one reply (or list) per prompt"
-        )
-    if eos and not tokenizer.eos_token:
-        raise ValueError(
-            "the tokenizer has no end-of-sequence token; set tokenizer.eos_token"
         )
     for kind, texts in (("prompt", prompts), ("reply", replies)):
         for name, text in zip(names, texts, strict=True):
@@ -181,6 +254,57 @@ def check_lengths(
                 f"positions; shorten the context, or set max_length={limit} to cut "
                 "replies"
             )
+
+
+UNKNOWN = 0.5  # share of tokens above which a text is not in the tokenizer's language
+
+
+def check_vocabulary(
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    name: str,
+) -> None:
+    """Refuse rows whose tokens the tokenizer or the model does not know.
+
+    Parameters
+    ----------
+    rows : sequence of (prompt ids, reply ids)
+        Of `encode_many`.
+    tokenizer, model
+        Of the policy.
+    name : str
+        What errors call the rows' data set.
+
+    Raises
+    ------
+    ValueError
+        Where the model has no embedding of an id, and where more than half of the
+        tokens are the unknown token.
+    """
+    ids = np.concatenate([np.asarray(head + tail) for head, tail in rows])
+    size = _vocabulary(model)
+    if size is not None and ids.max() >= size:
+        token = tokenizer.convert_ids_to_tokens(int(ids.max()))
+        raise ValueError(
+            f"{name}: token {token!r} has id {ids.max()}, and the model has embeddings "
+            f"for {size} tokens; call model.resize_token_embeddings(len(tokenizer))"
+        )
+    unknown = tokenizer.unk_token_id
+    ours = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    known = unknown is None or unknown in ours  # GPT-2 has one token for all of them
+    share = 0.0 if known else float((ids == unknown).mean())
+    if share > UNKNOWN:
+        raise ValueError(
+            f"{share:.0%} of the tokens of {name} are unknown to the tokenizer, which "
+            "was made for other texts; give the model that is to read them"
+        )
+
+
+def _vocabulary(model: PreTrainedModel) -> int | None:
+    """Tokens that a model has embeddings for; None where it does not say."""
+    embeddings = getattr(model, "get_input_embeddings", lambda: None)()
+    return getattr(embeddings, "num_embeddings", None)
 
 
 def collate(rows: Sequence[Row], pad_id: int = 0) -> dict[str, Tensor]:

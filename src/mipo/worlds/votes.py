@@ -567,6 +567,8 @@ def gain_by(
     theirs: Sequence[np.ndarray],
     examples: Sequence[Sequence[dict]],
     metric: str = "chance",
+    *,
+    count: int,
 ) -> np.ndarray:
     """Mean gain of one policy over another, per class of examples.
 
@@ -579,14 +581,15 @@ def gain_by(
     examples : sequence of sequences of dict
     metric : str
         A key of `scores`.
+    count : int
+        Number of classes.
 
     Returns
     -------
-    ndarray, shape (classes, seeds)
-        0 where a seed has no example of a class.
+    ndarray, shape (count, seeds)
+        NaN where a seed has no example of a class.
     """
-    count = 1 + max(int(of_seed.max()) for of_seed in classes)
-    gains = np.zeros((count, len(classes)))
+    gains = np.full((count, len(classes)), np.nan)
     rows = zip(classes, ours, theirs, examples, strict=True)
     for seed, (of_seed, a, b, of_person) in enumerate(rows):
         gain = scores(a, of_person)[metric] - scores(b, of_person)[metric]

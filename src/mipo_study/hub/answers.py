@@ -120,7 +120,7 @@ def _arc(row: Mapping) -> dict:
     return {
         "query": row["question"].strip(),
         "options": texts,
-        "gold": LETTERS[labels.index(row["answerKey"])],
+        "gold": _letter(labels.index(row["answerKey"]), len(texts)),
         # The released scripts re-letter the options but not this key.
         "released_gold": row["answerKey"],
     }
@@ -130,9 +130,16 @@ def _mmlu(row: Mapping) -> dict:
     return {
         "query": row["question"].strip(),
         "options": list(row["choices"]),
-        "gold": LETTERS[int(row["answer"])],
+        "gold": _letter(int(row["answer"]), len(row["choices"])),
         "subject": row.get("subject", ""),
     }
+
+
+def _letter(place: int, options: int) -> str:
+    """The letter of an option; a hidden answer is often -1."""
+    if not 0 <= place < options:
+        raise ValueError(f"answer {place} of {options} options")
+    return LETTERS[place]
 
 
 def _known(gold: str | None, text: Any) -> str:

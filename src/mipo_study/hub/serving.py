@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mipo.lm import sampling
+from mipo.lm.tokens import end_ids, token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -177,13 +178,14 @@ def continuous(
     from transformers import GenerationConfig
     from transformers.generation import ContinuousBatchingConfig
 
+    ends = end_ids(tokenizer, model)
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=temperature > 0,
         temperature=temperature or None,
         top_p=top_p if temperature else None,
         top_k=0 if temperature else None,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=ends,
         pad_token_id=tokenizer.pad_token_id,
     )
     torch.manual_seed(seed)
@@ -191,7 +193,7 @@ def continuous(
     model.eval()
     sampler: Any = model  # hints of PreTrainedModel do not show generate_batch
     outputs = sampler.generate_batch(
-        inputs=[tokenizer(prompt)["input_ids"] for prompt in prompts],
+        inputs=token_ids(tokenizer, prompts),
         generation_config=config,
         continuous_batching_config=ContinuousBatchingConfig(seed=seed),
         progress_bar=False,
@@ -202,5 +204,8 @@ def continuous(
             f"continuous batching gave {len(outputs)} replies to {len(prompts)} prompts"
         )
     # generate_batch keeps the order of its inputs.
-    ids = [output.generated_tokens for output in outputs.values()]
+    ids = [
+        sampling.before_end(output.generated_tokens, ends)
+        for output in outputs.values()
+    ]
     return [str(tokenizer.decode(row, skip_special_tokens=True)) for row in ids]

@@ -1,0 +1,271 @@
+"""What is said is what is scored: one way from a conversation to tokens, whatever the model's template."""
+
+import json
+
+import chat_tokenizers
+import pytest
+import torch
+from chat_tokenizers import KINDS, TOKENS, build
+
+from mipo import losses, preference_data
+from mipo.data import render
+from mipo.lm import batches, prompts, sampling, tokens
+
+REPLY = "Yes, I do."
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def by_template(tokenizer, query, reply):
+    """Ids of prompt and reply as the template itself has them, the reply to its end.
+
+    The whole conversation is tokenised at once, by transformers; the reply is what the
+    generation prompt does not hold, up to the token that ends the turn.
+    """
+    talk = [{"role": "user", "content": query}]
+    answer = [{"role": "assistant", "content": reply}]
+    head = tokenizer.apply_chat_template(
+        talk, add_generation_prompt=True, return_dict=False
+    )
+    whole = tokenizer.apply_chat_template(talk + answer, return_dict=False)
+    assert whole[: len(head)] == head
+    tail = whole[len(head) :]
+    return head, tail[: tail.index(turn_end(tokenizer)) + 1]
+
+
+def turn_end(tokenizer):
+    kind = next(
+        k for k in KINDS if tokenizer.chat_template == chat_tokenizers.TEMPLATES[k]
+    )
+    return tokenizer.convert_tokens_to_ids(TOKENS[kind][2])
+
+
+@every_kind
+@pytest.mark.parametrize("adds_end", [False, True])
+def test_text_has_the_ids_of_the_same_conversation(kind, adds_end):
+    """A tokenizer that closes every text changes nothing: one start, one end."""
+    want = by_template(build(kind), "What is a loan?", REPLY)
+    tokenizer = build(kind, adds_end=adds_end)
+    prompt = render(tokenizer, "What is a loan?")
+    assert tokens.encode(tokenizer, prompt, REPLY) == want
+    assert tokens.token_ids(tokenizer, [prompt]) == [want[0]]
+
+
+@every_kind
+@pytest.mark.parametrize("adds_end", [False, True])
+def test_messages_train_the_ids_of_the_same_text(kind, adds_end):
+    tokenizer = build(kind, adds_end=adds_end)
+
+    def turn(role, text):
+        return [{"role": role, "content": text}]
+
+    queries = ["What is a loan?", "Recommend a book."]
+    talk = [
+        {
+            "prompt": turn("user", query),
+            "chosen": turn("assistant", REPLY),
+            "rejected": turn("assistant", "No, never."),
+        }
+        for query in queries
+    ]
+    text = [
+        {"prompt": render(tokenizer, query), "chosen": REPLY, "rejected": "No, never."}
+        for query in queries
+    ]
+    model = type("Model", (), {"config": type("Config", (), {})()})()
+    common = {"name": "pairs", "max_length": None, "reference": lambda rows: None}
+    sets = [
+        batches.prepare(rows, tokenizer, model, losses.get("simpo"), **common).sets
+        for rows in (talk, text)
+    ]
+    assert sets[0] == sets[1]
+    assert sets[0][0][0] == by_template(build(kind), queries[0], REPLY)
+
+
+@every_kind
+def test_a_preference_file_of_messages_has_the_ids_of_the_conversation(kind):
+    tokenizer = build(kind)
+    row = {
+        "prompt": [{"role": "user", "content": "What is a loan?"}],
+        "chosen": [{"role": "assistant", "content": REPLY}],
+        "rejected": [{"role": "assistant", "content": "No, never."}],
+        "read_from": "line 1",
+    }
+    (text,) = preference_data.as_text([row], tokenizer)
+    want = by_template(tokenizer, "What is a loan?", REPLY)
+    assert tokens.encode(tokenizer, text["prompt"], text["chosen"]) == want
+
+
+@every_kind
+def test_a_reply_that_has_its_end_gets_no_second(kind):
+    tokenizer = build(kind)
+    prompt = render(tokenizer, "What is a loan?")
+    want = tokens.encode(tokenizer, prompt, REPLY)
+    eos, end = TOKENS[kind][1:3]
+    around = prompts.wrapping(tokenizer)
+    for ends in (eos, end, end + eos, around.after):
+        assert tokens.encode(tokenizer, prompt, REPLY + ends) == want
+
+
+@pytest.mark.parametrize("kind", ["llama3", "mistral", "llama2", "gemma"])
+def test_a_start_that_the_text_writes_is_not_doubled(kind):
+    """As in a preference file whose prompts were rendered elsewhere."""
+    tokenizer, start = build(kind), TOKENS[kind][0]
+    prompt = render(tokenizer, "What is a loan?").removeprefix(start)
+    plain = tokens.encode(tokenizer, prompt, REPLY)
+    assert tokens.encode(tokenizer, start + prompt, REPLY) == plain
+    assert plain[0].count(tokenizer.bos_token_id) == 1
+
+
+@every_kind
+def test_other_text_is_joined_as_trl_joins_it(kind):
+    """No template rendered it, so nothing is put before the reply, and EOS behind it."""
+    tokenizer = build(kind)
+    head, tail = tokens.encode(tokenizer, "Write a loan.", " Yes, I do.")
+    eos = tokenizer.eos_token
+    joint = tokenizer("Write a loan. Yes, I do." + eos)["input_ids"]
+    assert head + tail == joint and tail[-1] == tokenizer.eos_token_id
+
+
+@every_kind
+def test_the_first_end_is_that_of_the_turn(kind):
+    tokenizer = build(kind)
+    config = type("G", (), {"eos_token_id": [tokenizer.eos_token_id, 7]})()
+    model = type("M", (), {"generation_config": config})()
+    ends = tokens.end_ids(tokenizer, model)
+    assert ends[0] == turn_end(tokenizer)
+    assert set(ends) == {turn_end(tokenizer), tokenizer.eos_token_id, 7}
+    assert tokens.end_ids(tokenizer)[0] == ends[0]
+
+
+@every_kind
+def test_a_prompt_that_begins_the_reply_ends_its_turn(kind):
+    """Its template is the model's, though the prompt does not end as a turn opens."""
+    tokenizer = build(kind)
+    prompt = render(tokenizer, "What is a loan?") + " Well,"
+    _, tail = tokens.encode(tokenizer, prompt, " yes.")
+    assert tail[-1] == turn_end(tokenizer)
+
+
+THINKS = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+REFUSES = "{{ raise_exception('a system turn must come first') }}"
+
+
+def test_a_template_that_opens_a_thought_ends_turns_all_the_same():
+    """The prompt is written differently once a reply follows (QwQ, DeepSeek-R1)."""
+    tokenizer = build("qwen2.5")
+    tokenizer.chat_template = THINKS
+    prompt = render(tokenizer, "Do you?")
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    head, tail = tokens.encode(tokenizer, prompt, "Yes.</think> Yes.")
+    assert tokenizer.decode(head) == prompt
+    assert tokenizer.decode(tail) == "Yes.</think> Yes.<|im_end|>"
+    assert tokens.end_ids(tokenizer)[0] == end
+
+
+@pytest.mark.parametrize("template", [None, REFUSES, "no {{ 'place' }} for a reply"])
+def test_without_a_template_that_can_be_asked_text_ends_with_the_sequence(template):
+    tokenizer = build("gemma")
+    tokenizer.chat_template = template
+    _, tail = tokens.encode(tokenizer, "Write a loan.", " Yes.")
+    assert tail[-1] == tokenizer.eos_token_id
+    assert tokens.end_ids(tokenizer) == [tokenizer.eos_token_id]
+
+
+def test_an_end_need_not_be_special():
+    """A token that was added to the vocabulary ends the turn as well."""
+    tokenizer = build("gemma")
+    tokenizer.add_tokens(["<over>"])
+    tokenizer.chat_template = tokenizer.chat_template.replace("<end_of_turn>", "<over>")
+    _, tail = tokens.encode(tokenizer, render(tokenizer, "Do you?"), REPLY)
+    assert tail[-1] == tokenizer.convert_tokens_to_ids("<over>")
+
+
+def test_one_token_for_start_end_and_unknown_words_is_no_unknown_word():
+    """GPT-2 has one for all three."""
+    tokenizer = build("qwen2.5")
+    tokenizer.unk_token = tokenizer.eos_token
+    row = ([tokenizer.eos_token_id], [tokenizer.eos_token_id])
+    tokens.check_vocabulary([row], tokenizer, object(), "pairs")
+
+
+def test_tools_are_read_and_have_no_fields_of_other_rows():
+    """As JSON text, or as objects that a table has filled up with nulls."""
+    tools = [{"name": "f", "takes": {"x": {"type": "text"}}}]
+    other = [{"name": "g", "takes": {"y": {"enum": ["a", "b"]}}}]
+    rows = batches.Dataset.from_list([{"tools": tools}, {"tools": other}])
+    found = batches._template_options(rows)
+    assert found == [{"tools": tools}, {"tools": other}]
+    text = batches.Dataset.from_list([{"tools": json.dumps(tools)}])
+    assert batches._template_options(text) == [{"tools": tools}]
+
+
+def test_word_start_and_empty_thought_by_hand():
+    assert prompts.wrapping(build("mistral")).before == " "
+    assert prompts.wrapping(build("qwen3")).before == "<think>\n\n</think>\n\n"
+    assert prompts.wrapping(build("phi")).end == "<|end|>"
+    tokenizer = build("mistral")
+    _, tail = tokens.encode(tokenizer, render(tokenizer, "Do you?"), REPLY)
+    assert tokenizer.convert_ids_to_tokens(tail[0]).startswith("▁")
+
+
+class Spells:
+    """A model that says these tokens, then anything."""
+
+    device, training = torch.device("cpu"), False
+
+    def __init__(self, ids, size, ends):
+        self.ids, self.size, self.said = ids, size, 0
+        self.config = type("Config", (), {})()
+        self.generation_config = type("G", (), {"eos_token_id": ends})()
+
+    def eval(self):
+        return self
+
+    def train(self, mode):
+        return self
+
+    def __call__(self, input_ids, **_):
+        logits = torch.full((len(input_ids), 1, self.size), -30.0)
+        logits[:, :, self.ids[min(self.said, len(self.ids) - 1)]] = 30.0
+        self.said += 1
+        return type("Out", (), {"logits": logits, "past_key_values": None})()
+
+
+@every_kind
+@pytest.mark.parametrize("which", ["turn", "sequence", "named"])
+def test_a_reply_ends_at_each_of_the_ends(kind, which):
+    """Not in an invented next turn, which would be trained, judged and measured."""
+    tokenizer = build(kind)
+    prompt = render(tokenizer, "Do you?")
+    _, tail = tokens.encode(tokenizer, prompt, REPLY)
+    further = tokenizer.convert_tokens_to_ids("<pad>")
+    end = {"turn": tail[-1], "sequence": tokenizer.eos_token_id, "named": further}[
+        which
+    ]
+    said = [*tail[:-1], end, *tokenizer("user No, never.")["input_ids"]]
+    model = Spells(said, len(tokenizer), [tokenizer.eos_token_id, further])
+    (reply,) = sampling.generate(model, tokenizer, [prompt], temperature=0)
+    assert reply.removeprefix("<think>\n\n</think>\n\n").strip() == REPLY
+    assert model.said == len(tail), "asked on after the end"
+
+
+def test_texts_in_words_that_the_tokenizer_does_not_know_are_refused():
+    """The small world's 263 words turn everything else into one token."""
+    from mipo import models
+
+    tokenizer = models.build_tokenizer(["the small world knows few words"])
+    model = models.small_model(tokenizer, hidden=16, layers=1, heads=2)
+    row = {"prompt": "What is a loan?", "chosen": REPLY, "rejected": "No, never."}
+    with pytest.raises(ValueError, match="% of the tokens of pairs are unknown"):
+        batches.prepare(
+            [row],
+            tokenizer,
+            model,
+            losses.get("simpo"),
+            name="pairs",
+            max_length=None,
+            reference=None,
+        )
