@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mipo import files, jsonl
-from mipo.lm.prompts import render_messages
+from mipo.lm.prompts import TEMPLATE_COLUMNS, render_messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 COLUMNS = ("prompt", "chosen", "rejected")
-TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")  # which TRL hands to the template
 _LEAST = (
     "preferences need at least 2 different prompts, one to train on and one to hold out"
 )

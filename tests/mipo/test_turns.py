@@ -196,10 +196,13 @@ def test_tools_are_read_and_have_no_fields_of_other_rows():
     tools = [{"name": "f", "takes": {"x": {"type": "text"}}}]
     other = [{"name": "g", "takes": {"y": {"enum": ["a", "b"]}}}]
     rows = batches.Dataset.from_list([{"tools": tools}, {"tools": other}])
-    found = batches._template_options(rows)
+    found = batches._template_options(rows, "pairs")
     assert found == [{"tools": tools}, {"tools": other}]
     text = batches.Dataset.from_list([{"tools": json.dumps(tools)}])
-    assert batches._template_options(text) == [{"tools": tools}]
+    assert batches._template_options(text, "pairs") == [{"tools": tools}]
+    cut = batches.Dataset.from_list([{"tools": "[]"}, {"tools": "[{"}])
+    with pytest.raises(ValueError, match="row 1 of pairs: 'tools': "):
+        batches._template_options(cut, "pairs")
 
 
 def test_word_start_and_empty_thought_by_hand():

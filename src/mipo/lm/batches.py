@@ -21,7 +21,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from mipo.lm.prompts import closed, tail_of, wrapping
+from mipo.lm.prompts import TEMPLATE_COLUMNS, closed, tail_of, wrapping
 from mipo.lm.reference import REFERENCE_COLUMNS, Reference
 from mipo.lm.shared_prompt import collate_shared, groups_of
 from mipo.lm.tokens import (
@@ -250,7 +250,7 @@ def prepare(
     prompts, replies = _prompts_and_replies(columns, loss, conversational, name)
     size = len(replies[0])
     if conversational:
-        options = _template_options(dataset)
+        options = _template_options(dataset, name)
         prompts, replies = _render(tokenizer, prompts, replies, options, name)
     triples = [
         (i, prompt, reply)
@@ -386,20 +386,20 @@ def _is_many(others: Any, conversational: bool) -> bool:
     return not conversational or not others or isinstance(others[0], list)
 
 
-def _template_options(dataset: Dataset) -> list[dict[str, Any]]:
+def _template_options(dataset: Dataset, name: str) -> list[dict[str, Any]]:
     """What each row gives its template beside the messages, as TRL passes it on."""
     rows: list[dict[str, Any]] = [{} for _ in range(len(dataset))]
-    if "tools" in dataset.column_names:
-        for row, tools in zip(rows, dataset["tools"], strict=True):
-            row["tools"] = _without_nulls(_read_json(tools))
-    if "chat_template_kwargs" in dataset.column_names:
-        for row, more in zip(rows, dataset["chat_template_kwargs"], strict=True):
-            row |= _without_nulls(_read_json(more)) or {}
+    for column in TEMPLATE_COLUMNS:
+        if column not in dataset.column_names:
+            continue
+        for i, value in enumerate(dataset[column]):
+            try:
+                read = json.loads(value) if isinstance(value, str) else value
+            except json.JSONDecodeError as error:
+                raise ValueError(f"row {i} of {name}: {column!r}: {error}") from None
+            given = _without_nulls(read)
+            rows[i] |= {"tools": given} if column == "tools" else given or {}
     return rows
-
-
-def _read_json(value: Any) -> Any:
-    return json.loads(value) if isinstance(value, str) else value
 
 
 def _without_nulls(value: Any) -> Any:

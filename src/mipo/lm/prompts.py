@@ -119,6 +119,9 @@ class Wrapping(NamedTuple):
     marks: tuple[str, ...] = ()
 
 
+# columns of a data set that TRL hands to the template beside the messages
+TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
+NO_END = "the tokenizer has no end-of-sequence token; set tokenizer.eos_token"
 _QUESTION = {"role": "user", "content": "mipo-question"}  # stands for any
 _REPLY = "mipo-reply"
 
@@ -138,7 +141,7 @@ def wrapping(tokenizer: PreTrainedTokenizerBase) -> Wrapping:
     """
     eos = str(tokenizer.eos_token or "")
     try:
-        head, whole = _example(tokenizer, _REPLY)
+        head, whole = _written(tokenizer), _written(tokenizer, _REPLY)
     except Exception:  # templates raise what they like
         return Wrapping(end=eos)
     question = str(_QUESTION["content"])
@@ -161,13 +164,15 @@ def _special(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return [token for token in added if token.strip()]
 
 
-def _example(tokenizer: PreTrainedTokenizerBase, reply: str) -> tuple[str, str]:
-    """A question ready for a reply, and the conversation with that reply."""
-    talk = [_QUESTION, {"role": "assistant", "content": reply}]
-    head = tokenizer.apply_chat_template(
-        talk[:1], tokenize=False, add_generation_prompt=True
+def _written(tokenizer: PreTrainedTokenizerBase, reply: str | None = None) -> str:
+    """A question ready for a reply, or the question with that reply."""
+    talk = [_QUESTION]
+    if reply is not None:
+        talk = [_QUESTION, {"role": "assistant", "content": reply}]
+    text = tokenizer.apply_chat_template(
+        talk, tokenize=False, add_generation_prompt=reply is None
     )
-    return str(head), str(tokenizer.apply_chat_template(talk, tokenize=False))
+    return str(text)
 
 
 def tail_of(head: str, whole: str) -> str:
@@ -226,18 +231,14 @@ def reply_text(
     """
     eos = str(tokenizer.eos_token or around.end)
     if not eos:
-        raise ValueError(
-            "the tokenizer has no end-of-sequence token; set tokenizer.eos_token"
-        )
+        raise ValueError(NO_END)
     bare = _without_ends(reply, around, eos)
     if around.opening.strip() and prompt.endswith(around.opening):
         if not around.head:
             return bare + around.end
         if around.before.strip():
             bare = bare.removeprefix(around.before)
-        talk = [_QUESTION, {"role": "assistant", "content": bare}]
-        whole = str(tokenizer.apply_chat_template(talk, tokenize=False))
-        return closed(tail_of(around.head, whole), around)
+        return closed(tail_of(around.head, _written(tokenizer, bare)), around)
     if any(mark in prompt for mark in around.marks):
         return bare + around.end
     return bare + eos
@@ -247,8 +248,7 @@ def _without_ends(reply: str, around: Wrapping, eos: str) -> str:
     if around.end in around.after:
         reply = reply.removesuffix(around.after)
     while reply.endswith((around.end, eos)):
-        longest = max(around.end, eos, key=lambda end: reply.endswith(end) * len(end))
-        reply = reply.removesuffix(longest)
+        reply = reply.removesuffix(around.end).removesuffix(eos)
     return reply
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mipo.lm.prompts import reply_text, wrapping
+from mipo.lm.prompts import NO_END, reply_text, wrapping
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -198,9 +198,7 @@ def end_ids(
     ends += named if isinstance(named, list) else [named]
     found = list(dict.fromkeys(i for i in ends if i is not None))
     if not found:
-        raise ValueError(
-            "the tokenizer has no end-of-sequence token; set tokenizer.eos_token"
-        )
+        raise ValueError(NO_END)
     return found
 
 
