@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,13 +26,19 @@ from transformers import (
 )
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import EvalLoopOutput
 
+from mipo import files
 from mipo.lm import loss_inputs, shared_prompt
 from mipo.lm.batches import Reference, TokenBatches, TokenSets, collate_sets, prepare
 from mipo.lm.callbacks import CompareSharing
 from mipo.lm.loss_inputs import apply_loss
 from mipo.lm.progress import ProgressBar
-from mipo.lm.training_metrics import margin_metrics, preference_metrics
+from mipo.lm.training_metrics import (
+    RowMetrics,
+    margin_metrics,
+    preference_metrics,
+)
 from mipo.logprobs import first_tokens, sum_rows, token_logps
 from mipo.losses.declaration import check, keyword
 from mipo.trainer_config import PreferenceConfig
@@ -39,6 +46,7 @@ from mipo.trainer_config import PreferenceConfig
 LOG = logging.getLogger(__name__)
 
 Model = PreTrainedModel | str | os.PathLike
+MOMENTS = "moments.json"  # in a checkpoint: what a loss keeps between steps
 
 
 class PreferenceTrainer(Trainer):
@@ -105,7 +113,7 @@ class PreferenceTrainer(Trainer):
         self.args = args
         self.loss_fn = check(args.loss, args.loss_kwargs or {})
         self.tokenizer, self.pad_id = tokenizer, _pad_id(tokenizer)
-        self.metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
+        self.metrics = RowMetrics()
         self.moments = loss_inputs.Moments()
         self.reference = Reference(model, self.pad_id, args)
         train_dataset = self._prepare(train_dataset, "train_dataset")
@@ -181,6 +189,20 @@ class PreferenceTrainer(Trainer):
         self.reference.closed = True
         return super().train(*args, **kwargs)
 
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, Any]:
+        """As ``Trainer``'s; every row of a step counts the same.
+
+        The batches whose gradients are accumulated may differ in size (the last of an
+        epoch, and those of ``batch_tokens``).
+        """
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        sizes = [len(batch["tokens"]) / batch["members"] for batch in batches]
+        for batch, size in zip(batches, sizes, strict=True):
+            batch["weight"] = len(sizes) * size / sum(sizes)
+        return batches, items
+
     def compute_loss(
         self,
         model: Any,
@@ -224,11 +246,26 @@ class PreferenceTrainer(Trainer):
         losses = apply_loss(
             self.loss_fn, self._keywords(), summed, tokens, ref, **extra
         )
-        loss = losses.mean()
+        loss = losses.mean() * inputs.get("weight", 1.0)
         if not torch.isfinite(loss):
             raise FloatingPointError(self._why_not_finite(loss, values))
+        self.metrics.add({"loss": losses})
         self._keep_metrics(values, tokens, ref, extra)
         return (loss, {"logps": values.T}) if return_outputs else loss
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """As ``Trainer``'s, and what the loss keeps between steps."""
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.moments.values is not None and self.args.should_save:
+            moments = self.moments.values.tolist()
+            files.write_whole(Path(output_dir) / MOMENTS, files.dumps(moments))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        file = Path(checkpoint or "") / MOMENTS
+        if checkpoint and file.is_file():
+            moments = torch.tensor(files.read_json(file))
+            self.moments.values = moments.to(self.args.device)
 
     def _keywords(self) -> dict[str, Any]:
         """The loss's keywords, with the margin as far as its warm-up has come."""
@@ -304,20 +341,42 @@ class PreferenceTrainer(Trainer):
         if "delta_pmi" in extra:
             now = self._keywords()
             metrics |= margin_metrics(self.loss_fn, now, extra["delta_pmi"])
-        for name, value in metrics.items():
-            self.metrics[self._mode()][name].append(value)
-
-    def _mode(self) -> str:
-        return "train" if self.model.training else "eval"
+        self.metrics.add(metrics)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As ``Trainer.log``, with the means of the metrics since the last one."""
-        metrics = self.metrics[self._mode()]
-        prefix = "" if self.model.training else "eval_"
-        for name, values in metrics.items():
-            logs[prefix + name] = torch.stack(values).mean().item()
-        metrics.clear()
+        """As ``Trainer.log``, with metrics: means over the rows since the last one."""
+        if self.model.training:
+            means = self.metrics.means()
+            loss = means.pop("loss", 0.0)
+            if "loss" in logs and self.args.world_size == 1:
+                logs["loss"] = loss  # over rows, where Trainer's is over steps
+            logs |= means
+            self.metrics.clear()
         super().log(logs, start_time)
+
+    def evaluation_loop(
+        self,
+        dataloader: torch.utils.data.DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """As ``Trainer``'s, with the metrics of this data set under its own names."""
+        of_training, self.metrics = self.metrics, RowMetrics()
+        try:
+            output = super().evaluation_loop(
+                dataloader,
+                description,
+                prediction_loss_only,
+                ignore_keys,
+                metric_key_prefix,
+            )
+            means = self.metrics.means()
+        finally:
+            self.metrics = of_training
+        named = {f"{metric_key_prefix}_{name}": mean for name, mean in means.items()}
+        return output._replace(metrics={**(output.metrics or {}), **named})
 
     def prediction_step(
         self,

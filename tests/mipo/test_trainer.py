@@ -712,7 +712,7 @@ def test_a_comparison_that_runs_out_of_memory_leaves_no_trace(make, rows, monkey
     trainer = make(rows, "alphadpo", compare_sharing=True)
     with pytest.raises(torch.OutOfMemoryError):
         trainer.train()
-    assert trainer.moments.values is None and not trainer.metrics["train"]
+    assert trainer.moments.values is None and not trainer.metrics.means()
     assert all(p.grad is None for p in trainer.model.parameters())
 
 

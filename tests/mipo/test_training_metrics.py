@@ -1,4 +1,4 @@
-"""What is logged of a batch, worked out by hand."""
+"""What is logged, worked out by hand: means over rows."""
 
 from math import exp
 
@@ -7,11 +7,31 @@ import torch
 from torch.testing import assert_close
 
 from mipo import losses
-from mipo.lm.training_metrics import margin_metrics, preference_metrics, replies_of
+from mipo.lm.training_metrics import (
+    RowMetrics,
+    margin_metrics,
+    preference_metrics,
+    replies_of,
+)
 
 
 def T(*values):
     return torch.tensor(values, dtype=torch.float64)
+
+
+def means_of(*batches):
+    rows = RowMetrics()
+    for batch in batches:
+        rows.add(batch)
+    return rows.means()
+
+
+def test_a_row_counts_the_same_in_a_batch_of_any_size():
+    """1, 2, 3 and 6 have the mean 3, though the means of their batches have 4."""
+    column = "margin/gamma"
+    means = means_of({column: T(1.0, 2.0, 3.0)}, {column: T(6.0)})
+    assert means[column] == 3
+    assert means[f"{column}_std"] == pytest.approx(3.5**0.5)  # (4 + 1 + 0 + 9) / 4
 
 
 @pytest.mark.parametrize(
@@ -37,7 +57,7 @@ def test_rewards_of_two_pairs_against_a_reference():
         "rewards/accuracies": 0.5,
         "rewards/margins": 0.0,
     }
-    assert {name: float(value) for name, value in metrics.items()} == expected
+    assert means_of(metrics) == expected
 
 
 def test_a_loss_over_prompts_counts_replies_to_its_own_prompt_only():
@@ -52,8 +72,10 @@ def test_a_loss_over_prompts_counts_replies_to_its_own_prompt_only():
 
 def test_the_margin_and_its_spread_over_the_batch():
     delta_pmi = T(-1.0, 1.0)
-    metrics = margin_metrics(losses.get("rmipo"), {"gamma_min": 0.6}, delta_pmi)
+    found = margin_metrics(losses.get("rmipo"), {"gamma_min": 0.6}, delta_pmi)
     decayed = 0.6 + exp(-1)  # between 0.6 and the default of 1.6
-    assert_close(metrics["margin/gamma"], T((1.6 + decayed) / 2)[0])
-    assert_close(metrics["margin/gamma_std"], T((1.6 - decayed) / 2)[0])
-    assert metrics["margin/delta_pmi"] == 0 and metrics["margin/delta_pmi_std"] == 1
+    assert_close(found["margin/gamma"], T(1.6, decayed))
+    means = means_of(found)
+    assert means["margin/gamma"] == pytest.approx((1.6 + decayed) / 2)
+    assert means["margin/gamma_std"] == pytest.approx((1.6 - decayed) / 2)
+    assert means["margin/delta_pmi"] == 0 and means["margin/delta_pmi_std"] == 1

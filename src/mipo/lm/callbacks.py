@@ -44,7 +44,7 @@ class CompareSharing(TrainerCallback):
                 trainer.shares_prompts = shared_prompt.pays(self._step, wait)
         finally:
             trainer.model.zero_grad()
-            trainer.metrics["train"].clear()
+            trainer.metrics.clear()
             trainer.moments = moments
 
     def _step(self, share: bool) -> None:

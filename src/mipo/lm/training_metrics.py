@@ -1,14 +1,46 @@
-"""What is logged of a batch while a preference loss trains, under TRL's names."""
+"""What is logged while a preference loss trains, under TRL's names: means over rows."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mipo.losses import gamma_decay
 from mipo.losses.declaration import Loss, keyword
 
 MARGIN_KEYWORDS = ("gamma_min", "gamma_max", "scale")
+SPREAD = ("margin/gamma", "margin/delta_pmi")  # whose standard deviation is logged, too
+
+
+class RowMetrics:
+    """Values of rows, kept until their means over all of them are asked for.
+
+    So every row counts the same, however the rows were cut into batches.
+    """
+
+    def __init__(self) -> None:
+        self.batches: dict[str, list[Tensor]] = defaultdict(list)
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Keep the values of a batch, each (B,)."""
+        for name, column in values.items():
+            self.batches[name].append(column.detach())
+
+    def means(self) -> dict[str, float]:
+        """Means over all rows, and a standard deviation for the names in `SPREAD`."""
+        found = {}
+        for name, columns in self.batches.items():
+            rows = torch.cat(columns)
+            found[name] = rows.mean().item()
+            if name in SPREAD:
+                found[f"{name}_std"] = rows.std(correction=0).item()
+        return found
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.batches.clear()
 
 
 def preference_metrics(
@@ -18,7 +50,7 @@ def preference_metrics(
     tokens: Tensor,
     ref: Tensor | None,
 ) -> dict[str, Tensor]:
-    """Return mean log-probs and rewards of a batch.
+    """Return log-probs and rewards of a batch's rows.
 
     Parameters
     ----------
@@ -33,12 +65,12 @@ def preference_metrics(
 
     Returns
     -------
-    dict of Tensor
-        Scalars. Rewards are beta times the summed log-ratio, or without a reference
-        times the loss's own log-prob.
+    dict of Tensor, shape (B,)
+        Rewards are beta times the summed log-ratio, or without a reference times the
+        loss's own log-prob; of several rejected replies the mean.
     """
     k = replies_of(loss, len(summed))
-    metrics = {"logps/chosen": summed[0].mean()}
+    metrics = {"logps/chosen": summed[0]}
     if k == 1:
         return metrics
     if ref is not None:
@@ -50,11 +82,11 @@ def preference_metrics(
     chosen, rejected = rewards[0], rewards[1:]
     right = chosen > rejected.amax(dim=0)
     return metrics | {
-        "logps/rejected": summed[1:k].mean(),
-        "rewards/chosen": chosen.mean(),
-        "rewards/rejected": rejected.mean(),
-        "rewards/accuracies": right.float().mean(),
-        "rewards/margins": (chosen - rejected.mean(dim=0)).mean(),
+        "logps/rejected": summed[1:k].mean(dim=0),
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected.mean(dim=0),
+        "rewards/accuracies": right.float(),
+        "rewards/margins": chosen - rejected.mean(dim=0),
     }
 
 
@@ -71,7 +103,7 @@ def replies_of(loss: Loss, members: int) -> int:
 def margin_metrics(
     loss: Loss, keywords: Mapping[str, Any], delta_pmi: Tensor
 ) -> dict[str, Tensor]:
-    """Return mean and spread of Δpmi and of the margin that it gives.
+    """Return Δpmi of a batch's rows and the margin that it gives.
 
     Parameters
     ----------
@@ -79,12 +111,11 @@ def margin_metrics(
         A loss with RMiPO's margin, and its keywords.
     delta_pmi : Tensor, shape (B,)
         Nats per token.
+
+    Returns
+    -------
+    dict of Tensor, shape (B,)
     """
     kwargs = {name: keyword(loss, name, keywords) for name in MARGIN_KEYWORDS}
     gamma = gamma_decay(delta_pmi, **kwargs)
-    return {
-        "margin/gamma": gamma.mean(),
-        "margin/gamma_std": gamma.std(correction=0),
-        "margin/delta_pmi": delta_pmi.mean(),
-        "margin/delta_pmi_std": delta_pmi.std(correction=0),
-    }
+    return {"margin/gamma": gamma, "margin/delta_pmi": delta_pmi}

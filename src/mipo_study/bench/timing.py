@@ -168,7 +168,7 @@ class Bench:
             trainer.compute_loss(self.model, batch).backward()
             self.optimiser.step()
             self.optimiser.zero_grad()
-            trainer.metrics["train"].clear()
+            trainer.metrics.clear()
 
         return step
 
