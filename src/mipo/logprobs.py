@@ -1,6 +1,8 @@
 """From text to nats: log-probs that a causal language model gives to replies; PMI.
 
-A reply's log-prob is log pi(reply tokens + end of sequence | prompt tokens), in nats.
+A reply's log-prob is log pi(reply tokens + end of turn | prompt tokens), in nats. A
+reply is given as text, or as the ids that were sampled (`mipo.lm.sampling.Reply.ids`),
+which has the end only where the model said it.
 How tokens are scored stands in `mipo.lm.reply_logps` (with gradient) and
 `mipo.lm.row_scores` (many rows, without).
 """
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from mipo.lm.reply_logps import first_tokens, sequence_logps, sum_rows, token_logps
 from mipo.lm.row_scores import LogProbs, score_rows
-from mipo.lm.tokens import check_lengths, encode_many, max_positions
+from mipo.lm.tokens import check_lengths, encode_many, is_ids, max_positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -45,7 +47,7 @@ def response_logps(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
-    replies: Sequence[str] | Sequence[Sequence[str]],
+    replies: Sequence[Any],
     *,
     batch_size: int = 32,
     max_length: int | None = None,
@@ -59,8 +61,9 @@ def response_logps(
         The policy.
     prompts : sequence of str, length R
         Rendered text.
-    replies : sequence of str, or of list of str
-        One text per prompt, or K texts per prompt.
+    replies : sequence
+        One reply per prompt, or a list of K replies per prompt. A reply is text, or a
+        list of token ids (of a sampled one, `mipo.lm.sampling.Reply.ids`).
     batch_size : int
         Replies per batch.
     max_length : int, optional
@@ -107,15 +110,19 @@ def response_logps(
 
 
 def _check_counts(replies: Sequence) -> int:
-    """Number of replies to each prompt where they are lists; 0 where they are texts."""
-    if not len(replies) or isinstance(replies[0], str):
+    """Number of replies to each prompt where they are lists; 0 where each has one."""
+    if not len(replies) or _is_reply(replies[0]):
         return 0
     k = len(replies[0])
-    if any(isinstance(group, str) or len(group) != k for group in replies):
+    if any(_is_reply(group) or len(group) != k for group in replies):
         raise ValueError(
             f"every prompt needs the same number of replies; the first has {k}"
         )
     return k
+
+
+def _is_reply(value: Any) -> bool:
+    return isinstance(value, str) or is_ids(value)
 
 
 # ---- PMI per token of a reply, as RMiPO uses it: log pi(y|x) - log pi(y) ----
@@ -197,7 +204,7 @@ def prompt_pmi(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
-    replies: Sequence[str],
+    replies: Sequence[str | Sequence[int]],
     *,
     first_token: str = "start",
     batch_size: int = 64,
@@ -209,8 +216,8 @@ def prompt_pmi(
     ----------
     model, tokenizer
         The policy.
-    prompts, replies : sequence of str, length R
-        One reply per prompt.
+    prompts, replies : sequence, length R
+        One reply per prompt, as in `response_logps`.
     first_token : {"start", "drop", "released"}
         As in `response_pmi`.
     batch_size, progress
@@ -289,7 +296,7 @@ def conditional_pmi(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Mapping[str, Any]],
-    replies: Sequence[str],
+    replies: Sequence[str | Sequence[int]],
     marginal: str = "contexts",
     *,
     contexts: Sequence[str] | None = None,
@@ -305,8 +312,8 @@ def conditional_pmi(
         The policy.
     examples : sequence of dict, length R
         Examples with "query" x and "context" c.
-    replies : sequence of str, length R
-        One per example.
+    replies : sequence, length R
+        One per example, as in `response_logps`.
     marginal : {"contexts", "missing"}
         "contexts": pi(y | x) is the average of pi(y | x, c') over `contexts`.
         "missing": it is what the model says without any context, which is the marginal

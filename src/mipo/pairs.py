@@ -1,6 +1,8 @@
 """Preference pairs that a model makes by itself.
 
-The reply to the right prompt is chosen, the reply to another prompt is rejected.
+The reply to the right prompt is chosen, the reply to another prompt is rejected. Both
+keep the ids that were sampled (`mipo.lm.sampling.TOKEN_COLUMNS`), and they are trained
+on, with no end behind a reply that was cut.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ import numpy as np
 from datasets import Dataset
 
 from mipo.lm.prompts import render
-from mipo.lm.sampling import generate
+from mipo.lm.sampling import TOKEN_COLUMNS, Reply, reply_of, respelt, sample
+from mipo.lm.sampling import generate as generate  # a public name of this module
+from mipo.lm.tokens import end_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -36,7 +40,7 @@ def synthesise_pairs(
     max_new_tokens: int = 64,
     seed: int = 0,
     batch_size: int = 256,
-    chosen: Sequence[str] | None = None,
+    chosen: Sequence[str | Sequence[int]] | None = None,
     rejected_prompts: Sequence[str] | None = None,
     progress: bool = False,
 ) -> Dataset:
@@ -59,11 +63,12 @@ def synthesise_pairs(
         Rejected replies per row; above 1 the columns rejected, rejected_prompt and
         rejected_context are lists.
     temperature, top_p, max_new_tokens, batch_size
-        Of sampling; see `mipo.lm.sampling.generate`.
+        Of sampling; see `mipo.lm.sampling.sample`.
     seed : int
         Of the replies and of who stands in for whom.
-    chosen : sequence of str, optional
-        Replies to the examples' own prompts, where they have been sampled before.
+    chosen : sequence of str, or of list of int, optional
+        Replies to the examples' own prompts, where they have been sampled before: as
+        `as_sampled` reads them from pairs.
     rejected_prompts : sequence of str, optional
         Prompts that the rejected replies answer, one per example, instead of
         `negatives`.
@@ -73,9 +78,12 @@ def synthesise_pairs(
     Returns
     -------
     datasets.Dataset
-        prompt, chosen, rejected; rejected_prompt (what y_l answers); query, context,
-        rejected_context; example (the example's index); collision (y_l answers the
-        row's own prompt); identical (y_l reads like the chosen reply).
+        prompt, chosen, rejected; chosen_tokens, rejected_tokens (ids as sampled; None
+        of a reply that was given as text); rejected_prompt (what y_l answers); query,
+        context, rejected_context; example (the example's index); collision (y_l answers
+        the row's own prompt); identical (y_l reads like the chosen reply); cut, respelt
+        (how many of the row's replies were cut at max_new_tokens, and how many have
+        text that is written in other tokens than were sampled).
 
     Raises
     ------
@@ -107,12 +115,14 @@ def synthesise_pairs(
         for query, context in zip(queries, own_contexts, strict=True)
     ]
     if chosen is None:
-        chosen = generate(model, tokenizer, prompts, seed=seed, names=names, **sampling)
-    if len(chosen) != len(examples):
-        raise ValueError(f"{len(chosen)} chosen replies for {len(examples)} examples")
+        best = sample(model, tokenizer, prompts, seed=seed, names=names, **sampling)
+    else:
+        best = _given(model, tokenizer, chosen)
+    if len(best) != len(examples):
+        raise ValueError(f"{len(best)} chosen replies for {len(examples)} examples")
 
     # Of the rejected replies, k each: the contexts, and the prompts they answer.
-    rejected: list[list[str]] = []
+    rejected: list[list[Reply]] = []
     if rejected_prompts is not None:
         k = 1
         contexts = [[""] for _ in examples]
@@ -122,7 +132,7 @@ def synthesise_pairs(
         partners = draw_partners(len(examples), negatives, k=k, seed=seed)
         contexts = _at(partners, own_contexts)
         answered = _at(partners, prompts)
-        rejected = _at(partners, chosen)
+        rejected = _at(partners, best)
         labels = []
     else:
         contexts, labels = _other_contexts(negatives, own_contexts, names, k, seed)
@@ -135,7 +145,7 @@ def synthesise_pairs(
             f"{len(answered)} rejected prompts for {len(examples)} examples"
         )
     if not rejected:
-        replies = generate(
+        replies = sample(
             model,
             tokenizer,
             [prompt for row in answered for prompt in row],
@@ -144,46 +154,145 @@ def synthesise_pairs(
             **sampling,
         )
         rejected = [replies[i : i + k] for i in range(0, len(replies), k)]
-    _require_a_difference(chosen, rejected)
-    _say_thoughts([*chosen, *(reply for row in rejected for reply in row)])
+    _require_a_difference(best, rejected)
+    marks = _marks(tokenizer, prompts, answered, best, rejected)
+    _say_shares(best, rejected, marks)
 
-    def single(row: list[str]) -> list[str] | str:
+    def single(row: list) -> Any:
         return row if k > 1 else row[0]
 
     return Dataset.from_list(
         [
             {
                 "prompt": prompts[i],
-                "chosen": chosen[i],
-                "rejected": single(rejected[i]),
+                "chosen": best[i].text,
+                "rejected": single([reply.text for reply in rejected[i]]),
+                "chosen_tokens": best[i].ids or None,
+                "rejected_tokens": single([reply.ids or None for reply in rejected[i]]),
                 "rejected_prompt": single(answered[i]),
                 "query": queries[i],
                 "context": own_contexts[i],
                 "rejected_context": single(contexts[i]),
                 "example": i,
                 "collision": prompts[i] in answered[i],
-                "identical": chosen[i] in rejected[i],
+                "identical": best[i].text in [reply.text for reply in rejected[i]],
+                **marks[i],
             }
             for i in range(len(examples))
         ]
     )
 
 
-def _say_thoughts(replies: Sequence[str]) -> None:
-    """Warn where replies open with a thought, which takes the tokens of the reply."""
-    thoughts = sum(reply.lstrip().startswith(THOUGHT) for reply in replies)
-    if thoughts:
-        LOG.warning(
-            "%d of %d replies open with a thought (%s), which counts as a part of them "
-            "and of max_new_tokens; switch thinking off in the chat template, or take "
-            "an Instruct model",
-            thoughts,
-            len(replies),
-            THOUGHT,
+def _given(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    replies: Sequence[str | Sequence[int]],
+) -> list[Reply]:
+    """Replies that were sampled before; those known as text alone have no ids."""
+    ends = end_ids(tokenizer, model)
+    return [
+        Reply(reply, [], finished=True)
+        if isinstance(reply, str)
+        else reply_of(tokenizer, list(reply), ends)
+        for reply in replies
+    ]
+
+
+def _marks(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    answered: list[list[str]],
+    best: list[Reply],
+    rejected: list[list[Reply]],
+) -> list[dict[str, int]]:
+    """Of each row, how many replies were cut, and how many are written otherwise."""
+    rows = range(len(prompts))
+    said = [
+        (i, prompt, reply)
+        for i in rows
+        for prompt, reply in zip(
+            [prompts[i], *answered[i]], [best[i], *rejected[i]], strict=True
         )
+        if reply.ids
+    ]
+    other = respelt(
+        tokenizer, [prompt for _, prompt, _ in said], [reply for *_, reply in said]
+    )
+    marks = [{"cut": 0, "respelt": 0} for _ in rows]
+    for (i, _, reply), differs in zip(said, other, strict=True):
+        marks[i]["cut"] += not reply.finished
+        marks[i]["respelt"] += differs
+    return marks
 
 
-def _at(partners: list[list[int]], values: Sequence[str]) -> list[list[str]]:
+def _say_shares(
+    best: list[Reply], rejected: list[list[Reply]], marks: list[dict[str, int]]
+) -> None:
+    """Warn where replies are not what they seem: thoughts, cut, in other tokens."""
+    replies = [*best, *(reply for row in rejected for reply in row)]
+    counts = {
+        f"open with a thought ({THOUGHT}), which counts as a part of them and of "
+        "max_new_tokens; switch thinking off in the chat template, or take an Instruct "
+        "model": sum(reply.text.lstrip().startswith(THOUGHT) for reply in replies),
+        "were cut at max_new_tokens, so they have no end to be trained on; raise it to "
+        "have more of them finished": sum(mark["cut"] for mark in marks),
+        "have text that the tokenizer writes in other tokens than were sampled; those "
+        "that were sampled are trained on": sum(mark["respelt"] for mark in marks),
+    }
+    for what, count in counts.items():
+        if count:
+            LOG.warning("%d of %d replies %s", count, len(replies), what)
+
+
+def as_sampled(pairs: Dataset, side: str) -> list:
+    """The replies of one side of pairs, as the model said them.
+
+    Parameters
+    ----------
+    pairs : Dataset
+        In TRL's standard format.
+    side : {"chosen", "rejected"}
+        Which.
+
+    Returns
+    -------
+    list of str, or of list of int; or of lists of those
+        The ids that were sampled, where the pairs have them; else the text. As
+        `mipo.logprobs.response_logps` takes them.
+    """
+    tokens = f"{side}_tokens"
+    texts = pairs[side][:]
+    if tokens not in pairs.column_names:
+        return texts
+    return [
+        [one or text for one, text in zip(ids, reply, strict=True)]
+        if isinstance(reply, list)
+        else ids or reply
+        for ids, reply in zip(pairs[tokens][:], texts, strict=True)
+    ]
+
+
+def shares_of(pairs: Dataset) -> dict[str, float]:
+    """Shares of replies that are not what they seem.
+
+    Parameters
+    ----------
+    pairs : Dataset
+        Of `synthesise_pairs`.
+
+    Returns
+    -------
+    dict
+        "cut": of those that were cut at max_new_tokens; "respelt": of those whose text
+        is written in other tokens than were sampled.
+    """
+    rejected = pairs[0]["rejected"]
+    each = 1 + (len(rejected) if isinstance(rejected, list) else 1)
+    replies = each * len(pairs)
+    return {name: sum(pairs[name]) / replies for name in ("cut", "respelt")}
+
+
+def _at(partners: list[list[int]], values: Sequence[Any]) -> list[list[Any]]:
     """The values of each row's partners."""
     return [[values[j] for j in row] for row in partners]
 
@@ -205,10 +314,10 @@ def _other_contexts(
 
 
 def _require_a_difference(
-    chosen: Sequence[str], rejected: Sequence[Sequence[str]]
+    chosen: Sequence[Reply], rejected: Sequence[Sequence[Reply]]
 ) -> None:
     rows = zip(chosen, rejected, strict=True)
-    if all(reply == best for best, row in rows for reply in row):
+    if all(reply.text == best.text for best, row in rows for reply in row):
         raise ValueError(
             "all pairs are identical: every rejected reply equals its chosen one; "
             "raise the temperature, or check that the examples have different contexts"
@@ -280,12 +389,12 @@ def flip_by_coin(pairs: Dataset, seed: int = 0) -> Dataset:
     if len(pairs) and isinstance(pairs[0]["rejected"], list):
         raise ValueError("the placebo needs one rejected reply per row (k = 1)")
     heads = np.random.default_rng((seed, 3)).random(len(pairs)) < 0.5
-    chosen, rejected = pairs["chosen"][:], pairs["rejected"][:]
-    swapped = {
-        "chosen": np.where(heads, rejected, chosen).tolist(),
-        "rejected": np.where(heads, chosen, rejected).tolist(),
-    }
-    for column, values in swapped.items():
-        others: Any = pairs.remove_columns(column)
-        pairs = others.add_column(column, values)
+    for left, right in (("chosen", "rejected"), TOKEN_COLUMNS):
+        if left not in pairs.column_names:
+            continue
+        columns = zip(heads, pairs[left][:], pairs[right][:], strict=True)
+        both = [(b, a) if head else (a, b) for head, a, b in columns]
+        for column, values in zip((left, right), zip(*both, strict=True), strict=True):
+            others: Any = pairs.remove_columns(column)
+            pairs = others.add_column(column, list(values))
     return pairs

@@ -17,6 +17,7 @@ import pandas as pd
 from mipo.evaluate import token_lengths
 from mipo.information import infonce
 from mipo.logprobs import response_logps
+from mipo.pairs import as_sampled
 from mipo.world import NOBODY, Law, World
 from mipo.worlds import population
 from mipo.worlds.grammar import TASKS, WORDINGS, Slot, parse
@@ -214,7 +215,8 @@ def model_gap(
     model, tokenizer
         What scores them.
     pairs : Dataset
-        Both replies are scored after the chosen one's prompt.
+        Both replies are scored after the chosen one's prompt, by the tokens that were
+        sampled.
 
     Returns
     -------
@@ -223,7 +225,7 @@ def model_gap(
     """
     prompts = pairs["prompt"][:]
     chosen, rejected = (
-        response_logps(model, tokenizer, prompts, pairs[side][:]).summed
+        response_logps(model, tokenizer, prompts, as_sampled(pairs, side)).summed
         for side in ("chosen", "rejected")
     )
     return (chosen.double() - rejected.double()).numpy()

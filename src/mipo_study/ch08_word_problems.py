@@ -22,7 +22,7 @@ from mipo.data import render
 from mipo.evaluate.answers import log_odds, majority
 from mipo.files import dumps, write_whole
 from mipo.lm import sampling
-from mipo.pairs import flip_by_coin, synthesise_pairs
+from mipo.pairs import flip_by_coin, shares_of, synthesise_pairs
 from mipo.worlds import word_problem_law, word_problems
 from mipo.worlds.word_problems import KINDS, TYPES, Problem
 from mipo_study import experiment
@@ -254,7 +254,8 @@ def make_pairs(
     Returns
     -------
     Run
-        Metrics: pairs, identical (how many).
+        Metrics: pairs, identical (how many); cut, respelt (shares of replies, see
+        `mipo.pairs.shares_of`).
 
     Raises
     ------
@@ -281,7 +282,8 @@ def make_pairs(
     )
     pairs = flip_by_coin(pairs, seed) if placebo else pairs
     experiment.write_pairs(pairs, folder)
-    return {"pairs": len(pairs), "identical": int(sum(pairs["identical"]))}
+    identical = int(sum(pairs["identical"]))
+    return {"pairs": len(pairs), "identical": identical, **shares_of(pairs)}
 
 
 # ---- a verifier's reward ----

@@ -134,7 +134,8 @@ def make_pairs(
     -------
     Run
         Pairs as `experiment.read_pairs` finds them. Metrics: prompts, useful (pairs
-        that are kept), collisions.
+        that are kept), collisions; cut, respelt (shares of replies, see
+        `mipo.pairs.shares_of`).
     """
     world = town(talk, min_votes, split)
     prompts = votes.examples(
@@ -147,8 +148,12 @@ def make_pairs(
     useful = every.filter(lambda row: not row["identical"])
     # pyrefly: ignore[bad-argument-type]  # its decorators hide the Dataset
     experiment.write_pairs(useful, folder)
-    collisions = int(sum(every["collision"]))
-    return {"prompts": len(every), "useful": len(useful), "collisions": collisions}
+    return {
+        "prompts": len(every),
+        "useful": len(useful),
+        "collisions": int(sum(every["collision"])),
+        **pairs.shares_of(every),
+    }
 
 
 @cached("polis-votes-{seed}", inputs=["talk", "base"])

@@ -165,9 +165,10 @@ def make_pairs(
     Returns
     -------
     Run
-        Metrics: pairs, collisions, identical (how many).
+        Metrics: pairs, collisions, identical (how many); cut, respelt (shares of
+        replies, see `mipo.pairs.shares_of`).
     """
-    from mipo.pairs import flip_by_coin, synthesise_pairs
+    from mipo.pairs import as_sampled, flip_by_coin, shares_of, synthesise_pairs
 
     model, tokenizer = load_model(model_folder(base))
     examples = examples_of(
@@ -178,7 +179,7 @@ def make_pairs(
         wordings=wordings,
         width=width,
     )
-    replies = None if chosen is None else read_pairs(chosen)["chosen"][:]
+    replies = None if chosen is None else as_sampled(read_pairs(chosen), "chosen")
     pairs = synthesise_pairs(
         model,
         tokenizer,
@@ -199,6 +200,7 @@ def make_pairs(
         "pairs": len(pairs),
         "collisions": int(sum(pairs["collision"])),
         "identical": int(sum(pairs["identical"])),
+        **shares_of(pairs),
     }
 
 

@@ -14,8 +14,9 @@ from scipy.special import expit
 
 from mipo.data import render
 from mipo.logprobs import prompt_pmi, response_logps
+from mipo.pairs import as_sampled
 from mipo.worlds import scoring
-from mipo.worlds.language_model import sample_replies
+from mipo.worlds.language_model import sample
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -120,29 +121,39 @@ def labelled_pairs(
     Returns
     -------
     rows : list of dict
-        prompt, chosen, rejected; ref_chosen_logps and ref_rejected_logps, the model's
-        own log-probs (nats, summed over tokens); example, wrong, first_wins.
+        prompt, chosen, rejected; chosen_tokens and rejected_tokens, their ids as
+        sampled; ref_chosen_logps and ref_rejected_logps, the model's own log-probs
+        (nats, summed over tokens); example, wrong, first_wins.
     metrics : dict
         pairs; identical (prompts dropped); wrong, tied (shares).
     """
     first, second = (
-        sample_replies(model, tokenizer, examples, seed=2 * seed + i, progress=progress)
+        sample(model, tokenizer, examples, seed=2 * seed + i, progress=progress)
         for i in (0, 1)
     )
-    marks = label(first, second, examples, strength=strength, flips=flips, seed=seed)
+    marks = label(
+        [reply.text for reply in first],
+        [reply.text for reply in second],
+        examples,
+        strength=strength,
+        flips=flips,
+        seed=seed,
+    )
     prompts, replies = [], []
     for mark in marks:
         i = mark["example"]
         prompts.append(render(tokenizer, examples[i]["query"], examples[i]["context"]))
         both = [first[i], second[i]]
         replies.append(both if mark["first_wins"] else both[::-1])
+    ids = [[reply.ids for reply in both] for both in replies]
     logps = response_logps(
-        model, tokenizer, prompts, replies, batch_size=256, progress=progress
+        model, tokenizer, prompts, ids, batch_size=256, progress=progress
     ).summed.tolist()
     rows = []
     for i, mark in enumerate(marks):
         row = {"prompt": prompts[i]}
-        row["chosen"], row["rejected"] = replies[i]
+        row["chosen"], row["rejected"] = (reply.text for reply in replies[i])
+        row["chosen_tokens"], row["rejected_tokens"] = ids[i]
         row["ref_chosen_logps"], row["ref_rejected_logps"] = logps[i]
         rows.append(row | mark)
     answered = [examples[row["example"]] for row in rows]
@@ -190,7 +201,7 @@ def gaps(
     prompts = rows["prompt"][:]
     logps, drifts, pmis = {}, {}, {}
     for side in ("chosen", "rejected"):
-        replies = rows[side][:]
+        replies = as_sampled(rows, side)
         scored = response_logps(
             model, tokenizer, prompts, replies, batch_size=256, progress=progress
         )

@@ -5,8 +5,10 @@ import sys
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
-from mipo import models, pairs
+from mipo import jsonl, models, pairs
+from mipo.lm import sampling
 from mipo.worlds import population
 from mipo.worlds.language_model import build_tokenizer
 
@@ -91,6 +93,73 @@ def test_given_prompts_are_what_the_rejected_replies_answer(tiny, examples):
         assert given[column][:] == missing[column][:]
 
 
+def test_both_sides_keep_the_ids_that_were_sampled(tiny, examples):
+    model, tokenizer = tiny
+    made = make(tiny, examples, negatives="random_prompt")
+    how = {"max_new_tokens": 4, "seed": 0}
+    said = sampling.sample(model, tokenizer, made["prompt"][:], **how)
+    assert made["chosen_tokens"] == [reply.ids for reply in said]
+    assert made["chosen"] == [reply.text for reply in said]
+    of = dict(zip(made["prompt"], made["chosen_tokens"], strict=True))
+    assert all(row["rejected_tokens"] == of[row["rejected_prompt"]] for row in made)
+    cut = [not reply.finished for reply in said]
+    of = dict(zip(made["prompt"], cut, strict=True))
+    want = [of[row["prompt"]] + of[row["rejected_prompt"]] for row in made]
+    assert made["cut"] == want and sum(want) > len(made)
+    assert pairs.shares_of(made)["cut"] == sum(want) / (2 * len(made))
+
+
+def test_pairs_are_found_again_as_they_were_written(tiny, examples, tmp_path):
+    for k in (1, 2):
+        made = make(tiny, examples, k=k)
+        made.to_json(tmp_path / "train.jsonl")
+        found = Dataset.from_list(jsonl.rows(tmp_path / "train.jsonl"))
+        assert found.to_list() == made.to_list()
+        some = found.filter(lambda row: row["example"] % 2)
+        for side in ("chosen", "rejected"):
+            assert pairs.as_sampled(some, side) == made[f"{side}_tokens"][1::2]
+
+
+def test_replies_that_were_sampled_before_keep_their_ids(tiny, examples):
+    made = make(tiny, examples)
+    again = make(tiny, examples, chosen=pairs.as_sampled(made, "chosen"))
+    assert again.to_list() == made.to_list()
+    for negatives in ("random_context", "random_prompt"):
+        text = make(tiny, examples, chosen=made["chosen"][:], negatives=negatives)
+        assert text["chosen"] == made["chosen"]
+        assert set(text["chosen_tokens"]) == {None}
+        assert pairs.as_sampled(text, "chosen") == made["chosen"]
+        unknown = [ids is None for ids in text["rejected_tokens"]]
+        assert all(unknown) if negatives == "random_prompt" else not any(unknown)
+    two = make(tiny, examples, chosen=made["chosen"][:], negatives=negatives, k=2)
+    assert pairs.as_sampled(two, "rejected") == two["rejected"]
+
+
+def test_replies_that_were_cut_or_read_otherwise_are_counted(tiny, examples, caplog):
+    """By hand: one is cut, one is finished, one is written otherwise than it is read."""
+    _, tokenizer = tiny
+    word, end = tokenizer.convert_tokens_to_ids(["Summary:", tokenizer.eos_token])
+    left_out = tokenizer.pad_token_id  # of a text
+    rest = len(examples) - 2
+    said = [
+        [word],
+        [word, left_out, end],
+        *[[left_out, word, end], [end]] * (rest // 2),
+    ]
+    made = make(tiny, examples, chosen=said, negatives="random_prompt")
+    partners = pairs.draw_partners(len(examples), "random_prompt", seed=0)
+    counts = {
+        "cut": [1, 0, *[0, 0] * (rest // 2)],
+        "respelt": [0, 1, *[1, 0] * (rest // 2)],
+    }
+    for name, of in counts.items():
+        assert made[name] == [of[i] + of[j] for i, (j,) in enumerate(partners)]
+        total = f"{sum(made[name])} of {2 * len(examples)} replies"
+        what = {"cut": "were cut at max_new_tokens", "respelt": "have text that"}[name]
+        assert f"{total} {what}" in caplog.text
+        assert pairs.shares_of(made)[name] == sum(made[name]) / (2 * len(examples))
+
+
 def test_k_negatives_are_lists(tiny, examples):
     made = make(tiny, examples, k=3)
     assert all(len(row["rejected"]) == len(row["rejected_prompt"]) == 3 for row in made)
@@ -115,6 +184,13 @@ def test_coin_swaps_about_half_and_nothing_else(tiny, examples):
         and 50 < sum(swapped) < 110
     )
     assert flipped["prompt"] == made["prompt"]
+    sides = ("chosen", "rejected")
+    of = {tuple(row[f"{side}_tokens"]): row[side] for row in made for side in sides}
+    for side in sides:
+        told = [of[tuple(ids)] for ids in flipped[f"{side}_tokens"]]
+        assert told == flipped[side]
+    plain = made.remove_columns(sampling.TOKEN_COLUMNS)
+    assert pairs.flip_by_coin(plain, seed=0)["chosen"] == flipped["chosen"]
 
 
 def test_nobody_stands_in_where_the_context_is_missing():

@@ -1,6 +1,7 @@
 """From text to token rows: the prompt keeps its tokens, the end comes once, and what does not fit is named."""
 
 import pytest
+from chat_tokenizers import build
 from transformers import AutoTokenizer
 
 from mipo.data import render
@@ -61,9 +62,9 @@ def test_max_length_cuts_replies_and_names_a_prompt_that_is_too_long(
 
 def test_texts_without_tokens_and_a_tokenizer_without_an_end_are_named(tokenizer):
     with pytest.raises(ValueError, match="row 0: the prompt has no token"):
-        tokens.encode_many(tokenizer, [""], ["a"], special=False)
+        tokens.join(build("qwen2.5"), [""], ["a"])  # it writes no start
     with pytest.raises(ValueError, match="row 0: the reply has no token"):
-        tokens.encode_many(tokenizer, ["a"], [""], written=True)
+        tokens.join(tokenizer, ["a"], [""])
     tokenizer.eos_token = tokenizer.chat_template = None
     with pytest.raises(ValueError, match="no end-of-sequence token"):
         tokens.encode(tokenizer, "a", "b")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from chat_tokenizers import KINDS, TOKENS, build
 
-from mipo import losses, preference_data
+from mipo import logprobs, losses, models, pairs, preference_data
 from mipo.data import render
 from mipo.lm import batches, prompts, sampling, tokens
 
@@ -255,10 +255,139 @@ def test_a_reply_ends_at_each_of_the_ends(kind, which):
     assert model.said == len(tail), "asked on after the end"
 
 
+@every_kind
+def test_a_finished_reply_keeps_its_end_and_a_cut_one_has_none(kind):
+    """Here the text is written in the tokens that were sampled, so both ways agree."""
+    tokenizer = build(kind)
+    prompt = render(tokenizer, "Do you?")
+    _, tail = tokens.encode(tokenizer, prompt, REPLY)
+
+    def said(longest):
+        model = Spells([*tail, 5], len(tokenizer), [])
+        how = {"temperature": 0, "max_new_tokens": longest}
+        (reply,) = sampling.sample(model, tokenizer, [prompt], **how)
+        return reply, sampling.respelt(tokenizer, [prompt], [reply])
+
+    whole, changed = said(len(tail) + 3)
+    assert (whole.ids, whole.finished, changed) == (tail, True, [False])
+    cut, changed = said(len(tail) - 1)
+    assert (cut.ids, cut.finished, changed) == (tail[:-1], False, [False])
+    assert cut.text == whole.text
+    row = {"prompt": prompt, "chosen": whole.text, "rejected": cut.text}
+    row |= {"chosen_tokens": whole.ids, "rejected_tokens": cut.ids}
+    assert trained([row], tokenizer) == [[tail, tail[:-1]]]
+    del row["rejected_tokens"]  # known as text alone, it is a whole reply
+    row["rejected"] = "No, never."
+    assert trained([row], tokenizer)[0][1][-1] == tail[-1]
+
+
+def trained(rows, tokenizer, model=None, loss="simpo"):
+    """Reply ids of each row, as a training has them."""
+    model = model or Spells([0], len(tokenizer), [])
+    common = {"name": "pairs", "max_length": None}
+    common["reference"] = lambda rows: torch.zeros(len(rows))
+    found = batches.prepare(rows, tokenizer, model, losses.get(loss), **common)
+    return [[tail for _, tail in rows] for rows in found.sets]
+
+
+@every_kind
+@pytest.mark.parametrize("k", [1, 2])
+def test_a_sampled_pair_trains_the_tokens_that_were_sampled(kind, k):
+    """Random weights say what no tokenizer would write so: the ids win."""
+    tokenizer = build(kind)
+    model = models.small_model(tokenizer, hidden=16, layers=1, heads=2, seed=1)
+    people = ["I am a nurse.", "I bake.", "I farm."]
+    examples = [{"query": "What is a loan?", "context": c} for c in people]
+    made = pairs.synthesise_pairs(model, tokenizer, examples, k=k, max_new_tokens=6)
+    rejected_prompts = [
+        prompt
+        for row in made["rejected_prompt"]
+        for prompt in (row if k > 1 else [row])
+    ]
+    chosen, rejected = (
+        [
+            reply.ids
+            for reply in sampling.sample(
+                model, tokenizer, prompts, max_new_tokens=6, seed=seed
+            )
+        ]
+        for prompts, seed in (
+            (made["prompt"][:], 0),
+            (rejected_prompts, pairs.REJECTED_STREAM),
+        )
+    )
+    want = [[ids, *rejected[k * i : k * i + k]] for i, ids in enumerate(chosen)]
+    assert sum(made["respelt"]) > 0
+    loss = "simpo" if k == 1 else "infonca"
+    assert trained(made, tokenizer, model, loss) == want
+    if k > 1:
+        return
+    talk = [
+        {
+            "prompt": [{"role": "user", "content": f"{c}\n\nWhat is a loan?"}],
+            **{
+                side: [{"role": "assistant", "content": row[side]}]
+                for side in ("chosen", "rejected")
+            },
+            **{column: row[column] for column in sampling.TOKEN_COLUMNS},
+        }
+        for c, row in zip(people, made, strict=True)
+    ]
+    assert trained(talk, tokenizer, model) == want
+
+
+@every_kind
+def test_sampled_ids_score_what_they_had_while_they_were_sampled(kind, monkeypatch):
+    """At temperature 1: the sum of log softmax at each step, with the end that came."""
+    tokenizer = build(kind)
+    model = models.small_model(tokenizer, hidden=16, layers=2, heads=2, seed=2)
+    ends = tokens.end_ids(tokenizer, model)
+    steps, pick = [], sampling.pick
+
+    def noted(logits, *how):
+        logits[:, ends] += 3  # so that some replies end
+        token = pick(logits, *how)
+        logits[:, ends] -= 3
+        law = torch.log_softmax(logits, -1)
+        steps.append(law.gather(-1, token[:, None]).item())
+        return token
+
+    monkeypatch.setattr(sampling, "pick", noted)
+    said, sums = [], []
+    prompts = [render(tokenizer, f"Do you? {'Yes, I do. ' * i}") for i in range(12)]
+    for i, prompt in enumerate(prompts):
+        steps.clear()
+        said += sampling.sample(model, tokenizer, [prompt], max_new_tokens=12, seed=i)
+        sums.append(sum(steps))
+    assert 0 < sum(reply.finished for reply in said) < len(said)
+    assert all((reply.ids[-1] in ends) == reply.finished for reply in said)
+    ids = [reply.ids for reply in said]
+    found = logprobs.response_logps(model, tokenizer, prompts, ids)
+    assert found.summed.tolist() == pytest.approx(sums, abs=1e-4)
+    assert found.tokens.tolist() == [len(row) for row in ids]
+    both = [[row, row[:1]] for row in ids]
+    twice = logprobs.response_logps(model, tokenizer, prompts, both)
+    assert twice.summed[:, 0].tolist() == pytest.approx(sums, abs=1e-4)
+    assert twice.tokens[:, 1].tolist() == [1] * len(ids)
+
+
+def test_ids_that_say_something_else_are_refused():
+    """The reply was changed, or sampled by a model with another tokenizer."""
+    tokenizer = build("qwen2.5")
+    prompt = render(tokenizer, "Do you?")
+    _, ids = tokens.encode(tokenizer, prompt, REPLY)
+    row = {"prompt": prompt, "chosen": REPLY, "rejected": "No.", "chosen_tokens": ids}
+    assert trained([row], tokenizer)[0][0] == ids
+    for wrong in ({"chosen": "Yes!"}, {"chosen_tokens": ids[1:]}):
+        with pytest.raises(ValueError, match="row 1 of pairs: the ids in chosen_tok"):
+            trained([row, row | wrong], tokenizer)
+    many = {"rejected": ["No.", "Never."], "rejected_tokens": [ids]}
+    with pytest.raises(ValueError, match="the ids of 1 replies, and 'rejected' has 2"):
+        trained([row | many], tokenizer, loss="infonca")
+
+
 def test_texts_in_words_that_the_tokenizer_does_not_know_are_refused():
     """The small world's 263 words turn everything else into one token."""
-    from mipo import models
-
     tokenizer = models.build_tokenizer(["the small world knows few words"])
     model = models.small_model(tokenizer, hidden=16, layers=1, heads=2)
     row = {"prompt": "What is a loan?", "chosen": REPLY, "rejected": "No, never."}

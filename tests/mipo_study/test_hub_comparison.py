@@ -287,7 +287,9 @@ def test_a_full_disk_is_one_message(full, tmp_path, monkeypatch, fill_disk):
         {"prompt": "p", "chosen": "c", "rejected": "r"},
         {"id": "i", "query": "q", "gold": "1", "options": []},
     )
-    (tmp_path / "replies.json").write_text('["one two", "three four"]')
+    (tmp_path / "replies.json").write_text(
+        '{"texts": ["one two", "three four"], "ids": [[1, 2], [3, 4]]}'
+    )
     said, twice = cache.Run({}, tmp_path, "k", 0.0, False), torch.tensor([[-1.0, -2.0]])
     monkeypatch.setattr(train, "load", lambda *_, **__: (None, None))
     monkeypatch.setattr(scores, "as_text", lambda rows, tokenizer: rows)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from mipo import files
 from mipo.evaluate import reference_free
+from mipo.lm.sampling import Reply
 from mipo_study import methods
 from mipo_study.hub import benchmarks, download, protocol, scores, serving, train
 from mipo_study.hub import runs as real
@@ -233,9 +234,21 @@ def test_pairs_replies_and_measures(tiny_qwen2, examples_list, tmp_path, monkeyp
     assert made.metrics["pairs"] + made.metrics["left_out"] == 20 and rows[0]["prompt"][
         0
     ]["content"].endswith(examples[0]["query"])
+    _, tokenizer = real.model_of(base)
+    text = train.rows_of(made.path / real.PAIRS, tokenizer)
+    for row, trained in zip(rows, text, strict=True):
+        for side in ("chosen", "rejected"):
+            said = tokenizer.decode(row[f"{side}_tokens"], skip_special_tokens=True)
+            assert said == row[side][0]["content"] == trained[side]
+            assert trained[f"{side}_tokens"] == row[f"{side}_tokens"]
     tuned = real.train_policy(tmp_path, *MIPO, base, made, **SETTINGS)
     answered = real.make_replies(tmp_path, tuned, examples, sampling=sampling, **common)
     assert len(real.read_replies(answered)) == 20
+    _, tokenizer = real.model_of(tuned)
+    ends = [tokenizer.eos_token_id]
+    unfinished = [ids[-1] not in ends for ids in real.read_ids(answered)]
+    assert answered.metrics["cut"] == sum(unfinished) / 20 > 0
+    assert 0 <= answered.metrics["respelt"] <= 1
     found = scores.measure(
         tmp_path, tuned, base, examples, answered, contexts=3, **common
     )
@@ -463,9 +476,9 @@ def test_the_engine_is_chosen_once_and_is_part_of_what_a_reply_is(
     )
     monkeypatch.setattr(
         serving,
-        "generate",
+        "sample",
         lambda model, tokenizer, prompts, *, engine, **_: (
-            used.append(engine) or [engine] * len(prompts)
+            used.append(engine) or [Reply(engine, [1], True)] * len(prompts)
         ),
     )
     common = dict(sampling=GREEDY, batch_size=2)

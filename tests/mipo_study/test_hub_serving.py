@@ -29,7 +29,7 @@ def on_gpu(loaded, monkeypatch):
     weight = types.SimpleNamespace(is_cuda=True, device=torch.device("cpu"))
     monkeypatch.setattr(model, "parameters", lambda: iter([weight]))
     monkeypatch.setattr(model, "generate_batch", lambda **_: {}, raising=False)
-    took, clock, ours = {"batched": 1.0, "continuous": 2.0}, [0.0], sampling.generate
+    took, clock, ours = {"batched": 1.0, "continuous": 2.0}, [0.0], sampling.sample
 
     def batched(*args, **kwargs):
         clock[0] += took["batched"]
@@ -39,7 +39,7 @@ def on_gpu(loaded, monkeypatch):
         clock[0] += took["continuous"]
         return ["yes"] * len(prompts)
 
-    monkeypatch.setattr(serving.sampling, "generate", batched)
+    monkeypatch.setattr(serving.sampling, "sample", batched)
     monkeypatch.setattr(serving, "continuous", continuous)
     monkeypatch.setattr(serving.time, "perf_counter", lambda: clock[0])
     return model, tokenizer, took
@@ -53,7 +53,7 @@ SMALL = dict(batch_size=2, max_new_tokens=3, names=NAMES)
 def test_without_a_gpu_it_is_our_own_sampler(loaded):
     settings = dict(max_new_tokens=5, temperature=1.0, top_p=0.9, seed=3)
     assert serving.choose(*loaded, MANY, batch_size=2) == "batched"
-    assert serving.generate(*loaded, PROMPTS, **settings) == sampling.generate(
+    assert serving.sample(*loaded, PROMPTS, **settings) == sampling.sample(
         *loaded, PROMPTS, **settings
     )
 
@@ -90,16 +90,16 @@ def test_what_the_model_cannot_do_loses_but_our_own_errors_stop(
     def full(*args, **kwargs):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(serving.sampling, "generate", full)
+    monkeypatch.setattr(serving.sampling, "sample", full)
     with pytest.raises(torch.cuda.OutOfMemoryError):
         serving.choose(model, tokenizer, MANY, **SMALL)
 
 
 def test_unknown_engines_and_models_without_one(loaded):
     with pytest.raises(ValueError, match="choose one of auto, batched, continuous"):
-        serving.generate(*loaded, PROMPTS, engine="fast")
+        serving.sample(*loaded, PROMPTS, engine="fast")
     with pytest.raises(ValueError, match="no continuous batching"):
-        serving.generate(torch.nn.Linear(1, 1), None, PROMPTS, engine="continuous")
+        serving.sample(torch.nn.Linear(1, 1), None, PROMPTS, engine="continuous")
 
 
 def test_continuous_keeps_the_order_and_the_settings(loaded, monkeypatch):
@@ -121,7 +121,7 @@ def test_continuous_keeps_the_order_and_the_settings(loaded, monkeypatch):
         }
 
     monkeypatch.setattr(model, "generate_batch", generate_batch, raising=False)
-    said = serving.generate(
+    said = serving.sample(
         model,
         tokenizer,
         PROMPTS,
@@ -132,7 +132,12 @@ def test_continuous_keeps_the_order_and_the_settings(loaded, monkeypatch):
         seed=4,
     )
     ids = [tokenizer(p)["input_ids"] for p in PROMPTS]
-    assert said == [tokenizer.decode(x[-4:-2], skip_special_tokens=True) for x in ids]
+    assert [reply.text for reply in said] == [
+        tokenizer.decode(x[-4:-2], skip_special_tokens=True) for x in ids
+    ]
+    end = end_ids(tokenizer, model)[0]
+    assert [reply.ids for reply in said] == [[*x[-4:-2], end] for x in ids]
+    assert all(reply.finished for reply in said)
     config = seen["config"]
     assert isinstance(config, GenerationConfig)
     assert (config.max_new_tokens, config.temperature, config.top_p) == (7, 0.5, 0.9)
@@ -142,8 +147,8 @@ def test_continuous_keeps_the_order_and_the_settings(loaded, monkeypatch):
         and seen["seed"] == 4
         and config.eos_token_id == end_ids(tokenizer, model)
     )
-    serving.generate(model, tokenizer, PROMPTS, engine="continuous", temperature=0.0)
+    serving.sample(model, tokenizer, PROMPTS, engine="continuous", temperature=0.0)
     assert not seen["config"].do_sample
     monkeypatch.setattr(model, "generate_batch", lambda **_: {}, raising=False)
     with pytest.raises(RuntimeError, match="0 replies to 2 prompts"):
-        serving.generate(model, tokenizer, PROMPTS, engine="continuous")
+        serving.sample(model, tokenizer, PROMPTS, engine="continuous")

@@ -170,16 +170,13 @@ def test_labelled_pairs_are_made_once_and_carry_the_reference(base, pairs):
     model, tokenizer = models.load_model(base)
     for side in ("chosen", "rejected"):
         direct = response_logps(
-            model, tokenizer, rows["prompt"][:], rows[side][:]
+            model, tokenizer, rows["prompt"][:], rows[f"{side}_tokens"][:]
         ).summed.tolist()
         assert rows[f"ref_{side}_logps"][:] == pytest.approx(direct, abs=1e-3)
 
 
-def by_hand(model, tokenizer, head, reply):
-    """log p of each reply token and of the end after it, from one plain forward pass: list of nats."""
-    tail = tokenizer(reply, add_special_tokens=False)["input_ids"] + [
-        tokenizer.eos_token_id
-    ]
+def by_hand(model, head, tail):
+    """log p of each token that was sampled, from one plain forward pass: list of nats."""
     with torch.no_grad():
         logits = model(torch.tensor([head + tail])).logits[0].double()
     return [
@@ -205,11 +202,10 @@ def test_gaps_against_numbers_by_hand(base, pairs, tmp_path):
         mean, old, alone = {}, {}, {}
         for side in ("chosen", "rejected"):
             prompt = tokenizer(row["prompt"])["input_ids"]
-            mean[side] = np.mean(by_hand(policy, tokenizer, prompt, row[side]))
-            old[side] = np.mean(by_hand(model, tokenizer, prompt, row[side]))
-            alone[side] = np.mean(
-                by_hand(policy, tokenizer, [start_token(tokenizer)], row[side])
-            )
+            said = row[f"{side}_tokens"]
+            mean[side] = np.mean(by_hand(policy, prompt, said))
+            old[side] = np.mean(by_hand(model, prompt, said))
+            alone[side] = np.mean(by_hand(policy, [start_token(tokenizer)], said))
         lists["gap"].append(mean["chosen"] - mean["rejected"])
         lists["ratio_gap"].append(lists["gap"][-1] - (old["chosen"] - old["rejected"]))
         lists["delta_pmi"].append(

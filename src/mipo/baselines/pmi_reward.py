@@ -65,7 +65,7 @@ def score_pmi(
     for i, example in enumerate(batch):
         query = example["query"]
         prompts = [render(tokenizer, query, context) for context in contexts[i]]
-        heads = [row[0] for row in tokens.encode_many(tokenizer, prompts, [""] * n)]
+        heads = tokens.token_ids(tokenizer, prompts)
         for _, reply in rows[i * k : (i + 1) * k]:
             under_others += [(head, reply) for head in heads]
     names = [f"{j} under another example's context" for j in range(len(under_others))]

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from mipo import logprobs, recipes
 from mipo.lm import tokens
 from mipo.lm.prompts import render
-from mipo.lm.sampling import generate
+from mipo.lm.sampling import sample
 from mipo.lm.tokens import Row
 from mipo.losses.declaration import at_least, positive
 
@@ -255,13 +255,12 @@ def sample_rows(
     for example in batch:
         prompt = render(tokenizer, example["query"], example.get("context") or "")
         prompts += [prompt] * k
-    _check_finite(model, tokenizer(prompts[0])["input_ids"], "when sampling")
-    replies = generate(
+    heads = tokens.token_ids(tokenizer, prompts)
+    _check_finite(model, heads[0], "when sampling")
+    replies = sample(
         model, tokenizer, prompts, max_new_tokens=max_new_tokens, seed=seed
     )
-    rows = tokens.encode_many(tokenizer, prompts, replies)
-    # a reply that was cut did not sample its end
-    return [(head, tail[:max_new_tokens]) for head, tail in rows]
+    return [(head, reply.ids) for head, reply in zip(heads, replies, strict=True)]
 
 
 def _policy_logps(

@@ -78,7 +78,7 @@ def under_contexts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Example],
-    replies: Sequence[str],
+    replies: Sequence[str | Sequence[int]],
     contexts: Sequence[Sequence[str]],
     *,
     batch_size: int = 32,
@@ -91,7 +91,7 @@ def under_contexts(
     model, tokenizer
         The policy.
     examples, replies : sequence, length N
-        One reply per example.
+        One reply per example, as `mipo.logprobs.response_logps` takes them.
     contexts : sequence of sequence of str, (N, K)
         As `groups` draws them.
     batch_size : int
@@ -152,14 +152,15 @@ def measure(
           the replies' self-BLEU, 0..100
         - "distinct": different word pairs over all word pairs (None if no reply has two
           words)
-        - "tokens": length of each reply; "empty": share of replies without text
+        - "tokens": length of each reply; "empty": share of replies without text; "cut":
+          share of replies that were cut at max_new_tokens
         - "gold_logp": log p(gold | query, context), nats per token, of examples that
           have a gold answer; "gold_pmi": its own conditional PMI, nats per reply. None
           where no example has one.
     """
     prompts = [render(tokenizer, r["query"], _context(r)) for r in examples]
     crowds = groups(examples, contexts, seed=seed)
-    replies = sampling.generate(
+    sampled = sampling.sample(
         model,
         tokenizer,
         prompts,
@@ -169,8 +170,10 @@ def measure(
         batch_size=batch_size,
         progress=progress,
     )
+    replies = [reply.text for reply in sampled]
+    ids = [reply.ids for reply in sampled]
     options = {"batch_size": batch_size, "progress": progress}
-    logps = under_contexts(model, tokenizer, examples, replies, crowds, **options)
+    logps = under_contexts(model, tokenizer, examples, ids, crowds, **options)
     has_pairs_of_words = any(reply.split()[1:] for reply in replies)
     results: dict[str, Any] = {
         "replies": replies,
@@ -179,6 +182,7 @@ def measure(
         "chance": 1 / logps.shape[1],
         "tokens": token_lengths(replies, tokenizer).tolist(),
         "empty": float(np.mean([not reply.strip() for reply in replies])),
+        "cut": float(np.mean([not reply.finished for reply in sampled])),
         "self_bleu": alike(replies, examples),
         "distinct": distinct_n(replies) if has_pairs_of_words else None,
         "gold_logp": None,

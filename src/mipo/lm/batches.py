@@ -5,6 +5,9 @@ The order of a set depends on what a loss takes. "chosen": the chosen reply. "pa
 "contexts" and "matrix": every reply after every prompt (the row's own, then
 ``rejected_prompt``), prompt by prompt.
 
+A reply that a model sampled keeps its tokens: where a row has them (``chosen_tokens``,
+``rejected_tokens``), they are trained on, and the text is not tokenised again.
+
 Beside a set there may be rows that are scored without gradient, its sides. "marginal":
 the set's replies without their prompt. "mismatched": the chosen reply of the row
 before, after this row's prompt.
@@ -21,14 +24,18 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from mipo.lm.prompts import TEMPLATE_COLUMNS, closed, tail_of, wrapping
+from mipo.lm.prompts import TEMPLATE_COLUMNS, render_messages, turn_behind, wrapping
 from mipo.lm.reference import REFERENCE_COLUMNS, Reference
+from mipo.lm.sampling import TOKEN_COLUMNS, reply_of
 from mipo.lm.shared_prompt import collate_shared, groups_of
 from mipo.lm.tokens import (
     check_lengths,
     check_vocabulary,
     collate,
     encode_many,
+    end_ids,
+    is_ids,
+    join,
     max_positions,
 )
 from mipo.logprobs import marginal_row, start_token
@@ -220,7 +227,8 @@ def prepare(
     Parameters
     ----------
     dataset : Dataset or list of dict
-        In TRL's standard or conversational format.
+        In TRL's standard or conversational format; the ids of sampled replies in
+        `mipo.lm.sampling.TOKEN_COLUMNS`, None where they are not known.
     tokenizer, model
         Of the policy.
     loss : function
@@ -242,30 +250,32 @@ def prepare(
     Raises
     ------
     ValueError
-        Naming data set and row: columns that are missing or do not fit the loss, pairs
-        that are all identical, rows that are too long, log-probs that are not finite.
+        Naming data set and row: columns that are missing or do not fit the loss, ids
+        that say something else than their reply, pairs that are all identical, rows
+        that are too long, log-probs that are not finite.
     """
     dataset, columns = _read(dataset, loss, name)
     conversational = isinstance(columns["prompt"][0], list)  # messages, not text
     prompts, replies = _prompts_and_replies(columns, loss, conversational, name)
     size = len(replies[0])
+    sampled = _sampled_ids(dataset, replies, name)
+    _check_sampled(sampled, replies, tokenizer, model, name)
     if conversational:
         options = _template_options(dataset, name)
         prompts, replies = _render(tokenizer, prompts, replies, options, name)
     triples = [
-        (i, prompt, reply)
+        (i, prompt, ids or reply)
         for i in range(len(replies))
         for prompt in prompts[i]
-        for reply in replies[i]
+        for ids, reply in zip(sampled[i], replies[i], strict=True)
     ]
     labels = [f"{i} of {name}" for i, _, _ in triples]
-    flat = encode_many(
+    encode = join if conversational else encode_many
+    flat = encode(
         tokenizer,
         [prompt for _, prompt, _ in triples],
         [reply for _, _, reply in triples],
         max_length,
-        special=not conversational,
-        written=conversational,
         names=labels,
     )
     check_lengths(flat, max_positions(model), labels)
@@ -323,6 +333,8 @@ def _prompts_and_replies(
     """Of each row, the prompts and the replies that the loss compares."""
     _check_one_format(columns, conversational, name)
     replies = _groups(columns, "chosen", "rejected", conversational, name)
+    if conversational:
+        _check_messages(columns["prompt"], replies, name)
     n = len(replies[0])
     if loss.takes == "pair" and n != 2:
         raise ValueError(
@@ -358,6 +370,18 @@ def _check_one_format(
                 )
 
 
+def _check_messages(prompts: list, replies: list[list], name: str) -> None:
+    """Refuse a prompt or reply that is no list of messages."""
+    for i, (prompt, group) in enumerate(zip(prompts, replies, strict=True)):
+        for kind, talk in [("prompt", prompt), *(("reply", reply) for reply in group)]:
+            messages = talk if isinstance(talk, list) and talk else [None]
+            if not all(isinstance(message, dict) for message in messages):
+                raise ValueError(
+                    f"row {i} of {name}: the {kind} must be a list of messages; "
+                    f"got {talk!r}"
+                )
+
+
 def _groups(
     columns: dict[str, list], first: str, rest: str, conversational: bool, name: str
 ) -> list[list]:
@@ -384,6 +408,55 @@ def _is_many(others: Any, conversational: bool) -> bool:
     if not isinstance(others, list):
         return False
     return not conversational or not others or isinstance(others[0], list)
+
+
+def _sampled_ids(dataset: Dataset, replies: list[list], name: str) -> list[list]:
+    """Of each row, the ids of each of its replies; None where they are not known."""
+    chosen, rejected = (
+        list(dataset[column])
+        if column in dataset.column_names
+        else [None] * len(dataset)
+        for column in TOKEN_COLUMNS
+    )
+    rows = []
+    for i, group in enumerate(replies):
+        rest = rejected[i]
+        many = isinstance(rest, list) and not is_ids(rest)
+        row = [chosen[i], *(rest if many else [rest] * (len(group) - 1))]
+        if len(group) == 1:
+            row = row[:1]
+        if len(row) != len(group):
+            raise ValueError(
+                f"row {i} of {name}: {TOKEN_COLUMNS[1]!r} holds the ids of "
+                f"{len(row) - 1} replies, and 'rejected' has {len(group) - 1}"
+            )
+        rows.append(row)
+    return rows
+
+
+def _check_sampled(
+    sampled: list[list],
+    replies: list[list],
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    name: str,
+) -> None:
+    """Refuse ids that say something else than the reply that stands beside them."""
+    known = [
+        (i, ids, reply)
+        for i, row in enumerate(sampled)
+        for ids, reply in zip(row, replies[i], strict=True)
+        if ids is not None
+    ]
+    ends = end_ids(tokenizer, model) if known else []
+    for i, ids, reply in known:
+        text = reply[0].get("content") if isinstance(reply, list) else reply
+        if not is_ids(ids) or reply_of(tokenizer, ids, ends).text != text:
+            raise ValueError(
+                f"row {i} of {name}: the ids in {' and '.join(TOKEN_COLUMNS)} are "
+                "not those of the replies under this tokenizer; leave these columns "
+                "out where replies were changed, or sampled by another model"
+            )
 
 
 def _template_options(dataset: Dataset, name: str) -> list[dict[str, Any]]:
@@ -419,25 +492,20 @@ def _render(
     name: str,
 ) -> tuple[list[list[str]], list[list[str]]]:
     """Messages as text: what the template writes up to the reply, and then for it."""
-
-    def text(messages: list[dict], **options: Any) -> str:
-        written = tokenizer.apply_chat_template(messages, tokenize=False, **options)
-        return str(written)
-
     around = wrapping(tokenizer)
-    heads, tails = [], []
+    heads, turns = [], []
     for i, (own, group) in enumerate(zip(prompts, replies, strict=True)):
-        more = options[i]
+        where, more = f"row {i} of {name}", options[i]
         heads.append(
-            [text(prompt, add_generation_prompt=True, **more) for prompt in own]
+            [render_messages(tokenizer, prompt, where, **more) for prompt in own]
         )
-        wholes = [text(own[0] + reply, **more) for reply in group]
-        try:
-            turns = [tail_of(heads[i][0], whole) for whole in wholes]
-        except ValueError as error:
-            raise ValueError(f"row {i} of {name}: {error}") from None
-        tails.append([closed(turn, around) for turn in turns])
-    return heads, tails
+        turns.append(
+            [
+                turn_behind(tokenizer, own[0], reply, around, where, **more)
+                for reply in group
+            ]
+        )
+    return heads, turns
 
 
 def _check_contrast(loss: Loss, sets: list[list[Row]], replies: int, name: str) -> None:

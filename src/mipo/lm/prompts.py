@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,7 +38,10 @@ def render(tokenizer: PreTrainedTokenizerBase, query: str, context: str = "") ->
 
 
 def render_messages(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict], where: str = ""
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[dict],
+    where: str = "",
+    **options: Any,
 ) -> str:
     """A conversation as text, ready for the assistant's reply.
 
@@ -50,6 +53,8 @@ def render_messages(
         Each with "role" and "content"; the last is the user's.
     where : str
         File and line, for the error of a template that refuses the conversation.
+    **options
+        What the template is given beside the messages, as ``tools``.
 
     Returns
     -------
@@ -69,16 +74,67 @@ def render_messages(
             f"tokenizer {name} has no chat template, so a prompt cannot be written as "
             "a user's turn; use an Instruct model, or set tokenizer.chat_template"
         )
+    text = _asked(tokenizer, messages, where, add_generation_prompt=True, **options)
+    return _with_one_start(tokenizer, text)
+
+
+def turn_behind(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[dict],
+    reply: list[dict],
+    around: Wrapping,
+    where: str = "",
+    **options: Any,
+) -> str:
+    """What a conversation in messages has behind its prompt.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        With a chat template.
+    messages, reply : list of dict
+        The prompt, and what the assistant replies.
+    around : Wrapping
+        Of the tokenizer.
+    where : str
+        File and line, or row, for errors.
+    **options
+        As in `render_messages`.
+
+    Returns
+    -------
+    str
+        The reply as the template writes it, up to the end of its turn.
+
+    Raises
+    ------
+    ValueError
+        Where the template refuses, or writes the prompt differently once a reply
+        follows.
+    """
+    head = _asked(tokenizer, messages, where, add_generation_prompt=True, **options)
+    whole = _asked(tokenizer, messages + reply, where, **options)
+    return closed(tail_of(head, whole, where), around)
+
+
+def _asked(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[dict],
+    where: str,
+    **options: Any,
+) -> str:
+    """The template's text; a ValueError where it refuses the conversation."""
     try:
-        text = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
-        )
+        text = tokenizer.apply_chat_template(messages, tokenize=False, **options)
     except Exception as error:  # templates raise what they like
-        place = f"{where}: " if where else ""
         raise ValueError(
-            f"{place}the model's chat template refuses this prompt ({error})"
+            f"{_at(where)}the model's chat template refuses this conversation ({error})"
         ) from None
-    return _with_one_start(tokenizer, str(text))
+    return str(text)
+
+
+def _at(where: str) -> str:
+    return f"{where}: " if where else ""
 
 
 def _with_one_start(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
@@ -175,13 +231,15 @@ def _written(tokenizer: PreTrainedTokenizerBase, reply: str | None = None) -> st
     return str(text)
 
 
-def tail_of(head: str, whole: str) -> str:
+def tail_of(head: str, whole: str, where: str = "") -> str:
     """What a conversation adds to its prompt.
 
     Parameters
     ----------
     head, whole : str
         The prompt, ready for a reply, and the conversation with that reply.
+    where : str
+        File and line, or row, for the error.
 
     Returns
     -------
@@ -194,8 +252,9 @@ def tail_of(head: str, whole: str) -> str:
     """
     if not whole.startswith(head):
         raise ValueError(
-            "the chat template writes the prompt differently once a reply follows; "
-            "render the prompts yourself and use the standard format (text columns)"
+            f"{_at(where)}the chat template writes the prompt differently once a reply "
+            "follows; render the prompts yourself and use the standard format (text "
+            "columns)"
         )
     return whole[len(head) :]
 

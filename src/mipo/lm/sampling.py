@@ -5,26 +5,72 @@ same reply however the prompts are batched, up to near-ties that the shape of a 
 product rounds differently (`mipo_study.bench.sampling` counts them). A token is drawn
 by inverting the cumulative distribution at one uniform number: one number per token, at
 any temperature.
+
+A reply keeps the tokens that were sampled: its text may be written in other ones, and a
+reply that was cut has no end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mipo.lm.tokens import end_ids, max_positions, token_ids
+from mipo.lm.tokens import encode_many, end_ids, max_positions, token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-@torch.no_grad()
+# Ids of sampled replies in a file of pairs; chosen_ids is TRL's own name within.
+TOKEN_COLUMNS = ("chosen_tokens", "rejected_tokens")
+
+
+class Reply(NamedTuple):
+    """What a model said.
+
+    Attributes
+    ----------
+    text : str
+        Without special tokens.
+    ids : list of int
+        The tokens as they were sampled, up to the end and with it.
+    finished : bool
+        False for a reply that was cut at max_new_tokens, and so has no end.
+    """
+
+    text: str
+    ids: list[int]
+    finished: bool
+
+
 def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    **settings: Any,
+) -> list[str]:
+    """Sample one reply per rendered prompt, as text without special tokens.
+
+    Parameters
+    ----------
+    model, tokenizer, prompts, **settings
+        As in `sample`.
+
+    Returns
+    -------
+    list of str
+        In the order of the prompts.
+    """
+    return [reply.text for reply in sample(model, tokenizer, prompts, **settings)]
+
+
+@torch.no_grad()
+def sample(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
@@ -38,8 +84,8 @@ def generate(
     alpha: float = 0.0,
     names: Sequence[str] | None = None,
     progress: bool = False,
-) -> list[str]:
-    """Sample one reply per rendered prompt, as text without special tokens.
+) -> list[Reply]:
+    """Sample one reply per rendered prompt.
 
     Parameters
     ----------
@@ -69,7 +115,7 @@ def generate(
 
     Returns
     -------
-    list of str
+    list of Reply
         In the order of the prompts.
 
     Raises
@@ -90,7 +136,7 @@ def generate(
         called = names or [f"prompt {i}" for i in range(len(side))]
         _check_lengths(side, model, max_new_tokens, called)
     order = sorted(range(len(prompts)), key=lambda i: len(ids[0][i]))
-    replies = [""] * len(order)
+    replies = [Reply("", [], False)] * len(order)
     ends, pad = end_ids(tokenizer, model), tokenizer.pad_token_id
     was_training = model.training
     model.eval()
@@ -102,7 +148,7 @@ def generate(
             states = [_State(model, [side[i] for i in rows], pad) for side in ids]
             sampled = _decode(states, uniforms, ends, temperature, top_p, alpha)
             for i, tokens in zip(rows, sampled, strict=True):
-                replies[i] = str(tokenizer.decode(tokens, skip_special_tokens=True))
+                replies[i] = reply_of(tokenizer, tokens, ends)
             bar.update(len(rows))
     finally:
         bar.close()
@@ -175,7 +221,7 @@ def _decode(
     top_p: float,
     alpha: float,
 ) -> list[list[int]]:
-    """Token ids per row, up to and without the first token of `ends`."""
+    """Token ids per row; what follows the first of `ends` is a filling."""
     rows, steps = uniforms.shape
     numbers = torch.tensor(uniforms, device=states[0].mask.device)
     done = torch.zeros(rows, dtype=torch.bool, device=numbers.device)
@@ -193,14 +239,44 @@ def _decode(
             break
         for state in states:
             state.append(token)
-    tokens = torch.stack(columns, dim=1).tolist()
-    return [before_end(row, ends) for row in tokens]
+    return torch.stack(columns, dim=1).tolist()
 
 
-def before_end(tokens: list[int], ends: list[int]) -> list[int]:
-    """Tokens up to the first that is an end."""
+def reply_of(
+    tokenizer: PreTrainedTokenizerBase, tokens: list[int], ends: list[int]
+) -> Reply:
+    """The reply that sampled tokens hold, up to the first that is an end."""
     stop = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
-    return tokens[:stop]
+    text = str(tokenizer.decode(tokens[:stop], skip_special_tokens=True))
+    return Reply(text, tokens[: stop + 1], finished=stop < len(tokens))
+
+
+def respelt(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    replies: Sequence[Reply],
+) -> list[bool]:
+    """Whether the text of each reply is written in other tokens than were sampled.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        Of the model.
+    prompts : sequence of str
+        Rendered text.
+    replies : sequence of Reply
+        One per prompt. Of one that was cut, the tokens that it has count.
+
+    Returns
+    -------
+    list of bool
+    """
+    rows = encode_many(tokenizer, prompts, [reply.text for reply in replies])
+    pairs = zip(rows, replies, strict=True)
+    return [
+        (ids if reply.finished else ids[: len(reply.ids)]) != reply.ids
+        for (_, ids), reply in pairs
+    ]
 
 
 def pick(

@@ -31,11 +31,9 @@ def max_positions(model: PreTrainedModel) -> int | None:
 def encode_many(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
-    replies: Sequence[str],
+    replies: Sequence[str | Sequence[int]],
     max_length: int | None = None,
     *,
-    special: bool = True,
-    written: bool = False,
     names: Sequence | None = None,
 ) -> list[Row]:
     """Tokenise rows: each reply as the model would have written it.
@@ -44,14 +42,13 @@ def encode_many(
     ----------
     tokenizer : PreTrainedTokenizerBase
         Of the model.
-    prompts, replies : sequence of str
-        Rendered prompts, and one reply to each.
+    prompts : sequence of str
+        Rendered text.
+    replies : sequence of str, or of list of int
+        One reply to each prompt: its text, or the ids that were sampled, the end of a
+        finished reply in them. Ids stay as they are.
     max_length : int, optional
         Cuts the end of a reply, as TRL does.
-    special : bool
-        False leaves out the tokenizer's own special tokens.
-    written : bool
-        The replies are what the template wrote, so nothing is added to them.
     names : sequence, optional
         What errors call each row; None: its number.
 
@@ -72,26 +69,60 @@ def encode_many(
     up to the end of its turn (`mipo.lm.prompts.reply_text`): the ids are those of the
     same conversation in messages. Behind other text the ids are those that TRL makes of
     its standard format.
+    """
+    _check_replies(prompts, replies, names or range(len(prompts)))
+    around = wrapping(tokenizer)
+    turns = [
+        reply_text(tokenizer, prompt, reply, around)
+        if isinstance(reply, str)
+        else reply
+        for prompt, reply in zip(prompts, replies, strict=True)
+    ]
+    return join(tokenizer, prompts, turns, max_length, names=names)
 
-    Prompt and reply are tokenised together and the reply is what follows the prompt's
+
+def join(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    turns: Sequence[str | Sequence[int]],
+    max_length: int | None = None,
+    *,
+    names: Sequence | None = None,
+) -> list[Row]:
+    """Tokenise prompts and what the chat template writes behind them.
+
+    Parameters
+    ----------
+    tokenizer, prompts, max_length, names
+        As in `encode_many`.
+    turns : sequence of str, or of list of int
+        One to each prompt, with the end where it has one; ids stay as they are.
+
+    Returns
+    -------
+    list of (prompt ids, reply ids)
+        One row per prompt.
+
+    Raises
+    ------
+    ValueError
+        For what has no token, and a prompt that leaves no room for the reply.
+
+    Notes
+    -----
+    Prompt and turn are tokenised together and the reply is what follows the prompt's
     own tokens, so that a tokenizer may treat the reply as a continuation. Where tokens
     would merge across the boundary (TRL warns and shortens the prompt there), the two
     are tokenised separately instead: the model samples after the prompt's own tokens,
     and is trained after the same ones.
     """
     names = names or range(len(prompts))
-    _check_texts(prompts, replies, names)
-    heads = _distinct_ids(tokenizer, prompts, special)
-    tails = replies if written else _closed_replies(tokenizer, prompts, replies)
-    both = [prompt + tail for prompt, tail in zip(prompts, tails, strict=True)]
-    joint = token_ids(tokenizer, both, special)
+    distinct = list(dict.fromkeys(prompts))
+    known = dict(zip(distinct, token_ids(tokenizer, distinct), strict=True))
+    heads = [known[prompt] for prompt in prompts]
+    tails = _turn_ids(tokenizer, prompts, turns, heads)
     rows = []
-    for name, prompt, text, ids in zip(names, prompts, tails, joint, strict=True):
-        head = heads[prompt]
-        if ids[: len(head)] == head:
-            tail = ids[len(head) :]
-        else:
-            tail = token_ids(tokenizer, [text], special=False)[0]
+    for name, head, tail in zip(names, heads, tails, strict=True):
         if max_length is not None:
             if len(head) >= max_length:
                 raise ValueError(
@@ -105,6 +136,27 @@ def encode_many(
             raise ValueError(f"row {name}: {culprit} has no token; give it some text")
         rows.append((head, tail))
     return rows
+
+
+def _turn_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    turns: Sequence[str | Sequence[int]],
+    heads: Sequence[list[int]],
+) -> list[list[int]]:
+    """Ids of each turn behind its prompt, whose ids are `heads`."""
+    texts = {i: turn for i, turn in enumerate(turns) if isinstance(turn, str)}
+    both = [prompts[i] + turn for i, turn in texts.items()]
+    joint = dict(zip(texts, token_ids(tokenizer, both), strict=True))
+    tails = []
+    for i, (turn, head) in enumerate(zip(turns, heads, strict=True)):
+        if not isinstance(turn, str):
+            tails.append(list(turn))
+        elif joint[i][: len(head)] == head:
+            tails.append(joint[i][len(head) :])
+        else:
+            tails += token_ids(tokenizer, [turn], special=False)
+    return tails
 
 
 def token_ids(
@@ -148,24 +200,6 @@ def _adds_end(tokenizer: PreTrainedTokenizerBase) -> bool:
     )
     end = [tokenizer.eos_token_id]
     return bool(len(closed) > len(bare) and closed[-1:] == end != bare[-1:])
-
-
-def _distinct_ids(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool
-) -> dict[str, list[int]]:
-    distinct = list(dict.fromkeys(texts))
-    return dict(zip(distinct, token_ids(tokenizer, distinct, special), strict=True))
-
-
-def _closed_replies(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], replies: Sequence[str]
-) -> list[str]:
-    """What stands behind each prompt; see `mipo.lm.prompts.reply_text`."""
-    around = wrapping(tokenizer)
-    return [
-        reply_text(tokenizer, prompt, reply, around)
-        for prompt, reply in zip(prompts, replies, strict=True)
-    ]
 
 
 def end_ids(
@@ -212,20 +246,31 @@ def encode(
     return encode_many(tokenizer, [prompt], [reply], max_length)[0]
 
 
-def _check_texts(
-    prompts: Sequence[str], replies: Sequence[str], names: Sequence
+def is_ids(reply: object) -> bool:
+    """Whether a reply is given as token ids."""
+    if not isinstance(reply, Sequence) or isinstance(reply, str) or not len(reply):
+        return False
+    return all(isinstance(token, int) for token in reply)
+
+
+def _check_replies(
+    prompts: Sequence[str], replies: Sequence[str | Sequence[int]], names: Sequence
 ) -> None:
     if len(prompts) != len(replies):
         raise ValueError(
             f"{len(prompts)} prompts but {len(replies)} replies; "
             "give one reply (or list) per prompt"
         )
-    for kind, texts in (("prompt", prompts), ("reply", replies)):
-        for name, text in zip(names, texts, strict=True):
-            if not isinstance(text, str):
-                raise ValueError(
-                    f"row {name}: the {kind} must be text; got {type(text).__name__}"
-                )
+    for name, prompt, reply in zip(names, prompts, replies, strict=True):
+        if not isinstance(prompt, str):
+            raise ValueError(
+                f"row {name}: the prompt must be text; got {type(prompt).__name__}"
+            )
+        if not isinstance(reply, str) and not is_ids(reply):
+            raise ValueError(
+                f"row {name}: the reply must be text, or the ids of its tokens; "
+                f"got {type(reply).__name__}"
+            )
 
 
 def check_lengths(

@@ -185,7 +185,7 @@ def train_base(
     return model, tokenizer, losses
 
 
-def sample_replies(
+def sample(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Mapping[str, Any]],
@@ -194,7 +194,7 @@ def sample_replies(
     contexts: Sequence[str] | None = None,
     max_new_tokens: int = 24,
     **settings: Any,
-) -> list[str]:
+) -> list[sampling.Reply]:
     """Sample one reply per example.
 
     Parameters
@@ -204,15 +204,39 @@ def sample_replies(
     examples : sequence of dict
         Examples of the small world.
     seed, max_new_tokens, **settings
-        As in `mipo.pairs.generate`.
+        As in `mipo.lm.sampling.sample`.
     contexts : sequence of str, optional
         One per example, in place of its own.
+
+    Returns
+    -------
+    list of Reply
     """
     contexts = contexts or [r["context"] for r in examples]
     prompts = [
         render(tokenizer, example["query"], context)
         for example, context in zip(examples, contexts, strict=True)
     ]
-    return sampling.generate(
+    return sampling.sample(
         model, tokenizer, prompts, max_new_tokens=max_new_tokens, seed=seed, **settings
     )
+
+
+def sample_replies(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Mapping[str, Any]],
+    **settings: Any,
+) -> list[str]:
+    """Sample one reply per example, as text.
+
+    Parameters
+    ----------
+    model, tokenizer, examples, **settings
+        As in `sample`.
+
+    Returns
+    -------
+    list of str
+    """
+    return [reply.text for reply in sample(model, tokenizer, examples, **settings)]

@@ -23,6 +23,7 @@ from mipo import cache, files, jsonl
 from mipo.cache import Run
 from mipo.data import render
 from mipo.evaluate.diversity import token_lengths
+from mipo.lm.sampling import TOKEN_COLUMNS, respelt
 from mipo.pairs import REJECTED_STREAM, draw_partners
 from mipo.preference_data import written
 from mipo_study import methods
@@ -355,7 +356,7 @@ def engine_of(
     examples : sequence of dict
         On whose prompts it is timed.
     sampling : dict
-        Keywords of `serving.generate`.
+        Keywords of `serving.sample`.
     engine : str
         "auto", or one of `serving.ENGINES`.
     batch_size : int
@@ -414,7 +415,7 @@ def make_replies(
     seed : int
         Of the sampling.
     sampling : dict
-        Keywords of `serving.generate`: temperature, top_p, max_new_tokens, engine.
+        Keywords of `serving.sample`: temperature, top_p, max_new_tokens, engine.
     batch_size : int
         Prompts at once.
     progress : bool
@@ -423,7 +424,9 @@ def make_replies(
     Returns
     -------
     Run
-        Metrics: tokens (mean length of a reply), empty (share of replies).
+        Metrics: tokens (mean length of a reply); empty, cut (at max_new_tokens) and
+        respelt (its text is written in other tokens than were sampled), shares of
+        replies.
     """
     config = {
         **sampling,
@@ -435,7 +438,7 @@ def make_replies(
     def make(folder: Path) -> dict:
         model, tokenizer = model_of(policy)
         prompts, names = prompts_of(tokenizer, examples)
-        replies = serving.generate(
+        replies = serving.sample(
             model,
             tokenizer,
             prompts,
@@ -445,10 +448,15 @@ def make_replies(
             progress=progress,
             **sampling,
         )
-        files.write_whole(folder / "replies.json", files.dumps(replies))
+        texts = [reply.text for reply in replies]
+        ids = [reply.ids for reply in replies]
+        said = files.dumps({"texts": texts, "ids": ids})
+        files.write_whole(folder / "replies.json", said)
         return {
-            "tokens": float(token_lengths(replies, tokenizer).mean()),
-            "empty": float(np.mean([not reply.strip() for reply in replies])),
+            "tokens": float(token_lengths(texts, tokenizer).mean()),
+            "empty": float(np.mean([not text.strip() for text in texts])),
+            "cut": float(np.mean([not reply.finished for reply in replies])),
+            "respelt": float(np.mean(respelt(tokenizer, prompts, replies))),
         }
 
     small = len(examples) * sampling["max_new_tokens"] <= SMALL
@@ -465,7 +473,12 @@ def make_replies(
 
 def read_replies(run: Run) -> list[str]:
     """The replies of a run of `make_replies`, one per example."""
-    return json.loads(run.read("replies.json"))
+    return json.loads(run.read("replies.json"))["texts"]
+
+
+def read_ids(run: Run) -> list[list[int]]:
+    """The tokens of the replies of a run of `make_replies`, as they were sampled."""
+    return json.loads(run.read("replies.json"))["ids"]
 
 
 # ---- pairs ----
@@ -551,16 +564,18 @@ def make_pairs(
         rejected = replies(negatives, seed + REJECTED_STREAM)
 
     def make(folder: Path) -> dict:
-        better = read_replies(chosen)
+        better, their_ids = read_replies(chosen), read_ids(chosen)
         if rejected is None:
             partners = draw_partners(len(examples), kind, seed=seed)
             worse = [better[j] for (j,) in partners]
+            ids = [their_ids[j] for (j,) in partners]
         else:
-            worse = read_replies(rejected)
+            worse, ids = read_replies(rejected), read_ids(rejected)
         rows = [
-            conversational(example, y, z)
-            for example, y, z in zip(examples, better, worse, strict=True)
-            if y != z and y.strip() and z.strip()
+            conversational(example, better[i], worse[i])
+            | dict(zip(TOKEN_COLUMNS, (their_ids[i], ids[i]), strict=True))
+            for i, example in enumerate(examples)
+            if better[i] != worse[i] and better[i].strip() and worse[i].strip()
         ]
         if not rows:
             raise ValueError(
@@ -758,7 +773,7 @@ def train_method(
     seed : int
         Of pairs and training.
     sampling : dict
-        Keywords of `serving.generate`, for the pairs.
+        Keywords of `serving.sample`, for the pairs.
     shots : int
         See `as_examples`.
     lr, beta, batch_size : float

@@ -21,6 +21,7 @@ from mipo_study.hub.runs import (
     Policy,
     digest_of,
     model_of,
+    read_ids,
     read_replies,
     run_or_load,
 )
@@ -191,7 +192,7 @@ def measure(
 
     def make(folder: Path) -> dict:
         crowd = reference_free.groups(examples, contexts, seed=seed)
-        texts = read_replies(replies)
+        sampled = read_ids(replies)
         values: dict[str, list[float]] = {}
         by_scorer = {}
         for end, scorer in (("", policy), ("_base", base)):
@@ -201,7 +202,7 @@ def measure(
                     model,
                     tokenizer,
                     examples,
-                    texts,
+                    sampled,
                     crowd,
                     batch_size=batch_size,
                     progress=progress,
@@ -213,7 +214,7 @@ def measure(
         files.write_whole(folder / "scores.json", files.dumps(values))
         means = {name: float(np.mean(column)) for name, column in values.items()}
         return means | {
-            "self_bleu": reference_free.alike(texts, examples),
+            "self_bleu": reference_free.alike(read_replies(replies), examples),
             "chance": 1 / max(map(len, crowd)),
         }
 

@@ -31,7 +31,7 @@ def check_engine(engine: str) -> str:
     return engine
 
 
-def generate(
+def sample(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
@@ -44,22 +44,22 @@ def generate(
     batch_size: int = 64,
     names: Sequence[str] | None = None,
     progress: bool = False,
-) -> list[str]:
+) -> list[sampling.Reply]:
     """One reply per rendered prompt.
 
     Parameters
     ----------
     model, tokenizer, prompts, max_new_tokens, temperature, top_p, seed
-        See `sampling.generate`.
+        See `sampling.sample`.
     engine : str
-        "batched": `sampling.generate`; "continuous": transformers' generate_batch.
+        "batched": `sampling.sample`; "continuous": transformers' generate_batch.
         `choose` says which is faster.
     batch_size, names, progress
-        See `sampling.generate`; "continuous" has no use for them.
+        See `sampling.sample`; "continuous" has no use for them.
 
     Returns
     -------
-    list of str
+    list of Reply
         In the order of the prompts.
 
     Raises
@@ -68,7 +68,7 @@ def generate(
         For an unknown engine, or "continuous" where the model has none.
     """
     if check_engine(engine) == "batched":
-        return sampling.generate(
+        return sampling.sample(
             model,
             tokenizer,
             prompts,
@@ -110,7 +110,7 @@ def choose(
     Parameters
     ----------
     model, tokenizer, prompts, batch_size, names, max_new_tokens, **settings
-        See `generate`.
+        See `sample`.
 
     Returns
     -------
@@ -130,18 +130,18 @@ def choose(
     part = list(prompts[:count])
     settings |= {"batch_size": batch_size, "names": names and list(names[:count])}
 
-    def sample(engine: str, longest: int) -> float:
+    def timed(engine: str, longest: int) -> float:
         """Seconds that it takes."""
         how: dict[str, Any] = {"max_new_tokens": longest, **settings}
         start = time.perf_counter()
-        generate(model, tokenizer, part, engine=engine, **how)
+        sample(model, tokenizer, part, engine=engine, **how)
         return time.perf_counter() - start
 
     seconds: dict[str, float] = {}
     for engine in ENGINES:
         try:
-            sample(engine, min(8, max_new_tokens))
-            seconds[engine] = sample(engine, max_new_tokens)
+            timed(engine, min(8, max_new_tokens))
+            seconds[engine] = timed(engine, max_new_tokens)
         except Exception as error:
             if engine == "batched":
                 raise
@@ -158,17 +158,17 @@ def continuous(
     temperature: float,
     top_p: float,
     seed: int,
-) -> list[str]:
+) -> list[sampling.Reply]:
     """One reply per rendered prompt by transformers' continuous batching.
 
     Parameters
     ----------
     model, tokenizer, prompts, max_new_tokens, temperature, top_p, seed
-        See `sampling.generate`.
+        See `sampling.sample`.
 
     Returns
     -------
-    list of str
+    list of Reply
 
     Raises
     ------
@@ -204,8 +204,7 @@ def continuous(
             f"continuous batching gave {len(outputs)} replies to {len(prompts)} prompts"
         )
     # generate_batch keeps the order of its inputs.
-    ids = [
-        sampling.before_end(output.generated_tokens, ends)
+    return [
+        sampling.reply_of(tokenizer, output.generated_tokens, ends)
         for output in outputs.values()
     ]
-    return [str(tokenizer.decode(row, skip_special_tokens=True)) for row in ids]

@@ -22,6 +22,7 @@ from datasets import Dataset
 
 from mipo import files, jsonl
 from mipo.lm import checkpoints
+from mipo.lm.sampling import TOKEN_COLUMNS
 from mipo.lm.tokens import max_positions
 from mipo.models import load_model, require_finite
 from mipo.preference_data import as_text
@@ -209,13 +210,18 @@ def run(spec: Mapping[str, Any]) -> dict[str, Any]:
 def rows_of(
     path: str | Path, tokenizer: PreTrainedTokenizerBase
 ) -> Dataset | list[dict]:
-    """Pairs of a file as text, those of a conversational file by the chat template."""
+    """Pairs of a file as text, those of a conversational file by the chat template.
+
+    Replies that were sampled keep the ids that the file has beside them.
+    """
     pairs = jsonl.rows(path)
     if isinstance(pairs[0]["prompt"], str):
         return Dataset.from_list(pairs)
     name = Path(path).name
     named = [pair | {"read_from": f"{name}, row {i}"} for i, pair in enumerate(pairs)]
-    return as_text(named, tokenizer)
+    sampled = [{c: pair[c] for c in TOKEN_COLUMNS if c in pair} for pair in pairs]
+    texts = as_text(named, tokenizer)
+    return [text | ids for text, ids in zip(texts, sampled, strict=True)]
 
 
 def peak_gb() -> float | None:
