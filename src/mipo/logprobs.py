@@ -18,7 +18,13 @@ from torch import Tensor
 
 from mipo.lm.reply_logps import first_tokens, sequence_logps, sum_rows, token_logps
 from mipo.lm.row_scores import LogProbs, score_rows
-from mipo.lm.tokens import check_lengths, encode_many, is_ids, max_positions
+from mipo.lm.tokens import (
+    check_embeddings,
+    check_lengths,
+    encode_many,
+    is_ids,
+    max_positions,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -80,8 +86,8 @@ def response_logps(
     Raises
     ------
     ValueError
-        Where a row is longer than the model's positions, and for numbers of replies
-        that differ.
+        Where a row is longer than the model's positions, where the model has no
+        embedding of a token, and for numbers of replies that differ.
     """
     k = _check_counts(replies)
     if len(prompts) != len(replies):
@@ -97,6 +103,7 @@ def response_logps(
     )
     names = [i // repeats for i in range(len(rows))]
     check_lengths(rows, max_positions(model), names=names)
+    check_embeddings(rows, tokenizer, model, "prompts and replies")
     scores = score_rows(
         model,
         rows,
@@ -230,6 +237,7 @@ def prompt_pmi(
     """
     rows = encode_many(tokenizer, prompts, replies)
     check_lengths(rows, max_positions(model))
+    check_embeddings(rows, tokenizer, model, "prompts and replies")
     start = start_token(tokenizer)
 
     def score(rows: list[tuple[list[int], list[int]]]) -> LogProbs:

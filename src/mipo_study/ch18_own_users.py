@@ -20,6 +20,7 @@ from transformers.utils import logging
 from mipo import evaluate, files, preference_data
 from mipo.cache import Run
 from mipo.evaluate import token_lengths
+from mipo.lm.tokens import token_ids
 from mipo.losses import gamma_decay
 from mipo.worlds import population
 from mipo_study import methods, tables
@@ -159,7 +160,7 @@ def require_known_words(base: Place, examples: Sequence[dict], where: str) -> No
     _, tokenizer = runs.model_of(base)
     unknown = tokenizer.unk_token_id
     prompts = [runs.prompt_text(tokenizer, example) for example in examples]
-    ids = [token for row in tokenizer(prompts)["input_ids"] for token in row]
+    ids = [token for row in token_ids(tokenizer, prompts) for token in row]
     share = ids.count(unknown) / len(ids) if unknown is not None else 0.0
     if share > UNKNOWN_SHARE:
         raise ValueError(

@@ -8,6 +8,7 @@ import torch
 from chat_tokenizers import KINDS, TOKENS, build
 
 from mipo import logprobs, losses, models, pairs, preference_data
+from mipo.baselines import reinforce
 from mipo.data import render
 from mipo.lm import batches, prompts, sampling, tokens
 
@@ -146,6 +147,65 @@ def test_a_prompt_that_begins_the_reply_ends_its_turn(kind):
     assert tail[-1] == turn_end(tokenizer)
 
 
+ZEPHYR = (
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}{{ eos_token }}\n"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("kind", ["llama2", "mistral", "llama3"])
+def test_a_start_that_only_the_tokenizer_writes_stands_before_text_and_messages(kind):
+    """As of Zephyr and TinyLlama: the template begins with the user's turn."""
+    tokenizer = build(kind)
+    tokenizer.chat_template = ZEPHYR
+    talk = {
+        "prompt": [{"role": "user", "content": "Do you?"}],
+        "chosen": [{"role": "assistant", "content": REPLY}],
+        "rejected": [{"role": "assistant", "content": "No."}],
+    }
+    prompt = render(tokenizer, "Do you?")
+    text = {"prompt": prompt, "chosen": REPLY, "rejected": "No."}
+    rows = [trained_rows([row], tokenizer) for row in (talk, text)]
+    head, tail = rows[0][0][0]
+    assert rows[0] == rows[1]
+    assert head == tokens.token_ids(tokenizer, [prompt])[0]
+    assert head[0] == tokenizer.bos_token_id and tokenizer.bos_token_id not in head[1:]
+    whole = f"<|user|>\nDo you?{{0}}\n<|assistant|>\n{REPLY}{{0}}"
+    assert head + tail == tokenizer(whole.format(tokenizer.eos_token))["input_ids"]
+
+
+@pytest.mark.parametrize("column", ["prompt", "chosen", "rejected"])
+@pytest.mark.parametrize("value", [None, [], [None]])
+def test_messages_that_are_none_are_named_with_their_row(column, value):
+    row = {
+        "prompt": [{"role": "user", "content": "Do you?"}],
+        "chosen": [{"role": "assistant", "content": REPLY}],
+        "rejected": [{"role": "assistant", "content": "No."}],
+    }
+    rows = [row, row | {column: value}]
+    with pytest.raises(ValueError, match="row 1 of pairs: "):
+        trained_rows(rows, build("gemma"))
+
+
+def test_what_a_template_refuses_is_named_with_its_row():
+    """Gemma's has no system turn; another takes only turns that alternate."""
+    tokenizer = build("gemma")
+    tokenizer.chat_template = (
+        "{% if messages[-1]['content'] == 'No.' %}"
+        "{{ raise_exception('no such reply') }}{% endif %}"
+    ) + tokenizer.chat_template
+    row = {
+        "prompt": [{"role": "user", "content": "Do you?"}],
+        "chosen": [{"role": "assistant", "content": REPLY}],
+        "rejected": [{"role": "assistant", "content": "Never."}],
+    }
+    for column, role in (("prompt", "user"), ("rejected", "assistant")):
+        wrong = row | {column: [{"role": role, "content": "No."}]}
+        what = r"row 1 of pairs: the model's chat template refuses .*\(no such reply\)"
+        with pytest.raises(ValueError, match=what):
+            trained_rows([row, wrong], tokenizer)
+
+
 THINKS = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
@@ -281,13 +341,18 @@ def test_a_finished_reply_keeps_its_end_and_a_cut_one_has_none(kind):
     assert trained([row], tokenizer)[0][1][-1] == tail[-1]
 
 
-def trained(rows, tokenizer, model=None, loss="simpo"):
-    """Reply ids of each row, as a training has them."""
+def trained_rows(rows, tokenizer, model=None, loss="simpo"):
+    """Prompt ids and reply ids, as a training has them."""
     model = model or Spells([0], len(tokenizer), [])
     common = {"name": "pairs", "max_length": None}
     common["reference"] = lambda rows: torch.zeros(len(rows))
-    found = batches.prepare(rows, tokenizer, model, losses.get(loss), **common)
-    return [[tail for _, tail in rows] for rows in found.sets]
+    return batches.prepare(rows, tokenizer, model, losses.get(loss), **common).sets
+
+
+def trained(rows, tokenizer, model=None, loss="simpo"):
+    """Reply ids of each row, as a training has them."""
+    sets = trained_rows(rows, tokenizer, model, loss)
+    return [[tail for _, tail in rows] for rows in sets]
 
 
 @every_kind
@@ -369,6 +434,40 @@ def test_sampled_ids_score_what_they_had_while_they_were_sampled(kind, monkeypat
     twice = logprobs.response_logps(model, tokenizer, prompts, both)
     assert twice.summed[:, 0].tolist() == pytest.approx(sums, abs=1e-4)
     assert twice.tokens[:, 1].tolist() == [1] * len(ids)
+
+
+def test_a_token_without_embedding_is_named_wherever_ids_are_taken():
+    """Else: "index out of range in self"."""
+    tokenizer = build("qwen2.5")
+    model = models.small_model(tokenizer, hidden=16, layers=1, heads=2)
+    tokenizer.add_tokens(["<new>"])
+    ask, new = render(tokenizer, "Do you?"), render(tokenizer, "<new>")
+    wrong = "token '<new>' has id .*; call model.resize_token_embeddings"
+    for prompt, reply in ((new, REPLY), (ask, "<new>"), (ask, [len(tokenizer) - 1])):
+        with pytest.raises(ValueError, match=f"prompts and replies: {wrong}"):
+            logprobs.response_logps(model, tokenizer, [prompt], [reply])
+    with pytest.raises(ValueError, match=f"prompts and replies: {wrong}"):
+        logprobs.prompt_pmi(model, tokenizer, [new], [REPLY])
+    with pytest.raises(ValueError, match=f"prompts: {wrong}"):
+        sampling.sample(model, tokenizer, [ask, new])
+
+
+@every_kind
+@pytest.mark.parametrize("adds_end", [False, True])
+def test_reinforce_samples_and_scores_after_the_same_ids(kind, adds_end, monkeypatch):
+    tokenizer = build(kind, adds_end=adds_end)
+    model = models.small_model(tokenizer, hidden=16, layers=1, heads=2)
+    asked = []
+    monkeypatch.setattr(
+        reinforce, "_check_finite", lambda model, ids, when: asked.append(ids)
+    )
+    examples = [{"query": "Do you?"}, {"query": "What is a loan?"}]
+    rows = reinforce.sample_rows(model, tokenizer, examples, 2, 5, seed=3)
+    prompts = [render(tokenizer, e["query"]) for e in examples for _ in range(2)]
+    said = sampling.sample(model, tokenizer, prompts, max_new_tokens=5, seed=3)
+    heads = [tokens.encode(tokenizer, prompt, REPLY)[0] for prompt in prompts]
+    assert asked == heads[:1]
+    assert rows == [(head, reply.ids) for head, reply in zip(heads, said, strict=True)]
 
 
 def test_ids_that_say_something_else_are_refused():

@@ -1,10 +1,13 @@
 """Chapter 18's measures by hand: gains with whole persons, replies side by side."""
 
 import math
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from chat_tokenizers import build
 
+from mipo.lm.tokens import token_ids
 from mipo_study import ch18_own_users as own
 
 
@@ -92,3 +95,19 @@ def test_fewer_persons_widen_the_interval():
 
 def test_without_training_there_is_nothing_to_widen():
     assert math.isnan(own.widening(BASE, persons=2))
+
+
+def test_words_are_counted_in_the_tokens_that_a_model_is_asked_with(monkeypatch):
+    """An end that the tokenizer adds to every text is none of them."""
+    tokenizer = build("mistral", adds_end=True)
+    example = {"query": "漢", "context": "", "read_from": "r"}
+    prompt = own.runs.prompt_text(tokenizer, example)
+    (ids,) = token_ids(tokenizer, [prompt])
+    share = ids.count(tokenizer.unk_token_id) / len(ids)
+    monkeypatch.setattr(own.runs, "model_of", lambda base: (None, tokenizer))
+    monkeypatch.setattr(own, "UNKNOWN_SHARE", share - 1e-9)
+    base = SimpleNamespace(name="small")
+    with pytest.raises(ValueError, match="are unknown to small"):
+        own.require_known_words(base, [example], "mine.jsonl")
+    monkeypatch.setattr(own, "UNKNOWN_SHARE", share)
+    own.require_known_words(base, [example], "mine.jsonl")

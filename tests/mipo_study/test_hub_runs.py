@@ -3,7 +3,9 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import chat_tokenizers
 import pytest
 import torch
 from hub_fixtures import parrot, roomy
@@ -11,7 +13,9 @@ from safetensors.torch import load_file
 
 from mipo import files
 from mipo.evaluate import reference_free
+from mipo.lm import batches
 from mipo.lm.sampling import Reply
+from mipo.losses import simpo
 from mipo_study import methods
 from mipo_study.hub import benchmarks, download, protocol, scores, serving, train
 from mipo_study.hub import runs as real
@@ -603,6 +607,36 @@ def test_what_has_no_room_is_left_out_and_counted(tiny_qwen2):
         match="no train prompt leaves room for 10 tokens.*max_length 5.*raise max_length",
     ):
         kept(max_length=5)
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama2", "phi"])
+def test_rows_count_as_they_are_trained_on(kind):
+    """An empty thought, or a space before the end, takes room as well."""
+    tokenizer = chat_tokenizers.build(kind, adds_end=True)
+    row = {
+        "prompt": [{"role": "user", "content": "What is a loan?"}],
+        "chosen": [{"role": "assistant", "content": "Yes, I do."}],
+        "rejected": [{"role": "assistant", "content": "No."}],
+        "read_from": "r",
+    }
+    (rows,) = batches.prepare(
+        [row],
+        tokenizer,
+        SimpleNamespace(config=SimpleNamespace()),
+        simpo,
+        name="pairs",
+        max_length=None,
+        reference=lambda rows: None,
+    ).sets
+    head, longest = rows[0][0], max(len(tail) for _, tail in rows)
+    found = benchmarks.Data("preferences", [row], [row], {})
+    how = dict(max_new_tokens=1, max_length=len(head) + 1)
+    room = len(head) + longest
+    assert real.that_fit(found, tokenizer, room, **how).test == [row]
+    with pytest.raises(ValueError, match="no test prompt"):
+        real.that_fit(found, tokenizer, room - 1, **how)
+    with pytest.raises(ValueError, match="no train prompt"):
+        real.that_fit(found, tokenizer, room, max_new_tokens=1, max_length=len(head))
 
 
 def test_people_need_room_for_two_contexts(tiny_qwen2):

@@ -20,7 +20,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mipo.lm.tokens import encode_many, end_ids, max_positions, token_ids
+from mipo.lm.tokens import (
+    check_embeddings,
+    encode_many,
+    end_ids,
+    max_positions,
+    token_ids,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -121,8 +127,8 @@ def sample(
     Raises
     ------
     ValueError
-        For an impossible setting, an empty prompt, or one that leaves no room for a
-        reply in the model's context.
+        For an impossible setting, an empty prompt, one that leaves no room for a reply
+        in the model's context, and a token that the model has no embedding of.
     """
     if temperature < 0 or not 0 < top_p <= 1:
         raise ValueError(
@@ -135,6 +141,7 @@ def sample(
     for side in ids:
         called = names or [f"prompt {i}" for i in range(len(side))]
         _check_lengths(side, model, max_new_tokens, called)
+        check_embeddings([(row, []) for row in side], tokenizer, model, "prompts")
     order = sorted(range(len(prompts)), key=lambda i: len(ids[0][i]))
     replies = [Reply("", [], False)] * len(order)
     ends, pad = end_ids(tokenizer, model), tokenizer.pad_token_id

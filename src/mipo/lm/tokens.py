@@ -299,6 +299,33 @@ def check_lengths(
             )
 
 
+def check_embeddings(
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    name: str,
+) -> None:
+    """Raise a ValueError where the model has no embedding of an id.
+
+    Parameters
+    ----------
+    rows : sequence of (prompt ids, reply ids)
+        Of `encode_many`.
+    tokenizer, model
+        Of the policy.
+    name : str
+        What the error calls the rows.
+    """
+    size = _vocabulary(model)
+    largest = max((max(head + tail) for head, tail in rows), default=-1)
+    if size is not None and largest >= size:
+        token = tokenizer.convert_ids_to_tokens(largest)
+        raise ValueError(
+            f"{name}: token {token!r} has id {largest}, and the model has embeddings "
+            f"for {size} tokens; call model.resize_token_embeddings(len(tokenizer))"
+        )
+
+
 UNKNOWN = 0.5  # share of tokens above which a text is not in the tokenizer's language
 
 
@@ -325,14 +352,8 @@ def check_vocabulary(
         Where the model has no embedding of an id, and where more than half of the
         tokens are the unknown token.
     """
+    check_embeddings(rows, tokenizer, model, name)
     ids = np.concatenate([np.asarray(head + tail) for head, tail in rows])
-    size = _vocabulary(model)
-    if size is not None and ids.max() >= size:
-        token = tokenizer.convert_ids_to_tokens(int(ids.max()))
-        raise ValueError(
-            f"{name}: token {token!r} has id {ids.max()}, and the model has embeddings "
-            f"for {size} tokens; call model.resize_token_embeddings(len(tokenizer))"
-        )
     unknown = tokenizer.unk_token_id
     ours = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     known = unknown is None or unknown in ours  # GPT-2 has one token for all of them

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mipo.lm.prompts import render
+from mipo.lm.tokens import token_ids
 from mipo.worlds import polis
 from mipo.worlds.polis import AGREE, DISAGREE, REPLIES, Conversation
 
@@ -377,7 +378,7 @@ def _under(
     # A context holds no question mark, so only the query is replaced.
     prompts = [first.replace(question(names[0]), question(name)) for name in names]
     # (Q, T): they differ in one token.
-    ids = torch.tensor(tokenizer(prompts)["input_ids"], device=model.device)
+    ids = torch.tensor(token_ids(tokenizer, prompts), device=model.device)
     shared = _common_start(ids)
     cache = model(
         input_ids=ids[:1, :shared], use_cache=True, logits_to_keep=1

@@ -24,6 +24,7 @@ from mipo.cache import Run
 from mipo.data import render
 from mipo.evaluate.diversity import token_lengths
 from mipo.lm.sampling import TOKEN_COLUMNS, respelt
+from mipo.lm.tokens import encode_many, token_ids
 from mipo.pairs import REJECTED_STREAM, draw_partners
 from mipo.preference_data import written
 from mipo_study import methods
@@ -248,8 +249,7 @@ def that_fit(
     room = positions or math.inf
     judges_room = judge or math.inf
 
-    def fits(row: dict, part: str) -> bool:
-        length, longest_reply = _lengths(tokenizer, row, dataset.kind, shots)
+    def fits(part: str, length: int, longest_reply: int) -> bool:
         prompt = length * (2 if dataset.kind == "people" else 1)
         if part == "train":
             return prompt + max_new_tokens <= room and length < max_length
@@ -257,8 +257,12 @@ def that_fit(
         reply = max(max_new_tokens, longest_reply)
         return prompt + reply <= room and question <= judges_room
 
-    train = [row for row in dataset.train if fits(row, "train")]
-    test = [row for row in dataset.test if fits(row, "test")]
+    def fitting(part: str) -> list[dict]:
+        rows = getattr(dataset, part)
+        lengths = _lengths(tokenizer, rows, dataset.kind, shots)
+        return [row for row, n in zip(rows, lengths, strict=True) if fits(part, *n)]
+
+    train, test = fitting("train"), fitting("test")
     for part, rows in (("train", train), ("test", test)):
         if not rows:
             raise ValueError(
@@ -276,16 +280,21 @@ def that_fit(
 
 
 def _lengths(
-    tokenizer: PreTrainedTokenizerBase, row: dict, kind: str, shots: int
-) -> tuple[int, int]:
-    """Tokens of a row's prompt, and of the longer of its labelled replies or 0."""
-    (example,) = as_examples([row], kind, shots)
-    labelled = []
-    if kind == "preferences":
-        labelled = [row[side][0]["content"] for side in ("chosen", "rejected")]
-    texts = [prompt_text(tokenizer, example), *labelled]
-    prompt, *replies = tokenizer(texts, verbose=False)["input_ids"]
-    return len(prompt), max(map(len, replies), default=-1) + 1  # and its end
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict], kind: str, shots: int
+) -> list[tuple[int, int]]:
+    """Tokens of each row's prompt, and of the longer of its labelled replies or 0.
+
+    Replies count as they are trained on: with what the chat template puts before them,
+    and their end.
+    """
+    prompts, _ = prompts_of(tokenizer, as_examples(rows, kind, shots))
+    longest = [0] * len(rows)
+    for side in ("chosen", "rejected") if kind == "preferences" else ():
+        replies = [row[side][0]["content"] for row in rows]
+        tails = [tail for _, tail in encode_many(tokenizer, prompts, replies)]
+        longest = [max(n, len(tail)) for n, tail in zip(longest, tails, strict=True)]
+    heads = token_ids(tokenizer, prompts)
+    return [(len(head), n) for head, n in zip(heads, longest, strict=True)]
 
 
 # ---- replies ----
