@@ -23,11 +23,12 @@ from mipo.evaluate.diversity import (
     token_lengths,
 )
 from mipo.files import write_whole
+from mipo.lm.sampling import Reply
 from mipo.models import load_model
 from mipo.world import World
 from mipo.worlds import population, scoring
 from mipo.worlds.grammar import ATTRIBUTES, TASKS
-from mipo.worlds.language_model import sample_replies
+from mipo.worlds.language_model import sample
 from mipo.worlds.population import Person
 from mipo_study.experiment import Policy, model_folder
 
@@ -160,11 +161,12 @@ def reply_in_conditions(
         n_people=n_people, per_task=per_task, draws=draws, seed=seed, closely=closely
     )
     every = [example for part in examples.values() for example in part]
-    sampled = sample_replies(model, tokenizer, every, seed=seed, progress=progress)
-    replies, begin = {}, 0
+    said = sample(model, tokenizer, every, seed=seed, progress=progress)
+    sampled, begin = {}, 0
     for condition, part in examples.items():
-        replies[condition] = sampled[begin : begin + len(part)]
+        sampled[condition] = said[begin : begin + len(part)]
         begin += len(part)
+    replies = {name: [one.text for one in part] for name, part in sampled.items()}
     write_whole(folder / "replies.json", json.dumps(replies))
     scores = {name: _scores(replies[name], part) for name, part in examples.items()}
     write_whole(folder / "scores.json", json.dumps(scores))
@@ -172,7 +174,9 @@ def reply_in_conditions(
     repeated = replies[REPEATED]
     by_prompt = [repeated[i : i + draws] for i in range(0, len(repeated), draws)]
     return {
-        "information": _information(model, tokenizer, unseen, prompts, contexts),
+        "information": _information(
+            model, tokenizer, sampled["unseen"], prompts, contexts
+        ),
         "tokens": float(token_lengths(unseen, tokenizer).mean()),
         **variety(unseen, prompts),
         "within": float(np.mean([self_bleu(texts) for texts in by_prompt])),
@@ -188,13 +192,13 @@ def _scores(replies: Sequence[str], examples: Sequence[Example]) -> dict[str, li
 def _information(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    replies: Sequence[str],
+    replies: Sequence[Reply],
     examples: Sequence[Example],
     contexts: int,
 ) -> float:
     few = among(examples, contexts)
     rows = zip(replies, examples, strict=True)
-    theirs = [reply for reply, example in rows if example["person"] < contexts]
+    theirs = [reply.ids for reply, example in rows if example["person"] < contexts]
     people = {example["person"]: example["context"] for example in few}
     return scoring.information(
         model, tokenizer, theirs, few, contexts=list(people.values())

@@ -21,7 +21,7 @@ from mipo.data import render
 from mipo.logprobs import conditional_pmi, pmi_over_contexts, response_logps
 from mipo.world import World
 from mipo.worlds import scoring, wide
-from mipo.worlds.language_model import sample_replies
+from mipo.worlds.language_model import sample, sample_replies
 from mipo_study import experiment, methods
 from mipo_study.ch16_gains import tilted_mean
 from mipo_study.experiment import Policy, Trial
@@ -436,12 +436,12 @@ def prospect(
     examples = examples_of(n_people, width, split=split, seed=7000 + seed)
     profiles = [e["context"] for e in _strangers(contexts, width, split, seed)]
     repeated = [example for example in examples for _ in range(draws)]  # (P·K,)
-    replies = sample_replies(
-        model, tokenizer, repeated, seed=1000 + seed, progress=progress
-    )
-    worth = scoring.score(replies, repeated)["adherence"].reshape(-1, draws)
+    replies = sample(model, tokenizer, repeated, seed=1000 + seed, progress=progress)
+    texts = [reply.text for reply in replies]
+    worth = scoring.score(texts, repeated)["adherence"].reshape(-1, draws)
+    ids = [reply.ids for reply in replies]
     pmi = conditional_pmi(
-        model, tokenizer, repeated, replies, contexts=profiles, batch_size=512
+        model, tokenizer, repeated, ids, contexts=profiles, batch_size=512
     )
     pmi = pmi.double().numpy()
     return {

@@ -222,9 +222,9 @@ def label_pairs(
     """Run of labelled preferences between two replies to each prompt, in `pairs_file`.
 
     Labels are the checker's with Bradley-Terry noise. Columns beside prompt, chosen and
-    rejected: the base model's log-probs (ref_chosen_logps and ref_rejected_logps, nats,
-    summed over tokens), example (the prompt's index), wrong (the label goes against the
-    checker).
+    rejected: the ids that were sampled, the base model's log-probs (ref_chosen_logps
+    and ref_rejected_logps, nats, summed over tokens), example (the prompt's index),
+    wrong (the label goes against the checker).
 
     Parameters
     ----------
@@ -242,7 +242,8 @@ def label_pairs(
     Run
         Metrics: pairs; identical (prompts dropped because both replies read the same);
         wrong, tied (shares of labels against the checker, and of pairs between which it
-        sees no difference).
+        sees no difference); cut, respelt (shares of replies, see
+        `mipo.lm.sampling.shares`).
     """
     from mipo_study import labels
 

@@ -13,6 +13,7 @@ import torch
 from scipy.special import expit
 
 from mipo.data import render
+from mipo.lm.sampling import shares
 from mipo.logprobs import prompt_pmi, response_logps
 from mipo.pairs import as_sampled
 from mipo.worlds import scoring
@@ -125,7 +126,8 @@ def labelled_pairs(
         sampled; ref_chosen_logps and ref_rejected_logps, the model's own log-probs
         (nats, summed over tokens); example, wrong, first_wins.
     metrics : dict
-        pairs; identical (prompts dropped); wrong, tied (shares).
+        pairs; identical (prompts dropped); wrong, tied (shares); cut, respelt (shares
+        of replies, see `mipo.lm.sampling.shares`).
     """
     first, second = (
         sample(model, tokenizer, examples, seed=2 * seed + i, progress=progress)
@@ -157,13 +159,15 @@ def labelled_pairs(
         row["ref_chosen_logps"], row["ref_rejected_logps"] = logps[i]
         rows.append(row | mark)
     answered = [examples[row["example"]] for row in rows]
-    chosen_worth = worth([row["chosen"] for row in rows], answered)
-    rejected_worth = worth([row["rejected"] for row in rows], answered)
+    chosen, rejected = ([both[side] for both in replies] for side in (0, 1))
+    chosen_worth = worth([reply.text for reply in chosen], answered)
+    rejected_worth = worth([reply.text for reply in rejected], answered)
     return rows, {
         "pairs": len(rows),
         "identical": len(examples) - len(rows),
         "wrong": float(np.mean([mark["wrong"] for mark in marks])),
         "tied": float(np.mean(chosen_worth == rejected_worth)),
+        **shares(tokenizer, [*prompts, *prompts], [*chosen, *rejected]),
     }
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mipo.lm.sampling import Reply
 from mipo.world import World
 from mipo.worlds import population, scoring
 from mipo.worlds.grammar import TASKS, write
@@ -145,16 +146,19 @@ def test_variety_is_full_for_copies_and_low_for_different_replies():
 def exact_policy(monkeypatch):
     """A policy that is the exact law; its own information is said to be a quarter."""
     world, rng = World(), np.random.default_rng(4)
+    said = []
 
     def sample(model, tokenizer, examples, *, seed, progress):
-        return [
-            world.sample(e["task"], scoring.as_person(e), e["topic"], rng)
-            for e in examples
-        ]
+        begin = len(said)
+        for e in examples:
+            text = world.sample(e["task"], scoring.as_person(e), e["topic"], rng)
+            said.append(Reply(text, [len(said)], finished=True))
+        return said[begin:]
 
     def information(model, tokenizer, replies, examples, *, contexts):
         assert len(contexts) == 2 and {e["context"] for e in examples} == set(contexts)
-        assert scoring.score(replies, examples)["valid"].all()  # each to its own prompt
+        texts = [said[place].text for (place,) in replies]
+        assert scoring.score(texts, examples)["valid"].all()  # each to its own prompt
         return 0.25
 
     class Words:
@@ -162,7 +166,7 @@ def exact_policy(monkeypatch):
             return {"input_ids": [text.split() for text in texts]}
 
     monkeypatch.setattr(ch07_conditions, "load_model", lambda name: (None, Words()))
-    monkeypatch.setattr(ch07_conditions, "sample_replies", sample)
+    monkeypatch.setattr(ch07_conditions, "sample", sample)
     monkeypatch.setattr(scoring, "information", information)
 
 

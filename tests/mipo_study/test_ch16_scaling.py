@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mipo import models
+from mipo.lm.sampling import Reply
 from mipo.numbers import Number
 from mipo.world import World
 from mipo.worlds import language_model, scoring, wide
@@ -140,9 +141,10 @@ def test_prospect_of_the_exact_law_is_its_information_and_optimum(made, monkeypa
 
     def say(model, tokenizer, rows, **more):
         asked["rows"] = rows
-        return [
+        asked["texts"] = [
             world.sample(r["task"], scoring.as_person(r), r["topic"], rng) for r in rows
         ]
+        return [Reply(text, [i], True) for i, text in enumerate(asked["texts"])]
 
     def pmi(model, tokenizer, rows, replies, *, contexts, **more):
         assert len(set(contexts)) == 24 and not set(contexts) & {
@@ -150,12 +152,12 @@ def test_prospect_of_the_exact_law_is_its_information_and_optimum(made, monkeypa
         }
         return torch.tensor(
             [
-                world.pmi(y, r["task"], scoring.as_person(r))
-                for y, r in zip(replies, rows, strict=True)
+                world.pmi(asked["texts"][i], r["task"], scoring.as_person(r))
+                for (i,), r in zip(replies, rows, strict=True)
             ]
         )
 
-    monkeypatch.setattr(ch16_scaling, "sample_replies", say)
+    monkeypatch.setattr(ch16_scaling, "sample", say)
     monkeypatch.setattr(ch16_scaling, "conditional_pmi", pmi)
     found = ch16_scaling.prospect(
         folder,

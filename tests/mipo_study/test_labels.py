@@ -166,7 +166,11 @@ def test_labelled_pairs_are_made_once_and_carry_the_reference(base, pairs):
     assert len(rows) == pairs.metrics["pairs"]
     assert len(rows) + pairs.metrics["identical"] == len(prompts)
     # random weights: neither reply is a sentence
+    end = build_tokenizer().eos_token_id
     assert pairs.metrics["tied"] == 1 and pairs.metrics["wrong"] == 0
+    sides = [rows["chosen_tokens"][:], rows["rejected_tokens"][:]]
+    unfinished = [ids[-1] != end for side in sides for ids in side]
+    assert pairs.metrics["cut"] == np.mean(unfinished) > 0
     model, tokenizer = models.load_model(base)
     for side in ("chosen", "rejected"):
         direct = response_logps(

@@ -286,6 +286,30 @@ def respelt(
     ]
 
 
+def shares(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    replies: Sequence[Reply],
+) -> dict[str, float]:
+    """Shares of replies that are not what they seem.
+
+    Parameters
+    ----------
+    tokenizer, prompts, replies
+        As in `respelt`.
+
+    Returns
+    -------
+    dict
+        "cut": of those that were cut at max_new_tokens; "respelt": of those whose text
+        is written in other tokens than were sampled.
+    """
+    return {
+        "cut": float(np.mean([not reply.finished for reply in replies])),
+        "respelt": float(np.mean(respelt(tokenizer, prompts, replies))),
+    }
+
+
 def pick(
     logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_p: float = 1.0
 ) -> Tensor:

@@ -185,7 +185,7 @@ def kl_to_optimum(
 def information(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    replies: Sequence[str],
+    replies: Sequence[str | Sequence[int]],
     examples: Sequence[Example],
     *,
     contexts: Sequence[str],
@@ -196,8 +196,9 @@ def information(
     ----------
     model, tokenizer
         The policy π.
-    replies : sequence of str
-        One per example, sampled from the model.
+    replies : sequence
+        One per example, sampled from the model; ids or text, as
+        `mipo.logprobs.response_logps` takes them.
     examples : sequence of dict
         Examples of the small world.
     contexts : sequence of str

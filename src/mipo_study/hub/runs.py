@@ -23,7 +23,7 @@ from mipo import cache, files, jsonl
 from mipo.cache import Run
 from mipo.data import render
 from mipo.evaluate.diversity import token_lengths
-from mipo.lm.sampling import TOKEN_COLUMNS, respelt
+from mipo.lm.sampling import TOKEN_COLUMNS, shares
 from mipo.lm.tokens import encode_many, token_ids
 from mipo.pairs import REJECTED_STREAM, draw_partners
 from mipo.preference_data import written
@@ -464,8 +464,7 @@ def make_replies(
         return {
             "tokens": float(token_lengths(texts, tokenizer).mean()),
             "empty": float(np.mean([not text.strip() for text in texts])),
-            "cut": float(np.mean([not reply.finished for reply in replies])),
-            "respelt": float(np.mean(respelt(tokenizer, prompts, replies))),
+            **shares(tokenizer, prompts, replies),
         }
 
     small = len(examples) * sampling["max_new_tokens"] <= SMALL
