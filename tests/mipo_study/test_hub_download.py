@@ -106,6 +106,18 @@ def test_a_folder_is_taken_as_it_is(tiny_llama):
     )
 
 
+def test_a_packaged_model_is_known_by_its_edition(tmp_path, monkeypatch):
+    keys = []
+    for place in ("a", "b"):
+        monkeypatch.setenv("MIPO_CACHE", str(tmp_path / place))
+        found = download.model("smollm2-stand-in")
+        assert found.path.is_relative_to(tmp_path / place)
+        assert download.config("smollm2-stand-in") == found.path
+        assert download.tokenizer("smollm2-stand-in").eos_token == "<|im_end|>"
+        keys.append(found.key)
+    assert keys == ["smollm2-stand-in@bytes-1"] * 2
+
+
 def test_complete_reads_the_index(tmp_path, tiny_llama):
     folder = tmp_path / "m"
     shutil.copytree(tiny_llama, folder)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mipo.jsonl import is_blank
-from mipo.network import offline
+from mipo.network import downloads, offline
 
 COMMIT = "0bc2ce0f32c673f68da20b57bce15c457aa787b5"
 URL = f"https://raw.githubusercontent.com/compdemocracy/openData/{COMMIT}"
@@ -140,9 +140,7 @@ def at_hand(conversation: str | Path) -> bool:
 
 
 def _cache() -> Path:
-    import pooch
-
-    return Path(pooch.os_cache("mipo")) / "polis"
+    return downloads() / "polis"
 
 
 def _check_hash(path: Path, pinned: str) -> None:

@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mipo import packaged
 from mipo.cache import closure, find, imported, source_hash
 from mipo.files import digest, dumps, project_root, write_whole
 from mipo.parameters import SCALES, check_parameters, kind_of, suggestion
@@ -465,8 +466,21 @@ def dry_row(step: Step, reason: str | None) -> dict[str, str]:
         "minutes": minutes_text(step.minutes()),
         "memory": f"{memory} GB" if memory else "?",
         "disk": f"{disk} MB" if disk else "?",
-        "download": step.expected.get("download", "none"),
+        "download": download_text(step),
     }
+
+
+def download_text(step: Step) -> str:
+    """What a step would download: what its config says, and a packaged model's wheel.
+
+    The wheel is not said where the model is on this machine already.
+    """
+    said = step.expected.get("download", "none")
+    model = str(step.parameters.get("model", ""))
+    if not packaged.is_packaged(model) or packaged.at_hand(model):
+        return said
+    wheel = f"{packaged.MEGABYTES} MB, {model}, once"
+    return wheel if said == "none" else f"{said}; {wheel}"
 
 
 def minutes_text(minutes: float | None) -> str:

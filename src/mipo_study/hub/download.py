@@ -16,8 +16,8 @@ import torch
 from datasets import exceptions as datasets_errors
 from huggingface_hub import errors as hub_errors
 
-from mipo import files
-from mipo.network import offline
+from mipo import files, packaged
+from mipo.network import Unavailable, offline
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,10 +47,6 @@ WEIGHTS = (*WORDS, "*.safetensors")
 KEPT = "Finished work is kept: run the same command again."
 
 
-class Unavailable(ValueError):
-    """Something that was to be downloaded is not there, with the way out."""
-
-
 @dataclass(frozen=True)
 class Place:
     """A model on this machine.
@@ -58,11 +54,11 @@ class Place:
     Attributes
     ----------
     name : str
-        Its name on the hub, or its folder.
+        Its name on the hub, one of `mipo.packaged.NAMES`, or its folder.
     path : Path
         Its folder on this machine.
     revision : str
-        The full commit; "" for a folder.
+        The full commit, or the edition of a packaged model; "" for a folder.
     """
 
     name: str
@@ -132,12 +128,13 @@ def _newest(repo: str) -> str | None:
 
 
 def model(name: str, revision: str = "", *, run_dir: str | Path | None = None) -> Place:
-    """A local folder as it is, or a hub model, downloaded unless it was before.
+    """A folder as it is, or a hub's or packaged model, fetched unless it was before.
 
     Parameters
     ----------
     name, revision, run_dir
-        A folder, or a name on the hub and its commit, see `commit`.
+        A folder, a name on the hub and its commit, see `commit`, or a packaged model's
+        name, see `mipo.packaged`, which has one edition.
 
     Returns
     -------
@@ -148,6 +145,8 @@ def model(name: str, revision: str = "", *, run_dir: str | Path | None = None) -
     Unavailable
         As in `explained`, or where the disk has less room than the download needs.
     """
+    if packaged.is_packaged(name):
+        return Place(name, packaged.folder(name), packaged.revision(name))
     if Path(name).is_dir():
         return Place(str(name), Path(name))
     sha = _commit_of_model(name, revision, run_dir)
@@ -198,6 +197,8 @@ def config(name: str, revision: str = "", *, run_dir: str | Path | None = None) 
     Unavailable
         As in `explained`.
     """
+    if packaged.is_packaged(name):
+        return packaged.folder(name)
     if Path(name).is_dir():
         return Path(name)
     sha = _commit_of_model(name, revision, run_dir)
@@ -230,7 +231,9 @@ def tokenizer(
     from transformers import AutoTokenizer
 
     folder = name
-    if not Path(name).is_dir():
+    if packaged.is_packaged(name):
+        folder = packaged.folder(name)
+    elif not Path(name).is_dir():
         sha = _commit_of_model(name, revision, run_dir)
         with explained(name):
             folder = huggingface_hub.snapshot_download(
