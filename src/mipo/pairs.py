@@ -389,12 +389,13 @@ def flip_by_coin(pairs: Dataset, seed: int = 0) -> Dataset:
     if len(pairs) and isinstance(pairs[0]["rejected"], list):
         raise ValueError("the placebo needs one rejected reply per row (k = 1)")
     heads = np.random.default_rng((seed, 3)).random(len(pairs)) < 0.5
+    swapped: dict[str, list] = {}
     for left, right in (("chosen", "rejected"), TOKEN_COLUMNS):
-        if left not in pairs.column_names:
-            continue
-        columns = zip(heads, pairs[left][:], pairs[right][:], strict=True)
-        both = [(b, a) if head else (a, b) for head, a, b in columns]
-        for column, values in zip((left, right), zip(*both, strict=True), strict=True):
-            others: Any = pairs.remove_columns(column)
-            pairs = others.add_column(column, list(values))
+        if left in pairs.column_names:
+            rows = list(zip(heads, pairs[left][:], pairs[right][:], strict=True))
+            swapped[left] = [b if head else a for head, a, b in rows]
+            swapped[right] = [a if head else b for head, a, b in rows]
+    for column, values in swapped.items():
+        others: Any = pairs.remove_columns(column)
+        pairs = others.add_column(column, values)
     return pairs

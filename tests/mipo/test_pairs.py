@@ -189,6 +189,7 @@ def test_coin_swaps_about_half_and_nothing_else(tiny, examples):
     for side in sides:
         told = [of[tuple(ids)] for ids in flipped[f"{side}_tokens"]]
         assert told == flipped[side]
+    assert not len(pairs.flip_by_coin(made.select([]), seed=0))
     plain = made.remove_columns(sampling.TOKEN_COLUMNS)
     assert pairs.flip_by_coin(plain, seed=0)["chosen"] == flipped["chosen"]
 
