@@ -9,6 +9,7 @@ from mipo.lm.prompts import render
 __all__ = ["FIELDS", "load", "read_jsonl", "render"]
 
 FIELDS = ("context", "query", "gold")
+MISSING_ALLOWED = ("context", "person")
 # Names that other data sets use for the query: worth a hint, never guessed.
 _OTHER_NAMES = {"prompt", "question", "instruction", "input", "text", "message"}
 
@@ -97,6 +98,12 @@ def _example(row: dict, where: str) -> dict:
             raise ValueError(
                 f'{where}: field "{name}" must be text, got {jsonl.kind(value)}; '
                 "put it in double quotes"
+            )
+    for name in MISSING_ALLOWED:
+        if str(row.get(name)).lower() == "nan":
+            raise ValueError(
+                f'{where}: field "{name}" is "{row[name]}", which pandas writes where '
+                "a value is missing; write null, or leave the field out"
             )
     context, gold = row.get("context") or "", row.get("gold")
     return {**row, "context": context, "gold": gold, "read_from": where}

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 MOST_LEVELS = 64  # of lists and objects in each other; the deepest of ours is 4
 _SIXTY_FOUR_BITS = 2**63
+_LINE_END = re.compile(rb"\r\n|\n|\r")  # no others: a text may hold U+2028 as it is
 _INVISIBLE = {"Cc", "Cf", "Zl", "Zp", "Zs", "Mn", "Me"}  # categories of Unicode
 
 
@@ -41,7 +43,7 @@ def read(path: str | Path, holds: str = "rows") -> Iterator[tuple[str, dict]]:
         raise ValueError(
             f"{path}: there is no such file; give the path of a JSONL file of {holds}"
         )
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+    for number, line in enumerate(_LINE_END.split(path.read_bytes()), start=1):
         where = f"{path}, line {number}"
         text = _decode(line, where, first=number == 1).strip()
         if text:

@@ -8,6 +8,7 @@ are one message of the assistant each, as a list. Further columns are left out.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 
 COLUMNS = ("prompt", "chosen", "rejected")
+_MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](role|content)["']\s*:""")
 _LEAST = (
     "preferences need at least 2 different prompts, one to train on and one to hold out"
 )
@@ -44,14 +46,25 @@ def read(path: str | Path) -> list[dict]:
     ------
     ValueError
         Naming file and line: what `mipo.jsonl.read` refuses; a column that is missing,
-        neither text nor messages, or empty; chosen equal to rejected; a column that is
-        meant for the chat template. Also for fewer than 2 different prompts.
+        neither text nor messages, messages written as text, or empty; chosen equal to
+        rejected; a column that is meant for the chat template. Also for fewer than 2
+        different prompts, and replies that all begin with their prompt.
     """
     path = files.resolve(path)
     rows = [_preference(row, where) for where, row in jsonl.read(path, "preferences")]
     if len({_key(row) for row in rows}) < 2:
         raise ValueError(f"{path}: {len(rows)} row(s); {_LEAST}")
+    if all(_repeats_prompt(row) for row in rows):
+        raise ValueError(
+            f'{path}: "chosen" and "rejected" begin with "prompt" in every row, so it '
+            "would be read twice; leave it out of the replies"
+        )
     return rows
+
+
+def _repeats_prompt(row: dict) -> bool:
+    prompt, *replies = (row[name] for name in COLUMNS)
+    return isinstance(prompt, str) and all(y.startswith(prompt) for y in replies)
 
 
 def _preference(row: dict, where: str) -> dict:
@@ -87,7 +100,12 @@ def _check_text(value: object, name: str, where: str) -> None:
         if is_list
         else ""
     )
-    jsonl.require_text(value, name, where, hint)
+    text = jsonl.require_text(value, name, where, hint)
+    if _MESSAGES.match(text):
+        raise ValueError(
+            f'{where}: "{name}" is a list of messages written as text; write it as a '
+            "list"
+        )
 
 
 def _check_messages(value: object, name: str, where: str) -> None:

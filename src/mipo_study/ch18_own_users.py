@@ -129,13 +129,7 @@ def read_users(path: str | Path, base: Place) -> list[dict]:
     """
     rows = benchmarks.own_users(path)
     for row in rows:
-        person = row["person"] or "nobody"
-        if not isinstance(person, str):
-            raise ValueError(
-                f'{row["read_from"]}: "person" must be text, got {person!r}; put it in '
-                "double quotes"
-            )
-        row["person"] = person
+        row["person"] = row["person"] or "nobody"
     require_known_words(base, rows, Path(path).name)
     return rows
 
@@ -338,8 +332,8 @@ class Workshop:
         Returns
         -------
         dict
-            pairs, seconds; steps, first_loss, last_loss, or failed: why the training
-            diverged.
+            pairs, left_out (pairs with an empty reply or two equal ones), seconds;
+            steps, first_loss, last_loss, or failed: why the training diverged.
         """
         method = methods.method(name)
         setting = methods.settings_of(name)
@@ -365,7 +359,7 @@ class Workshop:
         )
         if "failed" not in run.metrics:
             self.policies[name] = run
-        return {"pairs": pairs.metrics["pairs"], **run.metrics, "seconds": run.seconds}
+        return {**pairs.metrics, **run.metrics, "seconds": run.seconds}
 
     def replies(self, name: str, examples: Sequence[dict]) -> list[str]:
         """One reply of a policy to each example."""

@@ -3,6 +3,8 @@
 import json
 import os
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from mipo import data
@@ -35,6 +37,19 @@ def test_read_jsonl_keeps_extra_fields_blank_lines_and_bom(tmp_path):
         },
         {"query": "é?", "context": "", "gold": "ü", "read_from": f"{file}, line 3"},
     ]
+
+
+def test_read_jsonl_reads_what_pandas_writes(tmp_path):
+    """`DataFrame.to_json(orient="records", lines=True)`: slashes escaped, null for nothing."""
+    table = pd.DataFrame(
+        {"query": ["a/b?", "é\u2028?"], "context": [None, "x"], "age": [3, np.nan]}
+    )
+    table.to_json(tmp_path / "mine.jsonl", orient="records", lines=True)
+    assert "\\/" in (tmp_path / "mine.jsonl").read_text()
+    first, second = data.read_jsonl(tmp_path / "mine.jsonl")
+    assert (first["query"], first["context"], first["age"]) == ("a/b?", "", 3)
+    assert (second["query"], second["context"]) == ("é\u2028?", "x")
+    assert second["age"] is None
 
 
 GOOD = '{"query": "fine?"}\n'
@@ -72,6 +87,17 @@ GOOD = '{"query": "fine?"}\n'
         ),
         (GOOD + '{"query": "x", "golden": "a"}', ["line 2", 'did you mean "gold"']),
         (GOOD + '{"query": "x", "query": "y"}', ["line 2", "given twice"]),
+        # as pandas writes numbers, and what is missing in a column of text
+        (GOOD + '{"query": "x", "gold": 4.0}', ["line 2", '"gold" must be text']),
+        (GOOD + '{"query": "x", "context": NaN}', ["line 2", '"context": a number']),
+        (
+            GOOD + '{"query": "x", "context": "nan"}',
+            ["line 2", 'field "context" is "nan", which pandas writes'],
+        ),
+        (
+            GOOD + '{"query": "x", "person": "NaN"}',
+            ["line 2", 'field "person" is "NaN"', "write null"],
+        ),
         (GOOD.encode() + '{"query": "é"}'.encode("latin-1"), ["line 2", "not UTF-8"]),
         (GOOD.encode("utf-16"), ["line 1", "not UTF-8"]),
         (GOOD.encode("utf-16-le"), ["line 1", "not UTF-8"]),

@@ -32,6 +32,16 @@ def test_a_line_separator_inside_a_text_is_no_new_line(tmp_path):
     assert jsonl.rows(path) == [row]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_every_line_end_ends_a_line(tmp_path, end):
+    """Lone CR as well, which JSON allows within no text."""
+    path = write(tmp_path, end.join(['{"a": "x\\ry"}', "", '{"b": 2}', ""]))
+    assert list(jsonl.read(path)) == [
+        (f"{path}, line 1", {"a": "x\ry"}),
+        (f"{path}, line 3", {"b": 2}),
+    ]
+
+
 FAULTS = {
     "levels": ('{"x": ' + "[" * 100_000 + "]" * 100_000 + "}", "in each other"),
     "levels below Python's limit": (

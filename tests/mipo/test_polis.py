@@ -1,8 +1,10 @@
 """Polis exports and votes: what is read and refused, who sees what, exact probabilities, and the optimum by hand."""
 
+import re
+
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_equal
 
 from mipo import data
 from mipo.worlds import polis, votes
@@ -48,6 +50,34 @@ def test_read_small_export(tmp_path):
         -1,
     ]
     assert_allclose(talk.votes, [[1, np.nan, -1], [1, np.nan, 0], [-1, 0, 1]])
+
+
+def _saved_again(lines):
+    """As pandas writes a table in which some cells are empty: 1 as 1.0."""
+    return [re.sub(r"(?<=[\n,])(-?\d+)(?=,|$)", r"\1.0", f"\n{x}")[1:] for x in lines]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_what_pandas_or_a_spreadsheet_saved_is_read_alike(tmp_path, end):
+    """A byte order mark, any line ends, numbers as 1.0, lines of empty cells."""
+    plain = polis.read(_export(tmp_path / "plain"))
+    ballots = [VOTES[0], *_saved_again(VOTES[1:]), "," * 8]
+    assert ballots[1] == "0.0,0.0,0.0,2.0,1.0,1.0,1.0,,-1.0"
+    comments = [COMMENTS[0], *_saved_again(COMMENTS[1:])]
+    tables = [comments, ballots, SUMMARY]
+    written = [b"\xef\xbb\xbf" + end.join(lines).encode() for lines in tables]
+    again = polis.read(_export(tmp_path / "again", *written))
+    assert again.topic == plain.topic
+    assert [text.split() for text in again.texts] == [t.split() for t in plain.texts]
+    for name in ("people", "groups", "statements", "accepted", "votes"):
+        assert_equal(getattr(again, name), getattr(plain, name))
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0c", "\x1e"])
+def test_a_line_separator_within_a_statement_is_no_new_line(tmp_path, mark):
+    comments = [*COMMENTS[:2], f"1,10,0,1,1,1,Ten{mark}more", COMMENTS[3]]
+    talk = polis.read(_export(tmp_path, comments=comments))
+    assert talk.texts[2] == f"Ten{mark}more" and len(talk.texts) == 3
 
 
 def _votes(*lines):
@@ -104,6 +134,39 @@ def _votes(*lines):
             ["comments.csv", "not UTF-8"],
         ),
         ({"summary": None}, ["summary.csv", "missing"]),
+        # as a spreadsheet saves it where commas are decimal
+        (
+            {"comments": [line.replace(",", ";") for line in COMMENTS]},
+            ["comments.csv, line 1", "separated by ';': save it with commas"],
+        ),
+        (
+            {"rows": [line.replace(",", "\t") for line in VOTES]},
+            ["participants-votes.csv, line 1", "separated by '\\t'"],
+        ),
+        (
+            {"comments": ["sep=,", *COMMENTS]},
+            ["comments.csv, line 1", "delete the line that begins with sep="],
+        ),
+        (
+            {"comments": "\n".join(COMMENTS).encode("utf-16")},
+            ["comments.csv: byte 1 is not UTF-8; save it as CSV in UTF-8"],
+        ),
+        (
+            {"comments": [*COMMENTS, "1,11,0,1,1,True,Yes"]},
+            ["comments.csv, line 6, column moderated", '"True" is none of 1, 0 and -1'],
+        ),
+        (
+            {"rows": _votes(VOTES[1].replace("0,", ",", 1))},
+            ["line 2, column participant: the cell is empty"],
+        ),
+        (
+            {"rows": _votes("0,0,0,2,1,1,1,,NaN")},
+            ["line 2, column 10", '"NaN" is no vote'],
+        ),
+        (
+            {"rows": _votes('0,0,0,2,1,1,"1,0",,-1')},
+            ["line 2, column 2", '"1,0" is no vote'],
+        ),
         # one person of three, though the others are right
         (
             {"rows": [*VOTES[:3], "7,,0,3,2,1,-1,0,1"]},
@@ -143,7 +206,9 @@ def test_read_refuses_naming_the_place(tmp_path, change, words):
 
 
 @pytest.mark.parametrize("column", ["group-id", "n-agree", "n-disagree"])
-@pytest.mark.parametrize("cell", ["abc", "1.5", "1.0", "-1", "9" * 6000, "1" * 19, "²"])
+@pytest.mark.parametrize(
+    "cell", ["abc", "1.5", "-1", "NaN", "1e3", "9" * 6000, "1" * 19, "²"]
+)
 def test_a_count_or_group_that_is_no_number_is_named(tmp_path, column, cell):
     place = VOTES[0].split(",").index(column)
     cells = VOTES[2].split(",")

@@ -92,6 +92,14 @@ def test_both_formats_are_read_and_further_columns_left_out(tmp_path, row):
             b'{"prompt": "a", "prompt": "b", "chosen": "c", "rejected": "d"}\n',
             '"prompt" is given twice',
         ),
+        (
+            PLAIN | {"prompt": json.dumps(TALK["prompt"])},
+            '"prompt" is a list of messages written as text',
+        ),
+        (  # as Python prints it, in a column of a table
+            PLAIN | {"chosen": str(TALK["chosen"])},
+            '"chosen" is a list of messages written as text',
+        ),
         ('{"prompt": "café"}\n'.encode("latin-1"), "not UTF-8"),
         (json.dumps(PLAIN).encode("utf-16-le") + b"\n", "UTF-16"),
     ],
@@ -101,6 +109,19 @@ def test_each_fault_is_one_error_with_file_and_line(tmp_path, broken, message):
     with pytest.raises(ValueError) as error:
         preference_data.read(path)
     assert message in str(error.value) and "p.jsonl, line 3" in str(error.value)
+
+
+def test_replies_that_hold_their_prompt_are_refused(tmp_path):
+    """As in files of whole texts; one reply that quotes its question is fine."""
+
+    def whole(row):
+        return row | {k: f"{row['prompt']} {row[k]}" for k in ("chosen", "rejected")}
+
+    rows = many(PLAIN, 3)
+    path = write(tmp_path / "p.jsonl", [whole(row) for row in rows])
+    with pytest.raises(ValueError, match='begin with "prompt" in every row'):
+        preference_data.read(path)
+    assert preference_data.read(write(path, [whole(rows[0]), *rows[1:]]))
 
 
 @pytest.mark.parametrize(

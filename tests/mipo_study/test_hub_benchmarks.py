@@ -3,6 +3,7 @@
 import hub_fixtures
 import pytest
 
+from mipo import files, jsonl
 from mipo_study.hub import benchmarks, download
 
 
@@ -53,9 +54,8 @@ def test_community_alignment_takes_other_choices_as_context(tmp_path):
         "community-alignment", folder=hub_fixtures.community(tmp_path / "c"), n_test=6
     )
     every = found.train + found.test
-    assert len(every) == 4 * 3 - 1 and not people_of(found.train) & people_of(
-        found.test
-    )  # one row is in French
+    assert found.source["left_out"] == 1 == 4 * 3 - len(every)
+    assert not people_of(found.train) & people_of(found.test)  # one row is in French
     one = next(r for r in every if r["person"] == "a2" and r["query"] == "Ask 1?")
     assert (
         one["gold"] == "b 2 1"
@@ -105,6 +105,11 @@ def test_ultrafeedback_leaves_out_equal_replies(tmp_path):
     assert (
         found.kind == "preferences" and len(found.train) == 9 and len(found.test) == 3
     )
+    rows = sum(map(len, benchmarks.fetch("ultrafeedback", tmp_path / "u")[0].values()))
+    assert found.source["left_out"] > 0
+    whole = benchmarks.load("ultrafeedback", folder=tmp_path / "u", n_test=0)
+    dropped = found.source["left_out"] + found.source["dropped"]
+    assert rows == len(whole.train) + len(whole.test) + dropped
     assert (
         found.train[0]["prompt"][-1]["role"] == "user"
         and len(found.train[0]["chosen"]) == 1
@@ -163,6 +168,33 @@ def test_every_data_set_is_pinned():
     assert {source.repo for source in benchmarks.SOURCES.values()} <= set(
         download.PINNED
     )
+
+
+def test_what_is_no_example_is_counted(tmp_path):
+    """A talk without a message, and those of people who wish nothing."""
+    folder = hub_fixtures.prism(tmp_path / "p")
+    talks = jsonl.rows(folder / "conversations.jsonl")
+    talks[0]["conversation_history"] = []
+    (folder / "conversations.jsonl").write_text(files.lines(talks))
+    people = jsonl.rows(folder / "survey.jsonl")
+    people[5] |= {"system_string": " ", "stated_prefs": {}}
+    (folder / "survey.jsonl").write_text(files.lines(people))
+    found = benchmarks.load("prism", folder=folder, n_test=4)
+    assert found.source["left_out"] == 1 + 3
+    assert found.source["people"] == 5
+    assert "u5" not in people_of(found.train + found.test)
+
+
+@pytest.mark.parametrize("person", [3, 3.0, ["u3"], False])
+def test_a_person_is_text_or_not_known(tmp_path, person):
+    """As pandas writes numbers; a missing one is null, and who has a context is one."""
+    rows = [{"query": "q", "context": "c", "person": one} for one in (None, person)]
+    file = tmp_path / "users.jsonl"
+    file.write_text(files.lines(rows[:1]))
+    assert benchmarks.own_users(file)[0]["person"] == "c"
+    file.write_text(files.lines(rows))
+    with pytest.raises(ValueError, match='users.jsonl, line 2: "person" must be text'):
+        benchmarks.own_users(file)
 
 
 def test_a_readers_own_file(examples_jsonl):

@@ -209,6 +209,20 @@ def test_dpo_s_own_reward_is_the_rise_over_the_base(tmp_path):
     assert scores.own_reward(scored("after", [[-2.0, 0.0], [-4.0, -1.0]]), base) == 0.5
 
 
+def test_the_data_table_says_what_was_left_out():
+    """What a loader leaves out is counted, and the reader is told why."""
+
+    def said(left_out):
+        rows = [{"query": name, "person": name} for name in "ab"]
+        dataset = benchmarks.Data("people", rows, rows, {"left_out": left_out})
+        found = Comparison("run", {(("m", "prism"), 0): dataset})
+        return found.data_table(found.overlaps())
+
+    assert "| left out |" in said(7) and "| 7 |" in said(7).replace("  ", "")
+    assert "of people who state no wish" in said(7)
+    assert "of people" not in said(0)
+
+
 def test_the_data_table_names_gold_answers_known_to_be_wrong():
     def items(*names):
         return [{"id": n, "query": n, "source_id": n} for n in names]
@@ -243,6 +257,8 @@ def test_the_data_table_names_gold_answers_known_to_be_wrong():
 
 def test_training_is_told_with_its_rate(study):
     run = {
+        "pairs": 8,
+        "left_out": 2,
         "steps": 9,
         "lr": 5e-6,
         "first_loss": 0.693,
@@ -254,7 +270,7 @@ def test_training_is_told_with_its_rate(study):
     label = study.label(PREFS, "dpo")
     assert (
         study.training_table().splitlines()[-1]
-        == f"| {label} | 1 | 5e-06 | 9 | 0.693 | 0.500 | 1.5 | – | – |"
+        == f"| {label} | 1 | 8 | 2 | 5e-06 | 9 | 0.693 | 0.500 | 1.5 | – | – |"
     )
 
 

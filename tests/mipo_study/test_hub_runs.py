@@ -11,7 +11,7 @@ import torch
 from hub_fixtures import parrot, roomy
 from safetensors.torch import load_file
 
-from mipo import files
+from mipo import cache, files
 from mipo.evaluate import reference_free
 from mipo.lm import batches
 from mipo.lm.sampling import Reply
@@ -676,12 +676,17 @@ def test_adapters_take_ten_times_the_published_rate(
     tiny_qwen2, made, tmp_path, monkeypatch
 ):
     rates, base = [], Place(str(tiny_qwen2), tiny_qwen2)
-    monkeypatch.setattr(real, "train_policy", lambda *_, lr, **__: rates.append(lr))
+
+    def train_policy(*_, lr, **__):
+        rates.append(lr)
+        return cache.Run({"lr": lr}, tmp_path, "key", 0.0, True)
+
+    monkeypatch.setattr(real, "train_policy", train_policy)
     rows = benchmarks.Data(
         "preferences", [{"prompt": "p", "chosen": "c", "rejected": "r"}], []
     )
     for rank, lr in ((0, 0.0), (16, 0.0), (16, 0.25)):
-        real.train_method(
+        run = real.train_method(
             tmp_path,
             base,
             rows,
@@ -692,6 +697,7 @@ def test_adapters_take_ten_times_the_published_rate(
             lora_rank=rank,
             progress=False,
         )
+        assert run.metrics["pairs"] == 1 and run.metrics["left_out"] == 0
     assert rates == pytest.approx([1e-6, 1e-5, 0.25])
 
 

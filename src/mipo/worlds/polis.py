@@ -81,7 +81,10 @@ SHA256 = {  # conversation: comments.csv, participants-votes.csv, summary.csv
 AGREE, PASS, DISAGREE = 1, 0, -1  # an empty cell: the person never saw the statement
 REPLIES = ("agree", "disagree")
 
-_NUMBER = re.compile(r"[0-9]{1,18}")  # what 64 bits hold for sure
+_DIGITS = re.compile(r"[0-9]{1,18}")  # what 64 bits hold for sure
+_NUMBER = re.compile(r"([0-9]{1,18})(?:\.0+)?")  # pandas writes 1.0 beside empty cells
+_MODERATED = {"1": True, "1.0": True, "0": False, "0.0": False}
+_MODERATED |= {"-1": False, "-1.0": False}
 _LONGEST_SHOWN = 40  # characters of a cell that an error shows
 
 
@@ -243,13 +246,17 @@ def read(path: str | Path) -> Conversation:
     ------
     ValueError
         Naming file, line and column: a missing file or column; a cell that is no vote,
-        no number or too long; an id twice; a statement without text; a person whose
-        votes are not as many as n-agree and n-disagree say; bytes that are no text.
+        no number or too long; an id twice or missing; a statement without text; a
+        person whose votes are not as many as n-agree and n-disagree say; bytes that are
+        no text.
 
     Notes
     -----
     Polis' database has -1 for agree, its export 1. The two counts tell which of them
     lies before us; in all ten public conversations they are right for everybody.
+
+    A file that a spreadsheet or pandas has saved again is read as well: a byte order
+    mark, any line ends, whole numbers as 1.0, lines of empty cells.
     """
     path = Path(path)
     comments, ballots, about = (path / file for file in FILES)
@@ -260,13 +267,18 @@ def read(path: str | Path) -> Conversation:
     ids = _statement_ids(header, statements, ballots)
     column = {name: j for j, name in enumerate(header)}
     votes = _votes(people, ids, [column[i] for i in ids], ballots)
-    who = [row[column["participant"]] for _, row in people]
-    _refuse_twice(who, [line for line, _ in people], "participant", ballots)
+    lines = [line for line, _ in people]
+    who = [_id(row[column["participant"]]) for _, row in people]
+    if "" in who:
+        raise ValueError(
+            f"{ballots}, line {lines[who.index('')]}, column participant: the cell is "
+            "empty"
+        )
+    _refuse_twice(who, lines, "participant", ballots)
     counts = {
         name: _numbers(people, column[name], name, ballots)
         for name in ("n-agree", "n-disagree")
     }
-    lines = [line for line, _ in people]
     agree, disagree = counts["n-agree"], counts["n-disagree"]
     _check_counts(votes, agree, disagree, lines, ballots)
     return Conversation(
@@ -276,7 +288,7 @@ def read(path: str | Path) -> Conversation:
         groups=_numbers(people, column["group-id"], "group-id", ballots, missing=-1),
         statements=np.array([int(i) for i in ids]),
         texts=tuple(statements[i]["comment-body"] for i in ids),
-        accepted=np.array([statements[i]["moderated"] == "1" for i in ids]),
+        accepted=np.array([_MODERATED[statements[i]["moderated"]] for i in ids]),
         votes=votes,
     )
 
@@ -287,7 +299,12 @@ def _statements(path: Path) -> dict[str, dict[str, str]]:
     statements = {}
     for line, cells in rows:
         row = dict(zip(header, cells, strict=True))
-        name = row["comment-id"]
+        name = _id(row["comment-id"])
+        if row["moderated"] not in _MODERATED:
+            raise ValueError(
+                f'{path}, line {line}, column moderated: "{_shown(row["moderated"])}" '
+                "is none of 1, 0 and -1"
+            )
         if name in statements:
             raise ValueError(
                 f"{path}, line {line}: comment-id {_shown(name)} is given twice"
@@ -306,7 +323,7 @@ def _statement_ids(header: Sequence[str], statements: dict, path: Path) -> list[
     if not ids:
         raise ValueError(f"{path}: no column is a statement id")
     for name in ids:
-        if not _NUMBER.fullmatch(name):
+        if not _DIGITS.fullmatch(name):
             raise ValueError(
                 f"{path}, line 1: column {_shown(name)} is no statement id, which has "
                 "at most 18 digits"
@@ -314,6 +331,12 @@ def _statement_ids(header: Sequence[str], statements: dict, path: Path) -> list[
         if name not in statements:
             raise ValueError(f"{path}: statement {name} is not in {FILES[0]}")
     return ids
+
+
+def _id(cell: str) -> str:
+    """An id as Polis writes it: 12, where a table has made it 12.0."""
+    number = _NUMBER.fullmatch(cell)
+    return number[1] if number else cell.strip()
 
 
 def _refuse_twice(
@@ -342,9 +365,11 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
-            rows = [(reader.line_num, row) for row in reader if row]
+            rows = [(reader.line_num, row) for row in reader if any(row)]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: byte {error.start + 1} is not UTF-8") from None
+        raise ValueError(
+            f"{path}: byte {error.start + 1} is not UTF-8; save it as CSV in UTF-8"
+        ) from None
     except csv.Error as error:  # such as a cell that a missing quote makes endless
         raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
     for line, row in rows:
@@ -361,7 +386,8 @@ def _cells(path: Path, needed: Sequence[str]) -> tuple[list[str], list]:
     header = rows[0][1] if rows else []
     absent = [name for name in needed if name not in header]
     if absent:
-        raise ValueError(f'{path}, line 1: column "{absent[0]}" is missing')
+        hint = _separator_hint(header)
+        raise ValueError(f'{path}, line 1: column "{absent[0]}" is missing{hint}')
     if len(set(header)) < len(header):
         twice = min(name for name in header if header.count(name) > 1)
         raise ValueError(f'{path}, line 1: column "{_shown(twice)}" is given twice')
@@ -376,6 +402,15 @@ def _cells(path: Path, needed: Sequence[str]) -> tuple[list[str], list]:
     return header, rows[1:]
 
 
+def _separator_hint(header: Sequence[str]) -> str:
+    """Advice where a spreadsheet has put something else than commas between cells."""
+    first = header[0] if header else ""
+    other = next((mark for mark in (";", "\t") if mark in first), None)
+    if first.startswith("sep="):
+        return "; delete the line that begins with sep="
+    return f"; cells are separated by {other!r}: save it with commas" if other else ""
+
+
 def _numbers(
     rows: Sequence, place: int, name: str, path: Path, missing: int | None = None
 ) -> np.ndarray:
@@ -386,12 +421,13 @@ def _numbers(
         if cell == "" and missing is not None:
             numbers.append(missing)
             continue
-        if not _NUMBER.fullmatch(cell):
+        number = _NUMBER.fullmatch(cell)
+        if not number:
             raise ValueError(
                 f'{path}, line {line}, column {name}: "{_shown(cell)}" is no whole '
                 "number of at most 18 digits"
             )
-        numbers.append(int(cell))
+        numbers.append(int(number[1]))
     return np.array(numbers)
 
 

@@ -120,6 +120,15 @@ SOURCES = {
 }
 
 
+# What of a data set is no example, and why.
+LEFT_OUT = {
+    "prism": "conversations without a first message, or of people who state no wish",
+    "community-alignment": "conversations in other languages, without a message or a "
+    "choice, or of people who give no reason for another choice",
+    "ultrafeedback": "rows whose replies are equal or empty, or that nobody asks",
+}
+
+
 def kind_of(name: str) -> str:
     """The kind of a data set.
 
@@ -159,7 +168,8 @@ class Data:
     train, test : list of dict
         Rows to train on and to test on; see `load`.
     source : dict
-        Where they come from, as JSON.
+        Where they come from, as JSON; "left_out" counts rows that are no example (see
+        `LEFT_OUT`), "dropped" items to train on that are also test items.
     """
 
     kind: str
@@ -211,13 +221,17 @@ def load(
     rows, sha = fetch(name, folder)
     about: dict[str, Any] = {"repo": source.repo, "commit": sha}
     about["licence"] = source.licence
+    asked = sum(len(part) for key, part in rows.items() if key != "survey")
     if kind == "people":
-        return split_people(PEOPLE[name](**rows), source=about, **sizes)
+        examples = PEOPLE[name](**rows)
+        about["left_out"] = asked - len(examples)
+        return split_people(examples, source=about, **sizes)
     if kind == "preferences":
         train, test = preferences(rows["train"]), preferences(rows["test"])
     else:
         train = answers.items(name, rows["train"], "train")
         test = answers.items(name, rows["test"], "test")
+    about["left_out"] = asked - len(train) - len(test)
     in_test = {_same(row) for row in test}
     unseen = [row for row in train if _same(row) not in in_test]
     about["dropped"] = len(train) - len(unseen)
@@ -232,12 +246,21 @@ def own_users(path: str | Path) -> list[dict]:
 
     Who has the same context is one person, unless "person" is given. The context is the
     one wish.
+
+    Raises
+    ------
+    ValueError
+        As `mipo.data.read_jsonl`, and for a person that is no text.
     """
     examples = []
     for example in data.read_jsonl(path):
-        context = example["context"]
-        person = example.get("person") or context
-        examples.append({**example, "person": person, "wishes": [context]})
+        context, person = example["context"], example.get("person")
+        if not isinstance(person, str | None):
+            raise ValueError(
+                f'{example["read_from"]}: "person" must be text, got {person!r}; put '
+                "it in double quotes"
+            )
+        examples.append({**example, "person": person or context, "wishes": [context]})
     return examples
 
 

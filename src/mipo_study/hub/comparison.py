@@ -539,18 +539,25 @@ class Comparison:
     def data_table(self, overlaps: Mapping[Set, list[dict]]) -> str:
         """The data of each set's first seed, and what of its test was trained on.
 
-        Then a sentence for each item whose gold answer is known to be wrong.
+        Then what was left out, and why, and a sentence for each item whose gold answer
+        is known to be wrong.
         """
-        rows = []
+        rows, reasons = [], []
         for s, by_seed in overlaps.items():
             dataset = next(d for (where, _), d in self.work.items() if where == s)
             shared = pd.DataFrame(by_seed).mean()
+            left_out = dataset.source.get("left_out", 0)
+            if left_out:
+                reasons.append(
+                    f"Left out of {short(s[1])}: {benchmarks.LEFT_OUT[s[1]]}."
+                )
             rows.append(
                 {
                     "data set": short(s[1]),
                     "commit": dataset.source.get("commit", "")[:12] or "local files",
                     "train": len(dataset.train),
                     "test": len(dataset.test),
+                    "left out": left_out,
                     "dropped": dataset.source.get("dropped", 0),
                     "same prompt": shared["same"],
                     "eight words": shared["phrases"],
@@ -558,7 +565,7 @@ class Comparison:
             )
         formats = {"same prompt": ".1%", "eight words": ".1%"}
         table = tables.markdown(pd.DataFrame(rows), formats)
-        return "\n\n".join([table, *self.known_wrong()])
+        return "\n\n".join([table, *dict.fromkeys(reasons), *self.known_wrong()])
 
     def known_wrong(self) -> list[str]:
         """A sentence for each item drawn whose gold answer is known to be wrong."""
@@ -590,6 +597,8 @@ class Comparison:
                 {
                     "method": self.label(s, method),
                     "seed": seed,
+                    "pairs": metrics["pairs"],
+                    "left out": metrics["left_out"],
                     "learning rate": metrics["lr"],
                     "steps": metrics["steps"],
                     "first loss": metrics["first_loss"],

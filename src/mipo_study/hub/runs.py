@@ -795,7 +795,7 @@ def train_method(
     Returns
     -------
     Run
-        See `train_policy`.
+        See `train_policy`; its metrics also count pairs, and pairs left_out.
 
     Raises
     ------
@@ -823,7 +823,7 @@ def train_method(
             progress=how["progress"],
         )
     published = (setting.lr or 0.0) * (10 if how["lora_rank"] else 1)
-    return train_policy(
+    run = train_policy(
         run_dir,
         methods.method(name).loss,
         setting,
@@ -834,3 +834,4 @@ def train_method(
         batch_size=protocol.batch_of(kind, batch_size),
         **how,
     )
+    return replace(run, metrics={**pairs.metrics, **run.metrics})
