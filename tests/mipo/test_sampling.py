@@ -64,6 +64,28 @@ def test_pick_samples_the_softmax_at_a_temperature():
     )
 
 
+@pytest.mark.parametrize("coarse", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("top_p", [1.0, 0.9, 0.3])
+@pytest.mark.parametrize("spread", [0.0, 0.5, 5.0])
+def test_looking_at_the_likeliest_first_changes_no_token(
+    coarse, temperature, top_p, spread
+):
+    """Held against a stable sort of every token; bfloat16 has many equal logits."""
+    torch.manual_seed(0)
+    logits = torch.randn(64, 3000) * spread
+    logits = (logits.bfloat16() if coarse else logits).double()
+    uniform = torch.rand(64, dtype=torch.float64)
+    drawn = sampling.pick(logits, uniform, temperature, top_p)
+    law = torch.softmax(logits / temperature, -1)
+    probs, tokens = law.sort(dim=-1, descending=True, stable=True)
+    for row, u in enumerate(uniform):
+        kept = probs[row] * ((probs[row].cumsum(0) - probs[row]) < top_p)
+        sought = u * kept.sum()
+        [first] = (kept.cumsum(0) > sought).nonzero()[0]
+        assert drawn[row] == tokens[row, first]
+
+
 def family(kind, config, tokenizer, **more):
     torch.manual_seed(0)
     return kind(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 from tqdm import tqdm
 
 from mipo.lm.tokens import (
@@ -30,6 +31,8 @@ from mipo.lm.tokens import (
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+HEAD = 256  # of the most likely tokens are looked at before all are sorted
 
 
 # Ids of sampled replies in a file of pairs; chosen_ids is TRL's own name within.
@@ -332,12 +335,40 @@ def pick(
     if temperature == 0:
         return logits.argmax(-1)
     law = torch.softmax(logits / temperature, dim=-1)
-    probs, tokens = law.sort(dim=-1, descending=True, stable=True)
+    probs, tokens, sure = _most_likely(law, HEAD)
+    reached = functional.pad(probs.cumsum(-1), (1, 0)).gather(-1, sure[:, None])[:, 0]
+    beyond = reached <= (uniform * law.sum(-1) if top_p == 1 else top_p)
+    token = _invert(law, probs, tokens, uniform, top_p)
+    if beyond.any():
+        rest = law[beyond]
+        probs, tokens = rest.sort(dim=-1, descending=True, stable=True)
+        token[beyond] = _invert(rest, probs, tokens, uniform[beyond], top_p)
+    return token
+
+
+def _most_likely(law: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The first `size` tokens of a stable sort by probability, which is slow in full.
+
+    Returns probabilities and tokens, and of how many the order is sure: of those as
+    likely as the last, some may have been left out.
+    """
+    chosen = law.topk(min(size, law.shape[-1]), dim=-1).indices.sort(dim=-1).values
+    probs, places = law.gather(-1, chosen).sort(dim=-1, descending=True, stable=True)
+    sure = (probs > probs[:, -1:]).sum(-1)
+    if size >= law.shape[-1]:
+        sure = torch.full_like(sure, law.shape[-1])
+    return probs, chosen.gather(-1, places), sure
+
+
+def _invert(
+    law: Tensor, probs: Tensor, tokens: Tensor, uniform: Tensor, top_p: float
+) -> Tensor:
+    """The token at which the cumulative distribution, most likely first, passes u."""
+    total = law.sum(-1, keepdim=True)
     if top_p < 1:
         probs = torch.where(probs.cumsum(-1) - probs < top_p, probs, 0.0)
-    cumulative = probs.cumsum(-1)
-    sought = uniform[:, None] * cumulative[:, -1:]
-    index = torch.searchsorted(cumulative, sought, right=True)
+        total = probs.cumsum(-1)[:, -1:]
+    index = torch.searchsorted(probs.cumsum(-1), uniform[:, None] * total, right=True)
     # a uniform that rounds to 1 must not fall off the end
     last = (probs > 0).sum(-1, keepdim=True) - 1
     return tokens.gather(-1, torch.minimum(index, last))[:, 0]
