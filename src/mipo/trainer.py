@@ -132,9 +132,21 @@ class PreferenceTrainer(Trainer):
             optimizers=optimizers,
             **kwargs,
         )
+        self._leave_out_a_lone_pair()
         # our loss is a mean over rows: average it over accumulated batches
         self.model_accepts_loss_kwargs = False
         self._add_callbacks()
+
+    def _leave_out_a_lone_pair(self) -> None:
+        """Of each epoch, where a pair needs another of its batch."""
+        size, rows = self.args.train_batch_size, len(self.train_dataset or ())
+        lone = size > 1 and rows > 1 and rows % size == 1
+        if self.args.marginal == "shuffled" and lone and self.eval_dataset is None:
+            LOG.warning(
+                "one pair of each epoch is left out: it would be alone in its batch, "
+                "and marginal='shuffled' takes another's"
+            )
+            self.args.dataloader_drop_last = True
 
     def _add_callbacks(self) -> None:
         if self.args.disable_tqdm:

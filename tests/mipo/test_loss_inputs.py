@@ -192,6 +192,34 @@ def test_kto_compares_with_replies_to_other_prompts(make, tokenizer, rows, base)
         trainer._prepare(rows[:1], "train_dataset")
 
 
+def test_a_partner_is_never_of_the_same_prompt(make, rows):
+    """Else KTO's z0 would be estimated on replies to the very prompt."""
+    trainer = make("kto")
+    several = [rows[0], rows[1], rows[1] | {"chosen": "c"}, rows[2]]
+    sides = trainer._prepare(several, "train_dataset")
+    partners = [rows[0][1] for rows in sides.sides["mismatched"].sets]
+    chosen = [rows[0][1] for rows in sides.sets]
+    assert partners == [chosen[3], chosen[0], chosen[0], chosen[2]]
+    with pytest.raises(ValueError, match="2 rows with different prompts"):
+        trainer._prepare(several[1:3], "train_dataset")
+
+
+def test_a_pair_alone_in_its_batch_has_no_other_pairs_marginal(make, caplog):
+    """It would be its own, and the control no control."""
+    trainer = make(marginal="shuffled", per_device_train_batch_size=1)
+    with pytest.raises(ValueError, match="a batch size that leaves none alone"):
+        trainer.train()
+    trainer = make(
+        marginal="shuffled",
+        per_device_train_batch_size=7,  # of eight
+        max_steps=-1,
+        num_train_epochs=2,
+    )
+    trainer.train()
+    assert trainer.state.global_step == 2
+    assert "one pair of each epoch is left out" in caplog.text
+
+
 def test_moments_by_hand():
     moments = Moments(momentum=0.9)
     mean, std = moments(

@@ -1,6 +1,7 @@
 """What is said is what is scored: one way from a conversation to tokens, whatever the model's template."""
 
 import json
+from datetime import datetime
 
 import chat_tokenizers
 import pytest
@@ -13,6 +14,7 @@ from mipo.data import render
 from mipo.lm import batches, prompts, sampling, tokens
 
 REPLY = "Yes, I do."
+OTHER = {"role": "assistant", "content": "No, never."}
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -232,6 +234,58 @@ def test_without_a_template_that_can_be_asked_text_ends_with_the_sequence(templa
     _, tail = tokens.encode(tokenizer, "Write a loan.", " Yes.")
     assert tail[-1] == tokenizer.eos_token_id
     assert tokens.end_ids(tokenizer) == [tokenizer.eos_token_id]
+
+
+DATED = (
+    "{% if not date_string is defined %}"
+    "{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    "<|im_start|>system\nToday: {{ date_string }}<|im_end|>\n"
+) + chat_tokenizers.CHATML
+
+
+def test_a_prompt_does_not_depend_on_the_day(monkeypatch):
+    """Llama 3.2's template writes today's date (sglang 3296 has what it falls back on)."""
+    from transformers.utils import chat_template_utils
+
+    class Clock:
+        day = 1
+
+        @classmethod
+        def now(cls):
+            return datetime(2031, 5, cls.day)
+
+    monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+    tokenizer = build("qwen2.5")
+    tokenizer.chat_template = DATED
+    talk = [{"role": "user", "content": "Do you?"}]
+    reply = [{"role": "assistant", "content": REPLY}]
+    rows = [{"prompt": talk, "chosen": reply, "rejected": [OTHER]}]
+    model = type("Model", (), {"config": type("Config", (), {})()})()
+
+    def seen(day):
+        Clock.day = day
+        todays = tokenizer.apply_chat_template(talk, tokenize=False)
+        sets = batches.prepare(
+            rows,
+            tokenizer,
+            model,
+            losses.get("simpo"),
+            name="pairs",
+            max_length=None,
+            reference=lambda rows: None,
+        ).sets
+        ours = render(tokenizer, "Do you?")
+        return todays, ours, prompts.wrapping(tokenizer).head, sets
+
+    first, second = seen(1), seen(2)
+    assert "01 May 2031" in first[0] and "02 May 2031" in second[0]
+    assert first[1:] == second[1:]
+    assert "Today: 26 Jul 2024" in first[1]
+    given = prompts.render_messages(tokenizer, talk, date_string="1 Jan 2000")
+    assert "Today: 1 Jan 2000" in given  # the reader's own
+    tokenizer.chat_template = DATED.replace("'%d %b %Y'", "bos_token")
+    with pytest.raises(ValueError, match="in a format that cannot be read"):
+        render(tokenizer, "Do you?")
 
 
 def test_an_end_need_not_be_special():

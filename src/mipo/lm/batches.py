@@ -10,7 +10,7 @@ A reply that a model sampled keeps its tokens: where a row has them (``chosen_to
 
 Beside a set there may be rows that are scored without gradient, its sides. "marginal":
 the set's replies without their prompt. "mismatched": the chosen reply of the row
-before, after this row's prompt.
+before that has another prompt, after this row's prompt.
 """
 
 from __future__ import annotations
@@ -545,13 +545,18 @@ def _all_equal(rows: list[list[int]]) -> bool:
 def _mismatched(
     sets: list[list[Row]], loss: Loss, model: PreTrainedModel, name: str
 ) -> list[list[Row]]:
-    """The chosen reply of the row before, after each row's prompt."""
-    if len(sets) < 2:
+    """The chosen reply of the row before that has another prompt, after each prompt."""
+    prompts = [rows[0][0] for rows in sets]
+    if all(prompt == prompts[0] for prompt in prompts):
         raise ValueError(
-            f"{name}: loss {loss.__name__!r} needs at least 2 rows, to pair a prompt "
-            "with another's reply"
+            f"{name}: loss {loss.__name__!r} needs at least 2 rows with different "
+            "prompts, to pair a prompt with another's reply"
         )
-    rows = [(sets[i][0][0], sets[i - 1][0][1]) for i in range(len(sets))]
+    rows = []
+    for i, prompt in enumerate(prompts):
+        before = (i - step for step in range(1, len(sets)))
+        other = next(j for j in before if prompts[j] != prompt)
+        rows.append((prompt, sets[other][0][1]))
     labels = [f"{i} of {name}" for i in range(len(rows))]
     check_lengths(rows, max_positions(model), labels)
     return [[row] for row in rows]

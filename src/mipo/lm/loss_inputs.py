@@ -88,6 +88,12 @@ def delta_pmi(
     if marginal == "none":
         return summed[0] / tokens[0] - summed[1] / tokens[1]
     if marginal == "shuffled":
+        if alone.shape[1] < 2:
+            raise ValueError(
+                "marginal='shuffled' takes the marginal of another pair of the batch, "
+                "and a batch has one pair only; give a batch size that leaves none "
+                "alone"
+            )
         scored = counts.clamp(min=1)
         # per token, so that lengths stay where they are
         alone = (alone / scored).roll(1, dims=1) * scored

@@ -2,10 +2,49 @@
 
 from __future__ import annotations
 
+import re
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+DAY = datetime(2024, 7, 26)  # which Llama's templates fall back on
+_TODAY = re.compile(r"""strftime_now\(\s*(['"])(?P<format>.*?)\1\s*\)""")
+
+
+def on_one_day(template: str) -> str:
+    """A chat template without today's date.
+
+    Parameters
+    ----------
+    template : str
+        Of any model. Some write today's date into every prompt (Llama 3.2, Mistral
+        Small).
+
+    Returns
+    -------
+    str
+        The same, always on 26 July 2024, lest prompts, their digests and all that was
+        sampled and scored change overnight.
+
+    Raises
+    ------
+    ValueError
+        Where the format of a date is not written out.
+    """
+
+    def fixed(call: re.Match[str]) -> str:
+        return repr(DAY.strftime(call["format"]))
+
+    dated = _TODAY.sub(fixed, template)
+    if "strftime_now(" in dated:
+        raise ValueError(
+            "the chat template writes today's date in a format that cannot be read; "
+            "replace strftime_now(...) by a date in tokenizer.chat_template"
+        )
+    return dated
 
 
 def render(tokenizer: PreTrainedTokenizerBase, query: str, context: str = "") -> str:
@@ -54,7 +93,8 @@ def render_messages(
     where : str
         File and line, for the error of a template that refuses the conversation.
     **options
-        What the template is given beside the messages, as ``tools``.
+        What the template is given beside the messages, as ``tools``; a template that
+        writes today's date is given 26 July 2024, unless these say otherwise.
 
     Returns
     -------
@@ -125,11 +165,23 @@ def _asked(
 ) -> str:
     """The template's text; a ValueError where it refuses the conversation."""
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, **options)
+        text = _by_template(tokenizer, messages, **options)
     except Exception as error:  # templates raise what they like
         raise ValueError(
             f"{_at(where)}the model's chat template refuses this conversation ({error})"
         ) from None
+    return text
+
+
+def _by_template(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict], **options: Any
+) -> str:
+    """The one call of a chat template, on the same day for all."""
+    own = options.pop("chat_template", None)
+    template = tokenizer.get_chat_template(own, tools=options.get("tools"))
+    text = tokenizer.apply_chat_template(
+        messages, chat_template=on_one_day(template), tokenize=False, **options
+    )
     return str(text)
 
 
@@ -225,10 +277,7 @@ def _written(tokenizer: PreTrainedTokenizerBase, reply: str | None = None) -> st
     talk = [_QUESTION]
     if reply is not None:
         talk = [_QUESTION, {"role": "assistant", "content": reply}]
-    text = tokenizer.apply_chat_template(
-        talk, tokenize=False, add_generation_prompt=reply is None
-    )
-    return str(text)
+    return _by_template(tokenizer, talk, add_generation_prompt=reply is None)
 
 
 def tail_of(head: str, whole: str, where: str = "") -> str:

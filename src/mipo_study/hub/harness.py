@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from mipo import files
+from mipo.lm.prompts import on_one_day
 from mipo_study.hub import answers
 
 if TYPE_CHECKING:
@@ -202,11 +203,13 @@ def run(
     require()
     from lm_eval.models.huggingface import HFLM
 
+    template = tokenizer.get_chat_template()
     policy = HFLM(
         pretrained=model,
         # Its hint names two subclasses; any tokenizer does.
         tokenizer=tokenizer,  # pyrefly: ignore[bad-argument-type]
         batch_size=batch_size,
+        chat_template_args={"chat_template": on_one_day(template)},
     )
     return logs_of(policy, tasks, chat=True)
 
