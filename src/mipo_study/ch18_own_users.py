@@ -152,9 +152,14 @@ def require_known_words(base: Place, examples: Sequence[dict], where: str) -> No
         For more than `UNKNOWN_SHARE` of unknown tokens; says what to do.
     """
     _, tokenizer = runs.model_of(base)
-    unknown = tokenizer.unk_token_id
     prompts = [runs.prompt_text(tokenizer, example) for example in examples]
-    ids = [token for row in token_ids(tokenizer, prompts) for token in row]
+    _require_known(base, prompts, where)
+
+
+def _require_known(base: Place, texts: Sequence[str], where: str) -> None:
+    _, tokenizer = runs.model_of(base)
+    unknown = tokenizer.unk_token_id
+    ids = [token for row in token_ids(tokenizer, texts) for token in row]
     share = ids.count(unknown) / len(ids) if unknown is not None else 0.0
     if share > UNKNOWN_SHARE:
         raise ValueError(
@@ -299,9 +304,19 @@ class Workshop:
         Returns
         -------
         train, held_out : list of dict
+
+        Raises
+        ------
+        ValueError
+            As `mipo.preference_data.read`, and for words that the model does not know.
         """
         if path:
             rows = preference_data.read(path)
+            _, tokenizer = runs.model_of(self.base)
+            texts: list[str] = []
+            for row in preference_data.as_text(rows, tokenizer):
+                texts += [row[name] for name in preference_data.COLUMNS]
+            _require_known(self.base, texts, Path(path).name)
             for row in rows:
                 row["person"] = json.dumps(row["prompt"])
             return preference_data.split(rows, share=HELD_OUT, seed=self.seed)

@@ -147,6 +147,22 @@ def test_a_fault_in_the_preferences_is_named(tiny_qwen2, tmp_path):
         workshop.preferences(path, [], [])
 
 
+def test_preferences_in_words_that_the_small_world_does_not_know_are_refused(
+    small_world, tmp_path
+):
+    """Before anything is sampled or trained, and not as a loss that stays at log 2."""
+    workshop = own.Workshop(tmp_path, own.Place("the small world's", small_world))
+    rows = [
+        {"prompt": f"What is loan {i}?", "chosen": "Debt.", "rejected": "A fish."}
+        for i in range(3)
+    ]
+    path = write(tmp_path / "pairs.jsonl", rows)
+    with pytest.raises(
+        ValueError, match=r"\d+% of the tokens in pairs.jsonl are unkno"
+    ):
+        workshop.preferences(path, [], [])
+
+
 def test_an_unknown_method_is_named(tiny_qwen2, tmp_path):
     workshop = own.Workshop(tmp_path, own.Place("tiny", tiny_qwen2))
     with pytest.raises(

@@ -166,6 +166,7 @@ def test_k_negatives_are_lists(tiny, examples):
 
 
 def test_replies_that_open_with_a_thought_are_counted(tiny, examples, caplog):
+    """A thinking model spends its tokens on the thought (trl 5824)."""
     replies = ["<think> well", *["Yes."] * (len(examples) - 1)]
     make(tiny, examples, chosen=replies)
     assert f"1 of {2 * len(examples)} replies open with a thought" in caplog.text

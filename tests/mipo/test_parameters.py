@@ -108,6 +108,7 @@ def test_only_lists_that_may_be_empty_are(book, name):
         ("06-mipo-training", "seeds", [-1], "from 0 to"),
         ("06-mipo-training", "run_dir", 2024, "it takes text, not empty"),
         ("06-mipo-training", "run_dir", " ", "not empty"),
+        ("18-own-users", "methods", "all", "it takes a list of texts"),
         ("05-pair-synthesis", "placebo", "false", "it takes True or False"),
         ("05-pair-synthesis", "n_people", 0, "a whole number from 1"),
         ("03-gamma-decay", "beta", 0, "a number above 0"),

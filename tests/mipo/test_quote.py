@@ -37,6 +37,7 @@ def rendered(markdown):
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_it_is_shown_as_it_is(text):
+    """Reports: jupyter-book 750, mystmd 2477."""
     assert rendered(quote(text)) == f"<p>{html.escape(text, quote=False)}</p>\n"
 
 

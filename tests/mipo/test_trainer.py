@@ -441,7 +441,7 @@ def test_wrong_data_is_named(make, rows):
 
 
 def test_pairs_that_are_equal_after_the_cut_are_refused(make, rows, caplog):
-    """Their texts differ, the tokens that are trained on do not."""
+    """Their texts differ, the tokens that are trained on do not. Reports: trl 6548 and 3382."""
     long = "Yes. " * 30
     same = [{**r, "chosen": f"{long}good", "rejected": f"{long}bad"} for r in rows]
     longest = max(len(head) for (head, _), _ in make(same).train_dataset.sets)
@@ -453,6 +453,7 @@ def test_pairs_that_are_equal_after_the_cut_are_refused(make, rows, caplog):
 
 
 def test_text_beside_messages_is_named(make, rows):
+    """The advice was another loss."""
     talk = [{"role": "assistant", "content": "Yes."}]
     data = [{**r, "chosen": talk, "rejected": talk} for r in rows]
     with pytest.raises(
@@ -462,7 +463,7 @@ def test_text_beside_messages_is_named(make, rows):
 
 
 def test_tools_and_template_options_reach_the_template(make, tokenizer, examples_list):
-    """As with TRL, whose prompt has them."""
+    """As with TRL, whose prompt has them. Report: axolotl 3824."""
     rows = [
         {
             "prompt": [{"role": "user", "content": e["query"]}],

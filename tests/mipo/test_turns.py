@@ -45,7 +45,10 @@ def turn_end(tokenizer):
 @every_kind
 @pytest.mark.parametrize("adds_end", [False, True])
 def test_text_has_the_ids_of_the_same_conversation(kind, adds_end):
-    """A tokenizer that closes every text changes nothing: one start, one end."""
+    """A tokenizer that closes every text changes nothing: one start, one end.
+
+    Reports: transformers 26891, FastChat 3006 (the word start); vllm 7491, trl 5555 (the added end).
+    """
     want = by_template(build(kind), "What is a loan?", REPLY)
     tokenizer = build(kind, adds_end=adds_end)
     prompt = render(tokenizer, "What is a loan?")
@@ -56,6 +59,7 @@ def test_text_has_the_ids_of_the_same_conversation(kind, adds_end):
 @every_kind
 @pytest.mark.parametrize("adds_end", [False, True])
 def test_messages_train_the_ids_of_the_same_text(kind, adds_end):
+    """Reports: unsloth 3110, trl 5824 (an empty thought before the last reply)."""
     tokenizer = build(kind, adds_end=adds_end)
 
     def turn(role, text):
@@ -111,7 +115,10 @@ def test_a_reply_that_has_its_end_gets_no_second(kind):
 
 @pytest.mark.parametrize("kind", ["llama3", "mistral", "llama2", "gemma"])
 def test_a_start_that_the_text_writes_is_not_doubled(kind):
-    """As in a preference file whose prompts were rendered elsewhere."""
+    """As in a preference file whose prompts were rendered elsewhere.
+
+    Reports: axolotl 1616, reward-bench 164.
+    """
     tokenizer, start = build(kind), TOKENS[kind][0]
     prompt = render(tokenizer, "What is a loan?").removeprefix(start)
     plain = tokens.encode(tokenizer, prompt, REPLY)
@@ -131,6 +138,7 @@ def test_other_text_is_joined_as_trl_joins_it(kind):
 
 @every_kind
 def test_the_first_end_is_that_of_the_turn(kind):
+    """Report: trl 7039."""
     tokenizer = build(kind)
     config = type("G", (), {"eos_token_id": [tokenizer.eos_token_id, 7]})()
     model = type("M", (), {"generation_config": config})()
@@ -320,6 +328,7 @@ def test_tools_are_read_and_have_no_fields_of_other_rows():
 
 
 def test_word_start_and_empty_thought_by_hand():
+    """Reports: transformers 26891, unsloth 3110."""
     assert prompts.wrapping(build("mistral")).before == " "
     assert prompts.wrapping(build("qwen3")).before == "<think>\n\n</think>\n\n"
     assert prompts.wrapping(build("phi")).end == "<|end|>"
@@ -354,7 +363,10 @@ class Spells:
 @every_kind
 @pytest.mark.parametrize("which", ["turn", "sequence", "named"])
 def test_a_reply_ends_at_each_of_the_ends(kind, which):
-    """Not in an invented next turn, which would be trained, judged and measured."""
+    """Not in an invented next turn, which would be trained, judged and measured.
+
+    Reports: lighteval 1278 and 1279, trl 7039 (Gemma, Phi).
+    """
     tokenizer = build(kind)
     prompt = render(tokenizer, "Do you?")
     _, tail = tokens.encode(tokenizer, prompt, REPLY)
@@ -540,7 +552,10 @@ def test_ids_that_say_something_else_are_refused():
 
 
 def test_texts_in_words_that_the_tokenizer_does_not_know_are_refused():
-    """The small world's 263 words turn everything else into one token."""
+    """The small world's 263 words turn everything else into one token.
+
+    Else the loss stays at log 2 for ever, without a word.
+    """
     tokenizer = models.build_tokenizer(["the small world knows few words"])
     model = models.small_model(tokenizer, hidden=16, layers=1, heads=2)
     row = {"prompt": "What is a loan?", "chosen": REPLY, "rejected": "No, never."}

@@ -167,7 +167,7 @@ def test_worked_examples_are_right(question, steps, answer):
 
 @pytest.mark.parametrize("answer", [-1, 4, 7])
 def test_a_hidden_label_is_named(answer):
-    """Test sets whose answers are kept back have -1; "J" would count all as wrong."""
+    """Test sets whose answers are kept back have -1; "J" would count all as wrong. Report: tfds 1356."""
     row = {"question": "Which?", "choices": ["a", "b", "c", "d"], "answer": 3}
     assert rd.items("mmlu", [row], "test")[0]["gold"] == "D"
     with pytest.raises(ValueError, match="mmlu, test, row 1: .*of 4 options"):

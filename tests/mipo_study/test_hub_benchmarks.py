@@ -185,6 +185,21 @@ def test_what_is_no_example_is_counted(tmp_path):
     assert "u5" not in people_of(found.train + found.test)
 
 
+def test_a_person_may_have_several_contexts_and_share_one(tmp_path):
+    """Three people are three (AKT 9), though contexts change, and two are alike."""
+    rows = [
+        {"query": f"q{i}", "context": "new here" if i < 2 else f"c{i}", "person": p}
+        for i, p in enumerate(["ann", "ben", "ann", "cem"] * 3)
+    ]
+    file = tmp_path / "users.jsonl"
+    file.write_text(files.lines(rows))
+    for seed in range(5):
+        found = benchmarks.load(str(file), n_test=4, seed=seed)
+        assert found.source["people"] == 3
+        assert not people_of(found.train) & people_of(found.test)
+        assert people_of(found.train + found.test) == {"ann", "ben", "cem"}
+
+
 @pytest.mark.parametrize("person", [3, 3.0, ["u3"], False])
 def test_a_person_is_text_or_not_known(tmp_path, person):
     """As pandas writes numbers; a missing one is null, and who has a context is one."""
