@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mipo import files, jsonl
-from mipo.lm.prompts import TEMPLATE_COLUMNS, render_messages
+from mipo.lm.prompts import TEMPLATE_COLUMNS, render_messages, without_nulls
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -90,7 +90,8 @@ def _preference(row: dict, where: str) -> dict:
             f'{where}: "chosen" equals "rejected", so there is nothing to learn; '
             "leave the line out"
         )
-    return {name: row[name] for name in COLUMNS} | {"read_from": where}
+    columns = {name: without_nulls(row[name]) for name in COLUMNS}
+    return columns | {"read_from": where}
 
 
 def _check_text(value: object, name: str, where: str) -> None:

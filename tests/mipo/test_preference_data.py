@@ -111,6 +111,16 @@ def test_each_fault_is_one_error_with_file_and_line(tmp_path, broken, message):
     assert message in str(error.value) and "p.jsonl, line 3" in str(error.value)
 
 
+def test_fields_that_pandas_fills_with_null_are_no_fields(tmp_path):
+    null = {"name": None, "tool_calls": None}
+    rows = [
+        {column: [message | null for message in talk] for column, talk in row.items()}
+        for row in many(TALK, 2)
+    ]
+    read = preference_data.read(write(tmp_path / "p.jsonl", rows))
+    assert [{k: row[k] for k in TALK} for row in read] == many(TALK, 2)
+
+
 def test_replies_that_hold_their_prompt_are_refused(tmp_path):
     """As in files of whole texts; one reply that quotes its question is fine."""
 

@@ -327,6 +327,68 @@ def test_tools_are_read_and_have_no_fields_of_other_rows():
         batches._template_options(cut, "pairs")
 
 
+CALLS = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% if 'tool_calls' in m %}{{ m['tool_calls'] | tojson }}{% endif %}"
+    "{{ m['content'] or '' }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_messages_have_no_fields_of_other_messages():
+    """A table fills them up with nulls, and Llama's template asks which fields there are."""
+    tokenizer = build("qwen2.5")
+    tokenizer.chat_template = CALLS
+
+    def turn(role, text, **more):
+        return {"role": role, "content": text, **more}
+
+    rows = []
+    for arguments in ({"x": 1}, {"y": "a"}):
+        call = {"name": "f", "arguments": arguments}
+        prompt = [turn("user", "Do you?"), turn("assistant", None, tool_calls=[call])]
+        rows.append(
+            {
+                "prompt": [*prompt, turn("user", "And?")],
+                "chosen": [turn("assistant", REPLY)],
+                "rejected": [OTHER],
+            }
+        )
+    model = type("Model", (), {"config": type("Config", (), {})()})()
+    common = {"name": "pairs", "max_length": None, "reference": lambda rows: None}
+    data = batches.prepare(rows, tokenizer, model, losses.get("simpo"), **common)
+    for row, of_row in zip(rows, data.sets, strict=True):
+        head = tokenizer.apply_chat_template(
+            row["prompt"], add_generation_prompt=True, return_dict=False
+        )
+        assert of_row[0][0] == head
+        assert tokenizer.decode(head).count("arguments") == 1
+
+
+@every_kind
+def test_without_a_padding_token_the_replies_are_the_same(kind):
+    """Nothing attends to what fills a batch up, be it the end of the sequence."""
+    from mipo import models
+
+    tokenizer = build(kind)
+    model = models.small_model(tokenizer, hidden=16, layers=1, heads=2)
+    queries = ["Do you?", "What is a loan, and who would take one for the weekend?"]
+    asked = [render(tokenizer, query) for query in queries]
+    plain = sampling.generate(model, tokenizer, asked, max_new_tokens=6)
+    for token in (None, tokenizer.eos_token):
+        tokenizer.pad_token = token
+        again = sampling.generate(model, tokenizer, asked, max_new_tokens=6)
+        assert again == plain
+
+
+def test_decoding_keeps_spaces():
+    tokenizer = build("qwen2.5")
+    text = " Yes , I  do n't . No ?\n\n"
+    ids = tokenizer(text)["input_ids"]
+    ends = tokens.end_ids(tokenizer)
+    assert sampling.reply_of(tokenizer, [*ids, ends[0]], ends).text == text
+
+
 def test_word_start_and_empty_thought_by_hand():
     """Reports: transformers 26891, unsloth 3110."""
     assert prompts.wrapping(build("mistral")).before == " "

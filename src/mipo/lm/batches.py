@@ -24,7 +24,13 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from mipo.lm.prompts import TEMPLATE_COLUMNS, render_messages, turn_behind, wrapping
+from mipo.lm.prompts import (
+    TEMPLATE_COLUMNS,
+    render_messages,
+    turn_behind,
+    without_nulls,
+    wrapping,
+)
 from mipo.lm.reference import REFERENCE_COLUMNS, Reference
 from mipo.lm.sampling import TOKEN_COLUMNS, reply_of
 from mipo.lm.shared_prompt import collate_shared, groups_of
@@ -324,7 +330,7 @@ def _read(
                 f"{name} has no column {column!r}, which loss {loss.__name__!r} needs; "
                 f"it has {dataset.column_names}"
             )
-    return dataset, {column: list(dataset[column]) for column in needed}
+    return dataset, {column: without_nulls(list(dataset[column])) for column in needed}
 
 
 def _prompts_and_replies(
@@ -470,18 +476,9 @@ def _template_options(dataset: Dataset, name: str) -> list[dict[str, Any]]:
                 read = json.loads(value) if isinstance(value, str) else value
             except json.JSONDecodeError as error:
                 raise ValueError(f"row {i} of {name}: {column!r}: {error}") from None
-            given = _without_nulls(read)
+            given = without_nulls(read)
             rows[i] |= {"tools": given} if column == "tools" else given or {}
     return rows
-
-
-def _without_nulls(value: Any) -> Any:
-    """A value without what a table puts in for the fields of other rows."""
-    if isinstance(value, list):
-        return [_without_nulls(part) for part in value]
-    if isinstance(value, dict):
-        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
-    return value
 
 
 def _render(

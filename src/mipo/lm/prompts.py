@@ -157,6 +157,31 @@ def turn_behind(
     return closed(tail_of(head, whole, where), around)
 
 
+def without_nulls(value: Any) -> Any:
+    """Messages without what a table puts in for the fields of other messages.
+
+    Parameters
+    ----------
+    value : Any
+        Messages, tools, or lists and texts among them.
+
+    Returns
+    -------
+    Any
+        The same, where no field is null but a message's content, which may be so of
+        itself. Llama's template asks which fields there are.
+    """
+    if isinstance(value, list):
+        return [without_nulls(part) for part in value]
+    if isinstance(value, dict):
+        return {
+            name: without_nulls(part)
+            for name, part in value.items()
+            if part is not None or name == "content"
+        }
+    return value
+
+
 def _asked(
     tokenizer: PreTrainedTokenizerBase,
     messages: list[dict],

@@ -148,6 +148,8 @@ def sample(
     order = sorted(range(len(prompts)), key=lambda i: len(ids[0][i]))
     replies = [Reply("", [], False)] * len(order)
     ends, pad = end_ids(tokenizer, model), tokenizer.pad_token_id
+    if pad is None:
+        pad = ends[0]  # any will do: nothing attends to it
     was_training = model.training
     model.eval()
     bar = tqdm(total=len(order), desc="sampling", unit="reply", disable=not progress)
