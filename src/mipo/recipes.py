@@ -60,3 +60,35 @@ def optimiser(
         adam, warmup, steps, min_lr_rate=lowest
     )
     return adam, schedule
+
+
+def rates(lr: float, steps: int, recipe: dict[str, Any]) -> list[float]:
+    """The learning rate of each step of a `transformers.Trainer` with a recipe.
+
+    Parameters
+    ----------
+    lr : float
+        The highest learning rate, reached after the warm-up.
+    steps : int
+        Optimiser steps of the whole training.
+    recipe : dict
+        One of `RECIPES`.
+
+    Returns
+    -------
+    list of float
+        The warm-up takes one step at least, and its first rate is 0: a training of one
+        step changes nothing.
+    """
+    import torch
+    from transformers import get_scheduler
+
+    schedule: Any = get_scheduler(
+        recipe["lr_scheduler_type"],
+        torch.optim.SGD([torch.zeros(1)], lr=lr),
+        num_warmup_steps=math.ceil(recipe["warmup_steps"] * steps),
+        num_training_steps=steps,
+        scheduler_specific_kwargs=recipe.get("lr_scheduler_kwargs"),
+    )
+    share = schedule.lr_lambdas[0]
+    return [lr * share(step) for step in range(steps)]

@@ -17,11 +17,12 @@ import pandas as pd
 import torch
 from transformers.utils import logging
 
-from mipo import evaluate, files, preference_data
+from mipo import evaluate, files, preference_data, recipes
 from mipo.cache import Run
 from mipo.evaluate import token_lengths
 from mipo.lm.tokens import token_ids
 from mipo.losses import gamma_decay
+from mipo.recipes import RECIPES
 from mipo.worlds import population
 from mipo_study import methods, tables
 from mipo_study.hub import benchmarks, download, runs, scores
@@ -35,12 +36,18 @@ if TYPE_CHECKING:
 UNKNOWN_SHARE = 0.02  # of tokens: above it a model cannot read the users' words
 TEST_SHARE = 1 / 3  # of the examples, whole users at a time
 HELD_OUT = 0.2  # share of the prompts of the preferences
-BATCH = 12  # pairs per step
+BATCH = 12  # pairs per step, at most
+LEAST_STEPS = 8  # fewer pairs make smaller batches, not fewer steps than this
+FEW_PAIRS = 100  # below it a gain can hardly be told from chance
 LEAST_PAIRS = 10  # fewer held-out pairs say nothing
 
-# The small world's model has a million parameters and takes large steps; for others,
-# TRL's rate for DPO, and ten times it for adapters.
-SMALL_RATE, HUB_RATE, ADAPTER_RATE = 4.5e-4, 1e-6, 1e-5
+# The small world's model has a million parameters and takes large steps; models of the
+# hub take TRL's rate for DPO, those between ten times it, and adapters ten times more.
+TINY, MIDDLING = 5e6, 5e8  # parameters
+TINY_RATE, MIDDLING_RATE, HUB_RATE = 4.5e-4, 1e-5, 1e-6
+# The sum of the rates, which is about as far as Adam moves a weight; the published MIPO
+# training (5e-7 at most, 250 steps) has 7e-5. Adapters need ten times as much.
+LEAST_TRAVEL = 3e-5
 
 # {measure: (title in tables, unit)}; the untrained model judges unless said otherwise.
 MEASURES = {
@@ -194,7 +201,48 @@ def split_users(
     return parts.train, parts.test
 
 
+def used_contexts(before: pd.DataFrame) -> str:
+    """Whether the base model's replies depend on their users, in words.
+
+    Parameters
+    ----------
+    before : pandas.DataFrame
+        Of `Workshop.measure` for the base model.
+
+    Returns
+    -------
+    str
+        A warning where neither conditional PMI nor match is above what chance gives, by
+        intervals that draw whole persons; else a sentence that says so.
+    """
+    persons = before["person"].to_numpy()
+    found = {}
+    for column, chance in (("pmi", 0.0), ("match", before["chance"].iloc[0])):
+        by_chance = np.full(len(before), chance)
+        values = before[column].to_numpy()
+        found[column] = evaluate.paired_bootstrap(values, by_chance, persons)
+    mean = before[["pmi", "match"]].mean()
+    chance = before["chance"].iloc[0]
+    measured = (
+        f"conditional PMI {mean['pmi']:.2f} nats, match {mean['match']:.0%} where a "
+        f"guess gets {chance:.0%}, over {before['person'].nunique()} users"
+    )
+    if any(low > 0 for _, low, _ in found.values()):
+        return f"The base model uses the contexts ({measured})."
+    return (
+        f"**The base model does not seem to use the contexts** ({measured}). Replies "
+        "to the right and to another context then differ by chance only, and pairs "
+        "made of them teach nothing about users: give contexts that a reply could "
+        "show, more users, or a better model."
+    )
+
+
 # ---- training and measuring ----
+
+
+def batch_of(pairs: int) -> int:
+    """Pairs per step: `BATCH`, or fewer, so that there are `LEAST_STEPS` steps."""
+    return max(1, min(BATCH, pairs // LEAST_STEPS))
 
 
 @dataclass
@@ -208,7 +256,8 @@ class Workshop:
     base : Place
         The model before training.
     learning_rate : float
-        0 takes 4.5e-4 for the small world's model, 1e-6 for others, 1e-5 for adapters.
+        0 takes 4.5e-4 below 5 million parameters, 1e-5 below 500 million, 1e-6 above;
+        adapters of the latter two take ten times as much.
     lora_rank : int
         Rank of adapters; 0 trains every weight.
     max_new_tokens : int
@@ -234,18 +283,25 @@ class Workshop:
         self.policies = {"base": self.base}
 
     @property
+    def parameters(self) -> int:
+        """Of the base model."""
+        model, _ = runs.model_of(self.base)
+        return model.num_parameters()
+
+    @property
     def small(self) -> bool:
         """Whether the model is small enough for large steps and large batches."""
-        model, _ = runs.model_of(self.base)
-        return model.num_parameters() < 5e6
+        return self.parameters < TINY
 
     @property
     def rate(self) -> float:
-        """The learning rate of every method."""
-        usual = SMALL_RATE if self.small else HUB_RATE
-        if self.lora_rank and not self.small:
-            usual = ADAPTER_RATE
-        return self.learning_rate or usual
+        """The highest learning rate of every method."""
+        if self.learning_rate:
+            return self.learning_rate
+        if self.small:
+            return TINY_RATE
+        usual = MIDDLING_RATE if self.parameters < MIDDLING else HUB_RATE
+        return usual * (10 if self.lora_rank else 1)
 
     @property
     def sampling(self) -> dict[str, Any]:
@@ -329,6 +385,85 @@ class Workshop:
             parts.append(pairs)
         return parts[0], parts[1]
 
+    def _learned_from(
+        self, name: str, users: Sequence[dict], preferences: Sequence[dict]
+    ) -> Run:
+        """The run of pairs that a method learns from."""
+        method = methods.method(name)
+        if method.pairs == "labelled":
+            return runs.labelled_pairs(self.run_dir, preferences)
+        return self._pairs(users, method.pairs)
+
+    def plan(
+        self, name: str, users: Sequence[dict], preferences: Sequence[dict]
+    ) -> dict[str, Any]:
+        """What a training will do, before it is done.
+
+        Parameters
+        ----------
+        name, users, preferences
+            As in `train`.
+
+        Returns
+        -------
+        dict
+            method, pairs, batch (pairs per step), steps, updates (steps whose rate is
+            above 0), highest_rate, and travel: the sum of the rates, about as far as
+            Adam moves a weight.
+        """
+        pairs = self._learned_from(name, users, preferences).metrics["pairs"]
+        batch = batch_of(pairs)
+        steps = math.ceil(pairs / batch)
+        recipe = RECIPES[methods.settings_of(name).recipe]
+        rates = recipes.rates(self.rate, steps, recipe)
+        return {
+            "method": name,
+            "pairs": pairs,
+            "batch": batch,
+            "steps": steps,
+            "updates": sum(rate > 0 for rate in rates),
+            "highest_rate": max(rates),
+            "travel": sum(rates),
+        }
+
+    def warnings(self, plans: Sequence[Mapping[str, Any]]) -> str:
+        """What speaks against trainings, before they are done.
+
+        Parameters
+        ----------
+        plans : sequence of dict
+            Of `plan`.
+
+        Returns
+        -------
+        str
+            A paragraph for each training that can teach nothing, and one where the
+            pairs are few; empty where all is well.
+        """
+        times = 10 if self.lora_rank else 1
+        said = []
+        for plan in plans:
+            label = methods.label(plan["method"])
+            if not plan["updates"]:
+                said.append(
+                    f"**{label} will learn nothing:** its one step is the first of the "
+                    "warm-up, whose rate is 0. Give more pairs."
+                )
+            elif plan["travel"] < times * LEAST_TRAVEL:
+                said.append(
+                    f"**{label} will hardly learn anything:** its rates add up to "
+                    f"{plan['travel']:.0e}, those of the published training to 7e-05"
+                    f"{', and adapters need ten times as much' * (times > 1)}. Give "
+                    "more users, or a higher `learning_rate`."
+                )
+        fewest = min((plan["pairs"] for plan in plans), default=FEW_PAIRS)
+        if fewest < FEW_PAIRS:
+            said.append(
+                f"**There are only {fewest} pairs.** With fewer than {FEW_PAIRS}, a "
+                "gain can hardly be told from chance: read what follows as a trial."
+            )
+        return "\n\n".join(said)
+
     def train(
         self, name: str, users: Sequence[dict], preferences: Sequence[dict]
     ) -> dict[str, Any]:
@@ -352,10 +487,7 @@ class Workshop:
         """
         method = methods.method(name)
         setting = methods.settings_of(name)
-        if method.pairs == "labelled":
-            pairs = runs.labelled_pairs(self.run_dir, preferences)
-        else:
-            pairs = self._pairs(users, method.pairs)
+        pairs = self._learned_from(name, users, preferences)
         run = runs.train_policy(
             self.run_dir,
             method.loss,
@@ -364,7 +496,7 @@ class Workshop:
             pairs,
             lr=self.rate,
             epochs=1.0,
-            batch_size=min(BATCH, pairs.metrics["pairs"]),
+            batch_size=batch_of(pairs.metrics["pairs"]),
             micro_batch=BATCH if self.small else 2,
             max_length=2048,
             lora_rank=self.lora_rank,
@@ -586,6 +718,20 @@ def pair_texts(pair: Mapping[str, Any]) -> dict[str, str]:
         value = pair[column]
         texts[column] = value if isinstance(value, str) else runs.transcript(value)
     return texts
+
+
+def plan_table(plans: Sequence[Mapping[str, Any]]) -> str:
+    """The plans of `Workshop.plan` in Markdown."""
+    table = pd.DataFrame(plans)
+    table["method"] = [methods.label(name) for name in table["method"]]
+    titles = {
+        "batch": "pairs per step",
+        "updates": "steps with a rate above 0",
+        "highest_rate": "highest rate",
+        "travel": "sum of the rates",
+    }
+    table = table.rename(columns=titles)
+    return tables.markdown(table, {"highest rate": ".1e", "sum of the rates": ".1e"})
 
 
 def diverged(table: pd.DataFrame) -> str:

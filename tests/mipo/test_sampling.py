@@ -189,3 +189,90 @@ def test_clear_errors(tiny):
         sampling.generate(model, tokenizer, [""], names=["mine.jsonl, line 7"])
     with pytest.raises(ValueError, match="top_p"):
         sampling.generate(model, tokenizer, ["say"], top_p=0)
+
+
+# ---- what is computed once, and what no longer ----
+
+
+def long_prompts(n):
+    """Prompts that begin with the same 20 tokens."""
+    start = "<|user|>say" + " a b c d e f" * 3
+    return [prompt.replace("<|user|>say", start) for prompt in prompts(n)]
+
+
+@pytest.fixture
+def shapes_read(monkeypatch):
+    """The shapes of all that a model is given: shapes_read(model) -> list."""
+
+    def watch(model):
+        shapes, forward = [], model.forward
+
+        def noted(*args, **kwargs):
+            shapes.append(tuple(kwargs["input_ids"].shape))
+            return forward(*args, **kwargs)
+
+        monkeypatch.setattr(model, "forward", noted)
+        return shapes
+
+    return watch
+
+
+def test_what_all_prompts_begin_with_is_read_once(model_of, shapes_read):
+    model, tokenizer = model_of
+    ids = [tokenizer(prompt)["input_ids"] for prompt in long_prompts(12)]
+    assert sampling.common_prefix(model, ids) == 20  # and the word they go on with
+    how = {"max_new_tokens": 4, "seed": 5}
+    alone = sampling.sample(model, tokenizer, long_prompts(12), batch_size=1, **how)
+    shapes = shapes_read(model)
+    together = sampling.sample(model, tokenizer, long_prompts(12), **how)
+    longest = max(map(len, ids))
+    assert shapes[:2] == [(1, 20), (12, longest - 20)]
+    assert together == alone
+
+
+@pytest.mark.parametrize(
+    "ids, length",
+    [
+        ([list(range(30)), list(range(25)) + [0] * 9], 25),
+        ([list(range(30)), list(range(30))], 29),  # a token of each is left over
+        ([list(range(30)), list(range(20))], 19),
+        ([list(range(16)) + [0], list(range(15)) + [0, 0]], 0),  # 15: too short
+        ([list(range(30))], 0),  # one prompt shares nothing
+    ],
+)
+def test_the_common_prefix_by_hand(tiny, ids, length):
+    assert sampling.common_prefix(tiny[0], ids) == length
+
+
+def test_models_that_look_by_place_share_no_prefix(tiny):
+    _, tokenizer = tiny
+    sliding = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}
+    model = family(Qwen2ForCausalLM, Qwen2Config, tokenizer, **sliding)
+    ids = [tokenizer(prompt)["input_ids"] for prompt in long_prompts(12)]
+    assert sampling.common_prefix(model, ids) == 0
+
+
+def test_the_next_token_has_the_same_law_with_a_prefix_as_alone(model_of):
+    model, tokenizer = model_of
+    ids = [tokenizer(prompt)["input_ids"] for prompt in long_prompts(5)]
+    pad = tokenizer.pad_token_id
+    with torch.no_grad():
+        together = sampling._State(model, ids, pad)
+        assert together.cache is not None  # the prefix is there already
+        found = together.logits()
+        alone = [model(torch.tensor([row])).logits[0, -1] for row in ids]
+    torch.testing.assert_close(found.float(), torch.stack(alone), rtol=0, atol=1e-5)
+
+
+def test_rows_that_are_done_are_computed_no_longer(model_of, shapes_read):
+    model, tokenizer = model_of
+    how = {"max_new_tokens": 16, "seed": 5, "temperature": 1.5}
+    alone = sampling.sample(model, tokenizer, prompts(24), batch_size=1, **how)
+    lengths = [len(reply.ids) for reply in alone]
+    shapes = shapes_read(model)
+    together = sampling.sample(model, tokenizer, prompts(24), **how)
+    assert together == alone
+    for step, (rows, _) in enumerate(shapes):
+        going = sum(length > step for length in lengths)
+        assert going <= rows <= max(going / (1 - sampling.DROPPED), going + 1)
+    assert shapes[-1][0] < 24

@@ -1,6 +1,8 @@
 """Chapter 18's measures by hand: gains with whole persons, replies side by side."""
 
+import json
 import math
+import re
 from types import SimpleNamespace
 
 import pandas as pd
@@ -111,3 +113,82 @@ def test_words_are_counted_in_the_tokens_that_a_model_is_asked_with(monkeypatch)
         own.require_known_words(base, [example], "mine.jsonl")
     monkeypatch.setattr(own, "UNKNOWN_SHARE", share)
     own.require_known_words(base, [example], "mine.jsonl")
+
+
+# ---- what is said before training ----
+
+
+@pytest.mark.parametrize(
+    "pairs, batch",
+    [(1, 1), (13, 1), (20, 2), (96, 12), (500, 12)],  # a pair, 8 steps, 12 at most
+)
+def test_few_pairs_make_small_batches_not_few_steps(pairs, batch):
+    assert own.batch_of(pairs) == batch
+
+
+def plan_of(**changes):
+    whole = {"method": "mipo-random", "pairs": 500, "updates": 40, "travel": 1e-4}
+    return {**whole, **changes}
+
+
+@pytest.mark.parametrize(
+    "plan, lora_rank, said",
+    [
+        (plan_of(updates=0, travel=0.0), 0, "will learn nothing.*rate is 0"),
+        (plan_of(travel=1e-6), 0, "will hardly learn.*add up to 1e-06"),
+        (plan_of(), 16, "add up to 1e-04.*adapters need ten times as much"),
+        (plan_of(pairs=13), 0, "only 13 pairs"),
+    ],
+)
+def test_what_can_teach_nothing_is_said(plan, lora_rank, said):
+    workshop = own.Workshop(None, own.Place("x", None), lora_rank=lora_rank)
+    assert re.search(said, workshop.warnings([plan_of(), plan]))
+
+
+def test_a_training_that_is_large_enough_is_not_warned_of():
+    workshop = own.Workshop(None, own.Place("x", None))
+    assert workshop.warnings([plan_of()]) == ""
+
+
+def test_a_plan_is_what_the_training_does(tiny_qwen2, examples_list, tmp_path):
+    """Steps and rates beforehand are those that the trainer logs."""
+    users = [{"person": "a", "context": "", **example} for example in examples_list]
+    place = own.Place("tiny", tiny_qwen2)
+    workshop = own.Workshop(tmp_path, place, max_new_tokens=4, learning_rate=1e-3)
+    plan = workshop.plan("mipo-random", users, [])
+    assert plan["batch"] == plan["pairs"] // own.LEAST_STEPS == 2
+    done = workshop.train("mipo-random", users, [])
+    log = json.loads(workshop.policies["mipo-random"].read("log.json"))
+    rates = [row["learning_rate"] for row in log]
+    assert done["steps"] == plan["steps"] == len(rates)
+    assert plan["updates"] == sum(rate > 0 for rate in rates) < len(rates)
+    assert plan["highest_rate"] == pytest.approx(max(rates))
+    assert plan["travel"] == pytest.approx(sum(rates))
+
+
+@pytest.mark.parametrize(
+    "values, match, said",
+    [
+        ([0.1, -0.1, 0.1, -0.1, 0.0, 0.0], 0.5, "does not seem to use the contexts"),
+        ([1.0, 1.2, 1.1, 1.1, 1.0, 1.2], 0.5, "uses the contexts (conditional PMI 1.1"),
+        ([0.1, -0.1, 0.1, -0.1, 0.0, 0.0], 1.0, "uses the contexts"),
+    ],
+)
+def test_contexts_that_the_base_does_not_use_are_said(values, match, said):
+    """Three persons; a guess is right in half the cases."""
+    before = rows("base", values).assign(match=match, chance=0.5)
+    assert said in own.used_contexts(before)
+
+
+def test_the_default_rate_goes_by_size(monkeypatch):
+    workshop = own.Workshop(None, own.Place("x", None))
+    for size, rate, adapter in (
+        (1e6, 4.5e-4, 4.5e-4),
+        (1.35e8, 1e-5, 1e-4),
+        (1.5e9, 1e-6, 1e-5),
+    ):
+        monkeypatch.setattr(own.Workshop, "parameters", size)
+        workshop.lora_rank = 0
+        assert workshop.rate == pytest.approx(rate)
+        workshop.lora_rank = 16
+        assert workshop.rate == pytest.approx(adapter)

@@ -1,6 +1,7 @@
 """Needs: parameters as the models have them, memory by hand, advice that would help."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -101,29 +102,63 @@ def test_a_card_that_is_too_small_stops_with_advice_that_fits():
     assert "fsdp" not in str(error.value)
 
 
-def test_without_a_card_only_a_small_model_goes_on():
-    policy = Shape.named("Qwen/Qwen2.5-0.5B-Instruct")
+@pytest.fixture
+def sixteen_gb(monkeypatch):
+    memory = SimpleNamespace(total=16e9)
+    monkeypatch.setattr(budget.psutil, "virtual_memory", lambda: memory)
+
+
+def test_without_a_card_memory_decides_not_time(sixteen_gb):
+    policy = Shape.named("Qwen/Qwen2.5-7B-Instruct")
     with pytest.raises(
-        budget.TooSmall,
-        match="494 million parameters, and this machine has no GPU.*RTX 4090.*50 million",
+        budget.TooSmall, match="no GPU and 16 GB of memory.*H200.*smollm2-135m"
     ):
         budget.check(need(policy), None, policy)
-    small = Shape(40e6, 8, 512, 32_000, 1024)
+    small = Shape(1.35e8, 30, 576, 49_152, 384)
     budget.check(need(small), None, small)
 
 
-def test_without_a_card_the_judge_must_be_small_too():
-    small, judge = (
-        Shape(40e6, 8, 512, 32_000, 1024),
-        Shape.named("Qwen/Qwen2.5-7B-Instruct"),
-    )
-    with pytest.raises(
-        budget.TooSmall,
-        match='Qwen2.5-7B-Instruct has 7620 million.*no GPU.*-p judge "", to do without',
-    ):
+def test_without_a_card_the_judge_must_fit_too(sixteen_gb):
+    small = Shape(1.35e8, 30, 576, 49_152, 384)
+    judge = Shape.named("Qwen/Qwen2.5-7B-Instruct")
+    with pytest.raises(budget.TooSmall, match='16 GB.*-p judge "", to do without'):
         budget.check(need(small, judge), None, small, judge)
     budget.check(need(small, small), None, small, small)
     budget.check(need(small, judge), ("X", 80), small, judge)
+
+
+def test_minutes_by_hand():
+    """N = 1e6, 100 + PROMPT tokens, 1e9 operations a second; each term alone."""
+    shape, length = Shape(1e6, 2, 64, 1000, 32), budget.PROMPT + 100
+    how = {"operations": 1e9, "seeds": 0, "reply": 100}
+    training = budget.minutes(shape, runs=3, pairs=10, tests=0, **how)
+    seconds = 3 * 10 * 2 * length * 10e6 / 0.6 / 1e9
+    assert training == pytest.approx(seconds / 60)
+    tested = budget.minutes(shape, runs=3, pairs=0, tests=20, **how)
+    assert tested == pytest.approx(3 * 20 * length * 2e6 / 0.3 / 1e9 / 60)
+    told = budget.minutes(shape, runs=3, pairs=0, tests=20, contexts=8, **how)
+    apart = 2 * 3 * 20 * 8 * length * 2e6 / 0.6 / 1e9 / 60
+    assert told - tested == pytest.approx(apart)
+    judged = budget.minutes(shape, shape, runs=3, pairs=0, tests=20, **how)
+    verdicts = 3 * 2 * 20 * 1024 * 2e6 / 0.6 / 1e9 / 60
+    assert judged - tested == pytest.approx(verdicts)
+
+
+@pytest.mark.parametrize(
+    "minutes, text",
+    [
+        (0.2, "less than a minute"),
+        (42.4, "42 minutes"),
+        (200, "3.3 hours"),
+        (60_000, "42 days"),
+    ],
+)
+def test_a_duration_in_words(minutes, text):
+    assert budget.duration(minutes) == text
+
+
+def test_the_speed_is_that_of_a_product():
+    assert 1e8 < budget.speed(0.05) < 1e14
 
 
 def test_two_checkpoints_lie_side_by_side_for_a_moment(tmp_path):

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from mipo.lm.shared_prompt import why_not
 from mipo.lm.tokens import (
     check_embeddings,
     encode_many,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HEAD = 256  # of the most likely tokens are looked at before all are sorted
+LEAST_PREFIX = 16  # tokens: what is shorter is read with each prompt
+DROPPED = 1 / 8  # of the rows are done: they are computed no longer
 
 
 # Ids of sampled replies in a file of pairs; chosen_ids is TRL's own name within.
@@ -193,17 +196,33 @@ def _check_lengths(
 
 
 class _State:
-    """A left-padded batch of prompts with its key-value cache."""
+    """A left-padded batch of prompts with its key-value cache.
+
+    What all prompts begin with is read once. Its keys and values then stand before the
+    padding of each row.
+    """
 
     def __init__(self, model: PreTrainedModel, ids: list[list[int]], pad: int):
-        width = max(map(len, ids))
-        tokens = [[pad] * (width - len(row)) + row for row in ids]
-        mask = [[0] * (width - len(row)) + [1] * len(row) for row in ids]
         self.model = model
+        self.cache: Any = None
+        shared = common_prefix(model, ids)
+        if shared:
+            self._read_once(ids[0][:shared], len(ids))
+            ids = [row[shared:] for row in ids]
+        width = max(map(len, ids))
+        before = [1] * shared
+        tokens = [[pad] * (width - len(row)) + row for row in ids]
+        mask = [before + [0] * (width - len(row)) + [1] * len(row) for row in ids]
         self.tokens = torch.tensor(tokens, device=model.device)  # (B, T)
-        self.mask = torch.tensor(mask, device=model.device)  # (B, T)
-        self.position = (self.mask.cumsum(-1) - 1).clamp(min=0)
-        self.cache = None
+        self.mask = torch.tensor(mask, device=model.device)  # (B, shared + T)
+        self.position = (self.mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
+
+    def _read_once(self, prefix: list[int], rows: int) -> None:
+        """Fill the cache with what `rows` prompts begin with."""
+        tokens = torch.tensor([prefix], device=self.model.device)
+        out = self.model(input_ids=tokens, use_cache=True, logits_to_keep=1)
+        self.cache = out.past_key_values
+        self.cache.batch_repeat_interleave(rows)
 
     def logits(self) -> Tensor:
         """Logits of the next token, (B, V)."""
@@ -224,6 +243,42 @@ class _State:
         self.mask = torch.cat([self.mask, torch.ones_like(self.tokens)], dim=1)
         self.position = self.position[:, -1:] + 1
 
+    @property
+    def can_drop(self) -> bool:
+        """Whether rows can be left out of the cache, which not every kind allows."""
+        return hasattr(self.cache, "batch_select_indices")
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some rows only."""
+        self.cache.batch_select_indices(rows)
+        self.tokens = self.tokens[rows]
+        self.mask = self.mask[rows]
+        self.position = self.position[rows]
+
+
+def common_prefix(model: PreTrainedModel, ids: list[list[int]]) -> int:
+    """How many tokens of prompts are read once for all of them.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        0 for the kinds that look at the past by place, not by position, see
+        `mipo.lm.shared_prompt.why_not`.
+    ids : list of list of int
+        Prompts, not empty.
+
+    Returns
+    -------
+    int
+        What all begin with; a token of each is left over. 0 below `LEAST_PREFIX`.
+    """
+    first, last = min(ids), max(ids)
+    most = min(map(len, ids)) - 1
+    same = [one == other for one, other in zip(first[:most], last[:most], strict=True)]
+    length = same.index(False) if False in same else most
+    worth = len(ids) > 1 and length >= LEAST_PREFIX and why_not(model) is None
+    return length if worth else 0
+
 
 def _decode(
     states: list[_State],
@@ -235,23 +290,31 @@ def _decode(
 ) -> list[list[int]]:
     """Token ids per row; what follows the first of `ends` is a filling."""
     rows, steps = uniforms.shape
-    numbers = torch.tensor(uniforms, device=states[0].mask.device)
-    done = torch.zeros(rows, dtype=torch.bool, device=numbers.device)
-    stops = torch.tensor(ends, device=numbers.device)
-    columns = []
+    device = states[0].mask.device
+    numbers = torch.tensor(uniforms, device=device)
+    stops = torch.tensor(ends, device=device)
+    tokens = torch.full((rows, steps), ends[0], device=device)
+    live = torch.arange(rows, device=device)  # rows that are computed
+    done = torch.zeros(rows, dtype=torch.bool, device=device)  # of them
     for step in range(steps):
         logits = states[0].logits()
         if len(states) == 2:
             logits = (1 + alpha) * logits - alpha * states[1].logits()
-        token = pick(logits, numbers[:, step], temperature, top_p)
+        token = pick(logits, numbers[live, step], temperature, top_p)
         token = torch.where(done, ends[0], token)
-        columns.append(token)
+        tokens[live, step] = token
         done |= torch.isin(token, stops)
-        if done.all():
+        finished = int(done.sum())
+        if finished == len(done):
             break
         for state in states:
             state.append(token)
-    return torch.stack(columns, dim=1).tolist()
+        if finished >= DROPPED * len(done) and states[0].can_drop:
+            going = (~done).nonzero()[:, 0]
+            live, done = live[going], done[going]
+            for state in states:
+                state.keep(going)
+    return tokens.tolist()
 
 
 def reply_of(

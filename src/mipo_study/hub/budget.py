@@ -1,20 +1,24 @@
 """What training a hub model needs, by formula: memory of the card, downloads, disk.
 
-Good for telling a card that will do from one that will not. Time is not forecast: what
-a run has taken stands in its results.
+Good for telling a card that will do from one that will not. Minutes are forecast for a
+processor, where they decide whether to begin; what a run has taken stands in its
+results.
 """
 
 from __future__ import annotations
 
 import functools
 import re
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import torch
 
+from mipo.packaged import is_packaged
 from mipo_study import tables
 from mipo_study.hub import download
 
@@ -29,7 +33,11 @@ CARDS = {
 SPARE = 0.9  # share of a card that may be planned with
 OVERHEAD_GB = 2.0  # CUDA itself, fragmentation, the framework's buffers
 CHUNK_GB = 1.0  # logits, made in chunks (see mipo.logprobs)
-WITHOUT_GPU = 50e6  # parameters of a model that a CPU trains in hours, not weeks
+SYSTEM_GB = 0.5  # Python and torch, on a machine without a card
+PROMPT = 200  # tokens of a prompt, where nothing is known of them
+# Share of the speed of a large matrix product that the work reaches on a processor,
+# measured with a model of 135 million parameters on two cores.
+TRAINING_SHARE, SAMPLING_SHARE = 0.6, 0.3
 JUDGE_LENGTH = 1024  # tokens of two replies and the question about them
 CHECKED_SIZES = {
     "0.5B": 0.494e9,
@@ -326,7 +334,8 @@ def need(
     card = max(training, sampling_gb(policy, batch=sample_batch, length=longest))
     if judge:
         card = max(card, sampling_gb(judge, batch=score_batch, length=JUDGE_LENGTH))
-    fetched = [s for s in (policy, judge) if s and not Path(s.name).is_dir()]
+    models = [shape for shape in (policy, judge) if shape]
+    fetched = [s for s in models if not (Path(s.name).is_dir() or is_packaged(s.name))]
     adapter = 4 * 14 * lora_rank * policy.hidden * policy.layers
     saved = adapter if lora_rank else 2 * policy.parameters
     checkpoint = 0 if lora_rank else 2 * 12 * policy.parameters
@@ -403,14 +412,13 @@ def check(
     Raises
     ------
     TooSmall
-        With advice, if the card holds less than is needed, or the models are too large
-        to do without one.
+        With advice, if the card holds less than is needed; where there is none, if the
+        machine's memory does. How long it will take is no reason: see `minutes`.
     """
     kinds = fitting(wanted.card)
     cards = [f"one of these cards: {', '.join(kinds)}"] if kinds else []
     if here is None:
-        _require_small(policy, '-p model "", to read on', cards)
-        _require_small(judge, '-p judge "", to do without one', cards)
+        _require_memory(wanted, policy, judge, cards)
         return
     name, memory = here
     room = SPARE * memory
@@ -439,16 +447,116 @@ def check(
     )
 
 
-def _require_small(model: Shape | None, without: str, cards: list[str]) -> None:
-    """TooSmall for a model that needs a GPU; `without` is the way to do without it."""
-    if model is None or model.parameters <= WITHOUT_GPU:
+def _require_memory(
+    wanted: Need, policy: Shape, judge: Shape | None, cards: list[str]
+) -> None:
+    """TooSmall where a machine without a GPU has too little memory."""
+    memory = psutil.virtual_memory().total / 1e9
+    # The formulas are those of bfloat16 on a card; a processor holds float32.
+    larger = max(shape.parameters for shape in (policy, judge) if shape)
+    needed = wanted.card - OVERHEAD_GB + SYSTEM_GB + 2 * larger / 1e9
+    if needed <= SPARE * memory:
         return
-    largest = f"a model of at most {WITHOUT_GPU / 1e6:.0f} million parameters"
+    smaller = "a smaller model, such as smollm2-135m"
+    ways = [*cards, smaller, '-p model "", to read on']
+    if judge:
+        ways.append('-p judge "", to do without one')
     raise TooSmall(
-        f"{model.name} has {model.parameters / 1e6:.0f} million parameters, and this "
-        "machine has no GPU: that would take weeks. Ways out: "
-        + "; ".join([*cards, largest, without])
+        f"{policy.name} would need about {needed:.0f} GB, and this machine has no GPU "
+        f"and {memory:.0f} GB of memory. Ways out: {'; '.join(ways)}"
     )
+
+
+# ---- time, on a processor ----
+
+
+def speed(seconds: float = 0.3) -> float:
+    """Operations per second of a large float32 matrix product on this processor.
+
+    Parameters
+    ----------
+    seconds : float
+        How long it is measured.
+
+    Returns
+    -------
+    float
+        With as many threads as torch has now.
+    """
+    matrix = torch.ones(1024, 1024)
+    matrix @ matrix
+    begin, done = time.perf_counter(), 0
+    while time.perf_counter() - begin < seconds:
+        matrix @ matrix
+        done += 1
+    return 2 * 1024**3 * done / (time.perf_counter() - begin)
+
+
+def minutes(
+    policy: Shape,
+    judge: Shape | None = None,
+    *,
+    operations: float,
+    runs: int,
+    seeds: int,
+    pairs: int,
+    tests: int,
+    reply: int,
+    epochs: float = 1.0,
+    contexts: int = 0,
+) -> float:
+    r"""Minutes that the runs on one data set take without a GPU, roughly.
+
+    Parameters
+    ----------
+    policy, judge : Shape
+        The models.
+    operations : float
+        Per second, see `speed`.
+    runs, seeds : int
+        Trainings in all, and base models that are measured too.
+    pairs, tests : int
+        To train on, and prompts to test on, in each run.
+    reply : int
+        Tokens of a reply, at most.
+    epochs : float
+        Passes over the pairs.
+    contexts : int
+        People among whom a reply is told apart.
+
+    Returns
+    -------
+    float
+        Good for telling minutes from hours from days.
+
+    Notes
+    -----
+    A token costs 2N operations forward and 4N backward with N parameters. A pair has
+    two prompts and two replies, read once more for the reference and once more where
+    activations are computed twice: 10N a token. Sampling is slower, since each token
+    waits for the one before it.
+    """
+    n, length = policy.parameters, PROMPT + reply
+    training = runs * pairs * epochs * 2 * length * 10 * n
+    sampled = seeds * 2 * pairs + (runs + seeds) * tests
+    sampling = sampled * length * 2 * n
+    # each policy tells replies apart by itself, and the base does it for all
+    scoring = (2 * runs + seeds) * tests * contexts * length * 2 * n
+    judging = runs * 2 * tests * JUDGE_LENGTH * 2 * judge.parameters if judge else 0.0
+    reading = (training + scoring + judging) / TRAINING_SHARE
+    return (reading + sampling / SAMPLING_SHARE) / operations / 60
+
+
+def duration(minutes: float) -> str:
+    """Minutes in words, to two digits: "4 minutes", "3.5 hours", "12 days"."""
+    if minutes < 1:
+        return "less than a minute"
+    if minutes < 90:
+        return f"{minutes:.0f} minutes"
+    hours = minutes / 60
+    if hours < 48:
+        return f"{hours:.2g} hours"
+    return f"{hours / 24:,.0f} days"
 
 
 def table(wanted: Need) -> str:
