@@ -34,6 +34,7 @@ compare: .venv/.book
 
 bench: .venv/.dev
 	$(RUN) mipo_study.bench.speed $(ARGS)
+	$(RUN) mipo_study.bench.replies
 
 clean:
 	rm -rf runs .snakemake .pytest_cache

@@ -95,6 +95,7 @@ def sample(
     contrast_prompts: Sequence[str] | None = None,
     alpha: float = 0.0,
     names: Sequence[str] | None = None,
+    share_prefix: bool = True,
     progress: bool = False,
 ) -> list[Reply]:
     """Sample one reply per rendered prompt.
@@ -122,6 +123,8 @@ def sample(
         Its strength: logits (1 + α)·logits(prompt) - α·logits(contrast).
     names : sequence of str, optional
         What errors call each prompt; None: its number.
+    share_prefix : bool
+        Read what the prompts of a batch begin with once, where that is exact.
     progress : bool
         Show a bar.
 
@@ -160,7 +163,10 @@ def sample(
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             uniforms = _uniforms(seed, rows, max_new_tokens)
-            states = [_State(model, [side[i] for i in rows], pad) for side in ids]
+            states = [
+                _State(model, [side[i] for i in rows], pad, share_prefix)
+                for side in ids
+            ]
             sampled = _decode(states, uniforms, ends, temperature, top_p, alpha)
             for i, tokens in zip(rows, sampled, strict=True):
                 replies[i] = reply_of(tokenizer, tokens, ends)
@@ -202,10 +208,12 @@ class _State:
     padding of each row.
     """
 
-    def __init__(self, model: PreTrainedModel, ids: list[list[int]], pad: int):
+    def __init__(
+        self, model: PreTrainedModel, ids: list[list[int]], pad: int, share: bool = True
+    ):
         self.model = model
         self.cache: Any = None
-        shared = common_prefix(model, ids)
+        shared = common_prefix(model, ids) if share else 0
         if shared:
             self._read_once(ids[0][:shared], len(ids))
             ids = [row[shared:] for row in ids]

@@ -61,6 +61,7 @@ class Page:
             "work": lambda: tables.work(own),  # of this run, not of the published one
             "versions": lambda: tables.versions(self.results),
             "bench": tables.bench,
+            "bench_replies": tables.bench_replies,
             "real_models": tables.real_models,
             "real_models_sentence": tables.real_models_sentence,
         }

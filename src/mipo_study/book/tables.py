@@ -222,6 +222,39 @@ def sampling_rows(sampling: dict) -> list[dict[str, str]]:
     return rows
 
 
+def bench_replies() -> str:
+    """A table per device of results/bench/real: replies of a real model."""
+    folder = project_root() / "results" / "bench" / "real"
+    found = [replies_device(read_json(file)) for file in sorted(folder.glob("*.json"))]
+    return "\n".join(found) or NOTHING
+
+
+def replies_device(run: dict) -> str:
+    """The table of one file of results/bench/real, a row per case and ratio."""
+    rows = []
+    for case, found in run["cases"].items():
+        for name, (median, low, high) in found["ratios"].items():
+            row = {"prompts": f"{found['prompts']} {case}", "ratio": name}
+            row["median (lowest to highest)"] = (
+                f"{median:.2f} ({low:.2f} to {high:.2f})"
+            )
+            rows.append(row)
+    speeds = run["cases"]["questions"]["tokens per second"]
+    said = ", ".join(f"{name}: {speed:.0f}" for name, speed in speeds.items())
+    apart = run["bfloat16_apart"]
+    load = "" if run["load_before"] is None else f", load {run['load_before']:.1f}"
+    head = (
+        f"### {run['device']}, {run['model']}\n{run['machine']}, {run['threads']} "
+        f"threads{load}, {run['date'][:10]}, commit {run['commit']}."
+    )
+    below = (
+        f"Tokens per second, questions: {said}. Log-probabilities in bfloat16 lie "
+        f"{apart['mean']:.3f} nats a token from those in float32 on average, "
+        f"{apart['largest']:.2f} at most."
+    )
+    return f"{head}\n\n{table(rows)}\n\n{below}\n"
+
+
 # ---- real models ----
 
 
