@@ -20,8 +20,8 @@ def load(name: str | Path, **settings) -> list[dict]:
     Parameters
     ----------
     name : str or Path
-        "world" (`mipo.world`), "polis" (`mipo.worlds.polis`), or the path of a file
-        that ends in .jsonl.
+        "world" (`mipo.world`), "polis" (`mipo.worlds.polis`), "wishes"
+        (`mipo.worlds.wishes`), or the path of a file that ends in .jsonl.
     **settings
         Keywords of the source's own function.
 

@@ -1,13 +1,18 @@
 """Worlds in which the truth is known.
 
-The small world, its wide version, word problems, and the votes of real people.
+The small world, its wide version, word problems, the votes of real people, and people
+with wishes that a program checks.
 """
 
 import importlib
 
 # Who makes the examples of each source. Imported when they are asked for, so that
 # whoever reads a file of their own waits for no world.
-SOURCES = {"world": "mipo.world.examples", "polis": "mipo.worlds.votes.load"}
+SOURCES = {
+    "world": "mipo.world.examples",
+    "polis": "mipo.worlds.votes.load",
+    "wishes": "mipo.worlds.wishes.examples",
+}
 
 
 def examples(source: str, **settings) -> list[dict]:
