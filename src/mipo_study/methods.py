@@ -66,6 +66,8 @@ METHODS: dict[str, Method] = {
     "placebo": Method("placebo", colour=LIGHT, marker="."),
     "cold": Method("base, lower temperature", colour=PURPLE),
     "greedy": Method("base, greedy", colour=OLIVE),
+    "best-of": Method("best of n by PMI", colour=GREEN, marker=">"),
+    "cad-strong": Method("CAD, stronger", colour=VERMILLION, marker="x"),
     "vote": Method("base, majority vote", colour=WINE),
     "cad-alone": Method("CAD, no prompt", colour=VERMILLION),
     "cad-partial": Method("CAD, partial prompt", colour=INDIGO),

@@ -1,0 +1,164 @@
+"""Chapter 14: what counts as followed, which wishes enter, which settings are tried."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mipo import packaged
+from mipo.lm.sampling import Reply
+from mipo.models import load_model
+from mipo.worlds.wish_data import WISHES
+from mipo_study import ch14_real_model, ch14_wishes, methods
+from mipo_study.ch14_real_model import Limits
+
+LIMITS = Limits(alone=-4.0, repeats=0.2, words=3)
+SOUND = {"alone": -3.0, "repeats": 0.0, "words": 20, "finished": True}
+
+
+class Stored:
+    """A run that has measured some rows."""
+
+    def __init__(self, metrics=None, **requests):
+        self.metrics = metrics or {}
+        self.requests = requests
+
+    def read(self, name):
+        assert name == "scores.json"
+        return json.dumps(self.requests)
+
+
+def row(follows, own=None, **changes):
+    done = {"follows": follows, "own": follows if own is None else own}
+    return {**SOUND, **done, "wishes": ["greet"] * len(follows), **changes}
+
+
+def test_adherence_counts_own_words_within_the_limits():
+    """By hand: six wishes; four pass, one of them copied, another in a broken reply."""
+    rows = [
+        row([True, True], own=[True, False]),
+        row([True], repeats=0.5),
+        row([False, False]),
+        row([True]),
+    ]
+    found = ch14_real_model.adherence(Stored(plain=rows), "plain", LIMITS)
+    assert found == {"adherence": 2 / 6, "raw": 4 / 6, "within": 3 / 4}
+
+
+@pytest.mark.parametrize(
+    ("changes", "holds"),
+    [
+        ({}, True),
+        ({"alone": -4.0, "repeats": 0.2, "words": 3}, True),
+        ({"alone": -4.01}, False),
+        ({"repeats": 0.21}, False),
+        ({"words": 2}, False),
+    ],
+)
+def test_limits_are_inclusive(changes, holds):
+    assert LIMITS.holds({**SOUND, **changes}) is holds
+
+
+def test_limits_are_what_one_reply_in_forty_passes():
+    """numpy's quantiles of 0..100: 2.5 and 97.5."""
+    rows = [{"alone": -i, "repeats": i / 100, "words": i} for i in range(101)]
+    limits = ch14_real_model.limits_of(rows)
+    assert limits == pytest.approx((-97.5, 0.975, 2.5))
+
+
+def test_a_diverged_training_follows_nothing():
+    found = ch14_real_model.adherence(Stored(), "plain", LIMITS)
+    assert found == {"adherence": 0.0, "raw": 0.0, "within": 0.0}
+    assert math.isnan(ch14_real_model.mean_of(Stored(), "plain", "words"))
+
+
+def test_strict_wins_by_hand():
+    """Two wishes against one, one against one, and a broken reply against one."""
+    ours = [row([True, True]), row([True]), row([True], words=1)]
+    theirs = [row([True, False]), row([True]), row([True])]
+    wins = ch14_real_model.strict_wins(Stored(plain=ours), Stored(plain=theirs), LIMITS)
+    assert wins == {"win": 1 / 3, "tie": 1 / 3, "loss": 1 / 3}
+
+
+def test_a_wish_enters_by_the_rule():
+    """At the edges of 5 and 80 %, and of half as often unasked."""
+    asked = {name: [0, 100] for name in WISHES}
+    bare = {name: [0, 100] for name in WISHES}
+    asked |= {"greet": [5, 100], "work": [4, 100], "hobby": [80, 100]}
+    asked |= {"place": [81, 100], "pet": [40, 100], "bullets": [40, 100]}
+    bare |= {"pet": [20, 100], "bullets": [21, 100]}
+    rates = ch14_real_model.entering(Stored(asked), Stored(bare))
+    assert set(rates.index[rates.enters]) == {"greet", "hobby", "pet"}
+
+
+def test_every_arm_has_as_many_settings_as_any_other():
+    keys = pd.DataFrame(ch14_real_model.grid(ch14_real_model.ARMS), dtype=object).T
+    assert set(keys.groupby(level=0).size()) == {6}
+    for arm in ch14_real_model.ARMS:
+        assert methods.method(arm).loss
+
+
+def test_repeats_by_hand():
+    """Five runs of four words in "a b c d a b c d": the last repeats the first."""
+    assert ch14_wishes.repeats("a b c d a b c d".split()) == pytest.approx(1 / 5)
+    assert ch14_wishes.repeats(["a", "b"]) == 0
+
+
+def test_wishes_may_stand_in_an_earlier_turn_or_nowhere():
+    _, tokenizer = load_model(packaged.STAND_IN)
+    example = {"query": "What is rain?", "context": "Use bullets."}
+    before = ch14_wishes.prompt_of(tokenizer, example)
+    earlier = ch14_wishes.prompt_of(tokenizer, example, "earlier")
+    nowhere = ch14_wishes.prompt_of(tokenizer, example, "nowhere")
+    assert before.count("<|im_start|>user") == 1
+    assert "Use bullets.\n\nWhat is rain?" in before
+    assert earlier.count("<|im_start|>user") == 2
+    assert earlier.index("Use bullets.") < earlier.index(ch14_wishes.NOTED)
+    assert "Use bullets." not in nowhere
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """A trial of the stand-in with every kind of request, trained on six pairs."""
+    folder = tmp_path_factory.mktemp("runs")
+    base = packaged.STAND_IN
+    pairs = ch14_wishes.make_pairs(
+        folder, base=base, negatives="random_context", seed=0, n_people=6
+    )
+    requests = ch14_real_model.requests(4, scope="all")
+    run = ch14_wishes.trial(
+        folder,
+        name="mipo-lora",
+        base=base,
+        seed=0,
+        requests=requests,
+        pairs=pairs,
+        **ch14_real_model.training("mipo-lora", 1e-3, {"beta": 0.1}),
+    )
+    return run, requests
+
+
+def test_every_request_has_its_rows_and_no_weights_are_kept(asked):
+    run, requests = asked
+    assert not (run.path / "model").exists()
+    for request in requests:
+        rows = ch14_real_model.rows_of(run, request["name"])
+        expected = 32 if "told" in request else request["n_people"]
+        assert len(rows) == expected * request.get("each", 1), request["name"]
+        assert all(np.isfinite(line["alone"]) for line in rows)
+    plain = ch14_real_model.rows_of(run, "plain")
+    assert all(line["pmi"] <= math.log(ch14_wishes.CONTEXTS) for line in plain)
+    assert len(ch14_real_model.replies_of(run, "plain")) == 4
+
+
+def test_the_best_of_several_has_the_highest_pmi(monkeypatch):
+    """By hand: PMI 1 and 4 for the first example, 1 and 0 for the second."""
+    replies = [Reply(text, [1], finished=True) for text in "abcd"]
+    logps = {"before": [-3.0, -1.0, -2.0, -9.0], "nowhere": [-4.0, -5.0, -3.0, -9.0]}
+    monkeypatch.setattr(
+        ch14_wishes, "_logps", lambda *_, stated: np.array(logps[stated])
+    )
+    _, best = ch14_wishes._best(None, None, ["x", "y"], replies, {"draws": 2})
+    assert [reply.text for reply in best] == ["b", "c"]
