@@ -207,7 +207,7 @@ def test_the_fields_of_an_example(condition):
     assert json.loads(json.dumps(rows)) == rows
 
 
-@pytest.mark.parametrize("condition", set(wishes.CONDITIONS) - {"misapplied"})
+@pytest.mark.parametrize("condition", sorted({*wishes.CONDITIONS} - {"misapplied"}))
 @pytest.mark.parametrize("split", ["choose", "select", "test"])
 def test_something_is_measured_on_every_question(split, condition):
     for row in wishes.examples(100, split=split, condition=condition):
