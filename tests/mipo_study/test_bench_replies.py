@@ -64,5 +64,5 @@ def test_every_contestant_takes_part_and_the_page_shows_it(tiny, tmp_path, monke
     (folder / "d.json").write_text(json.dumps(run | {"date": "2026-11-27T00:00"}))
     monkeypatch.setenv("MIPO_ROOT", str(tmp_path))
     shown = tables.bench_replies()
-    assert "| 32 questions | generate / ours, float32 |" in shown
+    assert "| 16 questions | generate / ours, float32 |" in shown
     assert "load 0.5" in shown

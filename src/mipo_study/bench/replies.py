@@ -1,7 +1,8 @@
 """Replies of a real model under the clock: our sampler beside transformers' `generate`.
 
-Both sample SmolLM2-135M-Instruct at temperature 1 from the same prompts, in turns, on
-the machine as it is. Ratios are of seconds per token, since replies differ in length.
+Both sample SmolLM2-135M-Instruct at temperature 1 from the same prompts, in turns, with
+one thread. Ratios are of the processor's seconds per token: replies differ in length,
+and what else runs on a machine takes time on the clock.
 
 Run ``python -m mipo_study.bench.replies``; it writes results/bench/real/<device>.json.
 """
@@ -42,10 +43,6 @@ CONTEXTS = (
     "My name is Ana. Greet me by name.",
     "I am a cook; relate it to cooking.",
     "Answer in one sentence.",
-    "I am a teacher and like examples.",
-    "Be formal.",
-    "Use easy words.",
-    "End with a question.",
 )
 DTYPES = ("float32", "bfloat16")
 CONTESTANTS = ("generate", "ours", "ours, separate prefixes")
@@ -74,7 +71,7 @@ def prompts_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, list[str]]:
     asked = [render(tokenizer, query, who) for query in QUERIES for who in CONTEXTS]
     items = [
         {"query": f"Ann has {n} pears and eats 2. How many are left?", "options": []}
-        for n in range(5, 13)
+        for n in range(5, 9)
     ]
     worked = [render(tokenizer, answers.prompt(item), "") for item in items]
     return {"questions": asked, "worked examples": worked}
@@ -89,7 +86,7 @@ def seconds_per_token(
     max_new_tokens: int,
     seed: int,
 ) -> float:
-    """Seconds for replies to all prompts, by the tokens of the replies.
+    """The processor's seconds for replies to all prompts, by the replies' tokens.
 
     Parameters
     ----------
@@ -100,7 +97,7 @@ def seconds_per_token(
     max_new_tokens, seed : int
         Of the replies.
     """
-    begin = time.perf_counter()
+    begin = time.process_time()
     if contestant == "generate":
         tokens = _generated(model, tokenizer, prompts, max_new_tokens, seed)
     else:
@@ -114,7 +111,7 @@ def seconds_per_token(
             share_prefix=contestant == "ours",
         )
         tokens = sum(len(reply.ids) for reply in replies)
-    return (time.perf_counter() - begin) / tokens
+    return (time.process_time() - begin) / tokens
 
 
 def _generated(
@@ -248,6 +245,7 @@ def apart(
 
 def main() -> None:
     """Run ``python -m mipo_study.bench.replies``."""
+    torch.set_num_threads(1)
     model, tokenizer = load_model(SMOLLM2, device="cpu")
     light = copy.deepcopy(model)
     torch.nn.Module.to(light, torch.bfloat16)
