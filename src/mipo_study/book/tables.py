@@ -248,9 +248,9 @@ def replies_device(run: dict) -> str:
         f"threads{load}, {run['date'][:10]}, commit {run['commit']}."
     )
     below = (
-        f"Tokens per second of a processor, questions: {said}. Log-probabilities in bfloat16 lie "
-        f"{apart['mean']:.3f} nats a token from those in float32 on average, "
-        f"{apart['largest']:.2f} at most."
+        f"Tokens per second of a processor, questions: {said}. Log-probabilities in "
+        f"bfloat16 lie {apart['mean']:.3f} nats a token from those in float32 on "
+        f"average, {apart['largest']:.2f} at most."
     )
     return f"{head}\n\n{table(rows)}\n\n{below}\n"
 
