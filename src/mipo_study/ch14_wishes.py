@@ -18,6 +18,7 @@ import torch
 
 from mipo.cache import Run, cached
 from mipo.evaluate.comparisons import retrieval_credit
+from mipo.evaluate.diversity import self_bleu
 from mipo.evaluate.reference_free import groups, under_contexts
 from mipo.files import dumps, write_whole
 from mipo.lm import sampling
@@ -27,6 +28,7 @@ from mipo.models import load_model
 from mipo.pairs import flip_by_coin, shares_of, synthesise_pairs
 from mipo.worlds import wish_checks, wish_data, wishes
 from mipo_study import experiment
+from mipo_study.experiment import Policy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -37,6 +39,7 @@ Example = Mapping[str, Any]
 TOKENS = 64  # of a reply, at most
 BATCH = 64  # replies sampled at a time
 PAIRS_PER_STEP = 8
+SCORED = 80  # replies of a request, at most, whose PMI is measured
 CONTEXTS = 8  # among which a reply must find its own; the most that PMI can be is log 8
 SPAN = 4  # words; a run of so many that occurs twice counts as a repetition
 NOTED = "Thank you, I will keep that in mind."  # the reply to wishes in an earlier turn
@@ -152,13 +155,15 @@ def trial(
     decoding : dict, optional
         temperature, and alpha of context-aware decoding.
     dtype : str
-        Of sampling and measuring; training computes in it and keeps float32 weights.
+        Of sampling; training computes in it and keeps float32 weights. What is
+        measured is measured in float32.
 
     Returns
     -------
     Run
-        Metrics: those of training, or failed. Files: scores.json, {request: rows}, see
-        `measure`; replies.json, {request: some texts}; log.json, the training's steps.
+        Metrics: those of training, or failed; "alike <request>", see `alike`. Files:
+        scores.json, {request: rows}, see `measure`; replies.json, {request: some
+        texts}; log.json, the training's steps.
     """
     policy, metrics = base, {}
     write_whole(folder / "log.json", "[]")
@@ -188,14 +193,14 @@ def trial(
             return {"failed": str(error)}
         policy = folder / "model"
     try:
-        scores, texts = _answer_all(
+        scores, texts, variety = _answer_all(
             policy, base, requests, seed, dtype, decoding or {}, progress
         )
     finally:
         shutil.rmtree(folder / "model", ignore_errors=True)
     write_whole(folder / "scores.json", dumps(scores))
     write_whole(folder / "replies.json", json.dumps(texts, ensure_ascii=False))
-    return metrics
+    return metrics | variety
 
 
 def _answer_all(
@@ -206,8 +211,8 @@ def _answer_all(
     dtype: str,
     decoding: Mapping[str, Any],
     progress: bool,
-) -> tuple[dict[str, list], dict[str, list]]:
-    """Scores and texts of the replies to every request."""
+) -> tuple[dict[str, list], dict[str, list], dict[str, float]]:
+    """Scores, texts and likeness of the replies to every request."""
     answers = {}
     model, tokenizer = load_model(policy, dtype=dtype)
     for request in requests:
@@ -216,21 +221,22 @@ def _answer_all(
             examples,
             reply_to(model, tokenizer, examples, request, seed, decoding, progress),
         )
-    if str(policy) != base:
-        model, tokenizer = load_model(base, dtype=dtype)
-    scores, texts = {}, {}
+    model, tokenizer = load_model(base)  # bfloat16 is off by 0.07 nats a token
+    scores, texts, variety = {}, {}, {}
     for request in requests:
         examples, replies = answers[request["name"]]
         if request.get("draws", 1) > 1:
             examples, replies = _best(model, tokenizer, examples, replies, request)
         rows = measure(model, tokenizer, examples, replies, request, seed)
         scores[request["name"]] = rows
+        if request.get("each", 1) > 1 or request.get("together"):
+            variety[f"alike {request['name']}"] = alike(examples, replies, request)
         kept = zip(examples[:SHOWN], replies[:SHOWN], strict=True)
         texts[request["name"]] = [
             {"context": e["context"], "query": e["query"], "reply": reply.text}
             for e, reply in kept
         ]
-    return scores, texts
+    return scores, texts, variety
 
 
 # ---- asking ----
@@ -374,8 +380,9 @@ def measure(
         finished, words, tokens; repeats (share of runs of four words that occur twice);
         alone (log-prob without the wishes, nats per token); person, task; wishes
         (names), follows and own (whether each is followed, also in own words); house
-        (whether the house style is); pmi (nats per reply) and match (credit for finding
-        its own context among `CONTEXTS`). For facts: right, mistaken.
+        (whether the house style is); of the first `SCORED` pmi (nats per reply) and
+        match (credit for finding its own context among `CONTEXTS`). For facts: right,
+        mistaken.
     """
     alone = _logps(model, tokenizer, examples, replies, stated="nowhere")
     rows = []
@@ -396,13 +403,12 @@ def measure(
             row |= _wishes(example, reply)
         rows.append(row)
     if request.get("scored", True) and "told" not in request:
-        ids = [reply.ids for reply in replies]
-        crowds = groups(examples, CONTEXTS, seed=seed)
-        under = under_contexts(
-            model, tokenizer, examples, ids, crowds, batch_size=BATCH
-        )
+        some = examples[:SCORED]
+        ids = [reply.ids for reply in replies[:SCORED]]
+        crowds = groups(some, CONTEXTS, seed=seed)
+        under = under_contexts(model, tokenizer, some, ids, crowds, batch_size=BATCH)
         pmi = pmi_over_contexts(under[:, 0], under).tolist()
-        for row, nats, credit in zip(rows, pmi, retrieval_credit(under), strict=True):
+        for row, nats, credit in zip(rows, pmi, retrieval_credit(under), strict=False):
             row |= {"pmi": nats, "match": float(credit)}
     return rows
 
@@ -420,10 +426,108 @@ def _wishes(example: Example, reply: Reply) -> dict[str, Any]:
     }
 
 
+def alike(
+    examples: Sequence[Example], replies: Sequence[Reply], request: Mapping[str, Any]
+) -> float:
+    """Self-BLEU of the replies that belong together, points of 100.
+
+    Parameters
+    ----------
+    examples, replies : sequence
+        One reply per example.
+    request : dict
+        With "each", the several replies to one person belong together, and the mean
+        over people is taken; else all replies do.
+
+    Returns
+    -------
+    float
+        NaN where no two replies have words.
+    """
+    together: dict[Any, list[str]] = {}
+    for example, reply in zip(examples, replies, strict=True):
+        person = example["person"] if request.get("each", 1) > 1 else None
+        if wish_checks.words(reply.text):
+            together.setdefault(person, []).append(reply.text)
+    points = [self_bleu(texts) for texts in together.values() if len(texts) > 1]
+    return float(np.mean(points)) if points else float("nan")
+
+
 def repeats(terms: Sequence[str]) -> float:
     """Share of the runs of four words that occurred before; 0 for fewer words."""
     runs = [tuple(terms[i : i + SPAN]) for i in range(len(terms) - SPAN + 1)]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+# ---- beside TRL ----
+
+
+@cached("wishes-beside-trl", inputs=["base", "pairs"])
+def beside_trl(
+    folder: Path,
+    *,
+    base: str,
+    pairs: Policy,
+    n_pairs: int,
+    beta: float,
+    lr: float,
+    progress: bool,
+) -> dict[str, Any]:
+    """Run of the same pairs trained by our trainer and by TRL's ``DPOTrainer``.
+
+    Pairs whose replies are finished, and whose text is written in the tokens that were
+    sampled: TRL reads text. All weights are trained, in float32, two pairs a step.
+
+    Parameters
+    ----------
+    base, pairs
+        See `trial`.
+    n_pairs : int
+        The first so many of such pairs.
+    beta, lr
+        Of DPO and of AdamW.
+
+    Returns
+    -------
+    Run
+        Metrics: ours, trl: the loss of each step, nats.
+    """
+    from trl import DPOConfig, DPOTrainer
+
+    from mipo.trainer import PreferenceConfig, PreferenceTrainer
+
+    rows: Any = experiment.read_pairs(pairs)
+    rows = rows.filter(lambda row: row["cut"] == 0 and row["respelt"] == 0)
+    rows = rows.select(range(min(n_pairs, len(rows))))
+    texts = rows.select_columns(["prompt", "chosen", "rejected"])
+    shared: dict[str, Any] = {
+        "output_dir": str(folder / "trainer"),
+        "learning_rate": lr,
+        "per_device_train_batch_size": 2,
+        "num_train_epochs": 1,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": True,
+        "bf16": False,
+        "seed": 0,
+        "disable_tqdm": not progress,
+    }
+    losses = {}
+    for name in ("ours", "trl"):
+        model, tokenizer = load_model(base, device="cpu")
+        data = {"train_dataset": texts, "processing_class": tokenizer}
+        if name == "ours":
+            config = PreferenceConfig(loss="dpo", loss_kwargs={"beta": beta}, **shared)
+            trainer: Any = PreferenceTrainer(model=model, args=config, **data)
+        else:
+            theirs = DPOConfig(beta=beta, max_length=None, **shared)
+            trainer = DPOTrainer(model=model, args=theirs, **data)
+        trainer.train()
+        log = trainer.state.log_history
+        losses[name] = [row["loss"] for row in log if "loss" in row]
+    shutil.rmtree(folder / "trainer", ignore_errors=True)
+    return losses
 
 
 # ---- which wishes enter ----

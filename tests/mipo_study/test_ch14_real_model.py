@@ -6,12 +6,13 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from datasets import Dataset
 
 from mipo import packaged
 from mipo.lm.sampling import Reply
 from mipo.models import load_model
 from mipo.worlds.wish_data import WISHES
-from mipo_study import ch14_real_model, ch14_wishes, methods
+from mipo_study import ch14_real_model, ch14_wishes, experiment, methods
 from mipo_study.ch14_real_model import Limits
 
 LIMITS = Limits(alone=-4.0, repeats=0.2, words=3)
@@ -98,6 +99,40 @@ def test_every_arm_has_as_many_settings_as_any_other():
     assert set(keys.groupby(level=0).size()) == {6}
     for arm in ch14_real_model.ARMS:
         assert methods.method(arm).loss
+
+
+def test_replies_that_belong_together_are_compared():
+    """Copies have self-BLEU 100; the two people's replies share no word."""
+    examples = [{"person": 0}, {"person": 0}, {"person": 1}, {"person": 1}]
+    texts = ["one two three four five"] * 2 + ["six seven eight nine ten"] * 2
+    replies = [Reply(text, [1], finished=True) for text in texts]
+    each = ch14_wishes.alike(examples, replies, {"each": 2})
+    together = ch14_wishes.alike(examples[1:3], replies[1:3], {"together": True})
+    assert each == pytest.approx(100)
+    assert together < 10
+    assert math.isnan(ch14_wishes.alike(examples[:1], replies[:1], {"each": 2}))
+
+
+def test_our_trainer_and_trls_have_the_same_losses(tmp_path):
+    """On the stand-in; replies that are finished and written as sampled."""
+    rows = [
+        {"prompt": "<|im_start|>user\nHi", "chosen": f"yes {i}", "rejected": "no"}
+        for i in range(4)
+    ]
+    marked = Dataset.from_list([{**row, "cut": 0, "respelt": 0} for row in rows])
+    experiment.write_pairs(marked, tmp_path)
+    pairs = experiment.pairs_file(tmp_path / experiment.PAIRS)
+    losses = ch14_wishes.beside_trl(
+        tmp_path / "runs",
+        base=packaged.STAND_IN,
+        pairs=pairs,
+        n_pairs=4,
+        beta=0.1,
+        lr=1e-3,
+    ).metrics
+    assert losses["ours"] == pytest.approx(losses["trl"], abs=1e-4)
+    assert losses["ours"][0] == pytest.approx(math.log(2), abs=1e-5)
+    assert losses["ours"][1] != pytest.approx(math.log(2), abs=1e-5)
 
 
 def test_repeats_by_hand():

@@ -36,7 +36,7 @@ CHUNK_GB = 1.0  # logits, made in chunks (see mipo.logprobs)
 SYSTEM_GB = 0.5  # Python and torch, on a machine without a card
 PROMPT = 200  # tokens of a prompt, where nothing is known of them
 # Share of the speed of a large matrix product that the work reaches on a processor,
-# measured with a model of 135 million parameters on two cores.
+# set by eye from runs of a model of 135 million parameters on two cores.
 TRAINING_SHARE, SAMPLING_SHARE = 0.6, 0.3
 JUDGE_LENGTH = 1024  # tokens of two replies and the question about them
 CHECKED_SIZES = {
