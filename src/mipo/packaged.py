@@ -282,7 +282,10 @@ def _convert(gguf: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
     read: Any = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+        gguf.parent,
+        gguf_file=gguf.name,
+        dtype=torch.float32,
+        trust_remote_code=False,
     )
     settings = read.config.to_dict()
     del settings["quantization_config"], settings["_name_or_path"]

@@ -359,8 +359,8 @@ class PreferenceTrainer(Trainer):
         """As ``Trainer.log``, with metrics: means over the rows since the last one."""
         if self.model.training:
             means = self.metrics.means()
-            loss = means.pop("loss", 0.0)
-            if "loss" in logs and self.args.world_size == 1:
+            loss = means.pop("loss", None)  # none where a subclass computes its own
+            if loss is not None and "loss" in logs and self.args.world_size == 1:
                 logs["loss"] = loss  # over rows, where Trainer's is over steps
             logs |= means
             self.metrics.clear()

@@ -181,7 +181,7 @@ TALK = [
 
 @pytest.fixture(scope="module")
 def tokenizer(smollm2):
-    return AutoTokenizer.from_pretrained(smollm2)
+    return AutoTokenizer.from_pretrained(smollm2, trust_remote_code=False)
 
 
 @pytest.mark.long
