@@ -554,6 +554,16 @@ def gain(found: pd.DataFrame, arm: str) -> list[float]:
     return [more / before if before else 0.0 for more in rise(found, arm, "adherence")]
 
 
+def leads(
+    found: pd.DataFrame, ours: str, rivals: Iterable[str]
+) -> dict[str, list[float]]:
+    """By how much an arm is more adherent than each rival that there is, by seed."""
+    arms = found.index.unique("arm")
+    there = [rival for rival in rivals if rival in arms and ours in arms]
+    own = found.adherence
+    return {rival: (own[ours] - own[rival]).to_list() for rival in there}
+
+
 def parts(
     values: Mapping[str, Sequence[float]],
     region: tuple[float | None, float | None],

@@ -135,6 +135,20 @@ def test_our_trainer_and_trls_have_the_same_losses(tmp_path):
     assert losses["ours"][1] != pytest.approx(math.log(2), abs=1e-5)
 
 
+def test_leads_over_the_rivals_that_there_are():
+    index = pd.MultiIndex.from_product([["base", "mipo", "sft"], [0, 1]])
+    shares = [0.1, 0.2, 0.5, 0.4, 0.25, 0.5]
+    found = pd.DataFrame({"adherence": shares}, index=index.set_names(["arm", "seed"]))
+    leads = ch14_real_model.leads(found, "mipo", ["sft", "sami"])
+    assert leads == {"sft": pytest.approx([0.25, -0.1])}
+    assert ch14_real_model.leads(found, "rmipo", ["sft"]) == {}
+    assert ch14_real_model.rise(found, "mipo", "adherence") == pytest.approx([0.4, 0.2])
+    # the mean of the untrained model is 0.15
+    assert ch14_real_model.gain(found, "mipo") == pytest.approx(
+        [0.4 / 0.15, 0.2 / 0.15]
+    )
+
+
 def test_repeats_by_hand():
     """Five runs of four words in "a b c d a b c d": the last repeats the first."""
     assert ch14_wishes.repeats("a b c d a b c d".split()) == pytest.approx(1 / 5)
