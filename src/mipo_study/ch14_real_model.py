@@ -357,9 +357,11 @@ def adherence(run: Run, request: str, limits: Limits) -> dict[str, float]:
     dict
         adherence: followed in own words, in a reply within the limits; raw: followed
         anyhow; within: share of the replies that lie within the limits. A diverged
-        training has 0 of each.
+        training has 0 of each; NaN where the request was not made.
     """
     rows = rows_of(run, request)
+    if not rows and "failed" not in run.metrics:
+        return dict.fromkeys(("adherence", "raw", "within"), float("nan"))
     raw = [done for row in rows for done in row["follows"]]
     clean = [done and limits.holds(row) for row in rows for done in row["own"]]
     within = [limits.holds(row) for row in rows]
@@ -421,6 +423,12 @@ MEASURES = {
     "match": "of replies",
     "misapplied": "of wishes",
     "swayed": "of questions",
+    **dict.fromkeys(CONDITIONS, "of wishes"),
+    "earlier": "of wishes",
+    "unstated": "of wishes",
+    "house": "of replies",
+    "alike one person": "points of self-BLEU",
+    "alike one question": "points of self-BLEU",
 }
 
 
@@ -522,6 +530,11 @@ def table(trials: pd.DataFrame) -> pd.DataFrame:
         row |= {column: mean_of(run, "plain", column) for column in columns}
         row["misapplied"] = adherence(run, "misapplied", bound)["raw"]
         row["swayed"] = mean_of(run, "told wrong", "mistaken")
+        for kind in (*CONDITIONS, "earlier", "unstated"):
+            row[kind] = adherence(run, kind, bound)["adherence"]
+        row["house"] = mean_of(run, "house", "house")
+        for way in ("alike one person", "alike one question"):
+            row[way] = run.metrics.get(way, float("nan"))
         rows[arm, seed] = row
     frame = pd.DataFrame.from_dict(rows, orient="index")
     frame.index = pd.MultiIndex.from_tuples(frame.index, names=["arm", "seed"])
@@ -534,7 +547,8 @@ def keep_measures(nb: Notebook, found: pd.DataFrame) -> None:
         for measure, unit in MEASURES.items():
             values = found[measure][arm]
             if values.notna().all():
-                nb.number(f"{measure}-{arm}", values.to_list(), unit)
+                name = f"{measure}-{arm}".replace(" ", "-")
+                nb.number(name, values.to_list(), unit)
 
 
 def levels(found: pd.DataFrame, column: str) -> dict[str, list[float]]:
@@ -552,6 +566,13 @@ def gain(found: pd.DataFrame, arm: str) -> list[float]:
     """An arm's gain in adherence, as a share of the untrained model's."""
     before = found.adherence["base"].mean()
     return [more / before if before else 0.0 for more in rise(found, arm, "adherence")]
+
+
+def asked_of(found: pd.DataFrame, arm: str, columns: Iterable[str]) -> list[str]:
+    """The columns of `table` that an arm and the untrained model were asked for."""
+    return [
+        column for column in columns if found.loc[["base", arm], column].notna().all()
+    ]
 
 
 def leads(

@@ -70,9 +70,12 @@ def test_limits_are_what_one_reply_in_forty_passes():
 
 
 def test_a_diverged_training_follows_nothing():
-    found = ch14_real_model.adherence(Stored(), "plain", LIMITS)
+    diverged = Stored({"failed": "the loss is nan"})
+    found = ch14_real_model.adherence(diverged, "plain", LIMITS)
     assert found == {"adherence": 0.0, "raw": 0.0, "within": 0.0}
     assert math.isnan(ch14_real_model.mean_of(Stored(), "plain", "words"))
+    unasked = ch14_real_model.adherence(Stored(), "plain", LIMITS)
+    assert all(map(math.isnan, unasked.values()))
 
 
 def test_strict_wins_by_hand():
