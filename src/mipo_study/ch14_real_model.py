@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from mipo import packaged
-from mipo.worlds.wish_data import WISHES
+from mipo.worlds.wish_data import UNSEEN, WISHES
 from mipo_study import ch14_wishes, experiment, methods
 from mipo_study.ch14_wishes import trial
 from mipo_study.figures.style import arm_panels
@@ -90,7 +90,8 @@ def entering(asked: Run, bare: Run) -> pd.DataFrame:
     -------
     pandas.DataFrame
         Index: wish. kind; asked, bare (shares of replies), n (replies when asked),
-        enters: followed by 5 to 80 % when asked, and at most half as often when not.
+        enters: followed by 5 to 80 % when asked, at most half as often when not, by a
+        check that sees most of the replies that follow it.
     """
     rows = {}
     for name, wish in WISHES.items():
@@ -102,7 +103,9 @@ def entering(asked: Run, bare: Run) -> pd.DataFrame:
             "asked": share,
             "bare": chance,
             "n": of,
-            "enters": LEAST <= share <= MOST and chance <= BARE * share,
+            "enters": LEAST <= share <= MOST
+            and chance <= BARE * share
+            and name not in UNSEEN,
         }
     return pd.DataFrame.from_dict(rows, orient="index")
 

@@ -11,7 +11,7 @@ from datasets import Dataset
 from mipo import packaged
 from mipo.lm.sampling import Reply
 from mipo.models import load_model
-from mipo.worlds.wish_data import WISHES
+from mipo.worlds.wish_data import UNSEEN, WISHES
 from mipo_study import ch14_real_model, ch14_wishes, experiment, methods
 from mipo_study.ch14_real_model import Limits
 
@@ -93,6 +93,7 @@ def test_a_wish_enters_by_the_rule():
     asked |= {"greet": [5, 100], "work": [4, 100], "hobby": [80, 100]}
     asked |= {"place": [81, 100], "pet": [40, 100], "bullets": [40, 100]}
     bare |= {"pet": [20, 100], "bullets": [21, 100]}
+    asked |= {name: [40, 100] for name in UNSEEN}
     rates = ch14_real_model.entering(Stored(asked), Stored(bare))
     assert set(rates.index[rates.enters]) == {"greet", "hobby", "pet"}
 

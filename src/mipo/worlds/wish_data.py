@@ -851,7 +851,30 @@ HOUSE = Wish(
 )
 HOUSE_WORD = "Harbour"
 
+# Checks that miss more than half of the replies that follow the wish (data card).
+UNSEEN = ("pirate", "titled")
+
 # Frozen before anything was trained, by the rule of chapter 14 on people and questions
 # that serve nothing else: followed between 5 and 80 % of the time when asked, at most
-# half as often when not.
-ENTERED = tuple(WISHES)
+# half as often when not, and not in `UNSEEN`.
+ENTERED = (
+    "greet",
+    "work",
+    "hobby",
+    "place",
+    "pet",
+    "bullets",
+    "numbered",
+    "one_sentence",
+    "short",
+    "excited",
+    "formal",
+    "polite",
+    "emoji",
+    "example",
+    "bold",
+    "no_commas",
+    "postscript",
+    "easy",
+    "formal_you",
+)
