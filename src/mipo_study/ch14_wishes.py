@@ -533,7 +533,7 @@ def beside_trl(
 # ---- which wishes enter ----
 
 
-@cached("wish-rates-{asked}-{seed}", inputs=["base"], keep=["replies.json"])
+@cached("wish-rates-{asked}-{seed}", inputs=["base"])
 def try_wishes(
     folder: Path,
     *,
