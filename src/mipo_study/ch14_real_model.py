@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from mipo.cache import Run
     from mipo.record import Notebook
 
-LORA_RANK = 16
+FULL = "mipo-random"  # the arm that trains all weights
+LORA_RANK = 16  # of the others
 LORA_RATES = (1e-4, 2e-4, 4e-4)
 FULL_RATES = (1e-5, 2e-5, 4e-5)
 SEARCH_PAIRS = 128
@@ -216,16 +217,20 @@ def training(arm: str, rate: float, strength: Mapping[str, Any]) -> dict[str, An
         "setting": setting,
         "lr": rate,
         "epochs": strength.get("epochs", 1.0),
-        "lora_rank": 0 if arm == "mipo-random" else LORA_RANK,
+        "lora_rank": 0 if arm == FULL else LORA_RANK,
     }
+
+
+def rates_of(arm: str) -> tuple[float, ...]:
+    """The learning rates that are tried for an arm."""
+    return FULL_RATES if arm == FULL else LORA_RATES
 
 
 def grid(arms: Iterable[str]) -> dict[tuple, dict[str, Any]]:
     """Every setting of the search: three rates by two strengths for each arm."""
     settings = {}
     for arm in arms:
-        rates = FULL_RATES if arm == "mipo-random" else LORA_RATES
-        for rate in rates:
+        for rate in rates_of(arm):
             for number, strength in enumerate(STRENGTHS[arm]):
                 settings[arm, rate, number] = training(arm, rate, strength)
     return settings
@@ -447,8 +452,7 @@ def published(nb: Notebook, arm: str) -> tuple[float, int]:
     """
     rate, strength = nb.published(f"rate-{arm}"), nb.published(f"strength-{arm}")
     if rate is None or strength is None:
-        rates = FULL_RATES if arm == "mipo-random" else LORA_RATES
-        return rates[1], 1
+        return rates_of(arm)[1], 1
     return rate.mean, int(strength.mean)
 
 

@@ -231,12 +231,18 @@ def _answer_all(
         scores[request["name"]] = rows
         if request.get("each", 1) > 1 or request.get("together"):
             variety[f"alike {request['name']}"] = alike(examples, replies, request)
-        kept = zip(examples[:SHOWN], replies[:SHOWN], strict=True)
-        texts[request["name"]] = [
-            {"context": e["context"], "query": e["query"], "reply": reply.text}
-            for e, reply in kept
-        ]
+        texts[request["name"]] = _texts(examples[:SHOWN], replies[:SHOWN])
     return scores, texts, variety
+
+
+def _texts(
+    examples: Sequence[Example], replies: Sequence[Reply]
+) -> list[dict[str, str]]:
+    """Replies as text, each with its context and query."""
+    return [
+        {"context": e["context"], "query": e["query"], "reply": reply.text}
+        for e, reply in zip(examples, replies, strict=True)
+    ]
 
 
 # ---- asking ----
@@ -299,12 +305,12 @@ def reply_to(
 ) -> list[Reply]:
     """A policy's replies to a request: `draws` of them in a row for each example."""
     stated = request.get("stated", "before")
-    prompts = [prompt_of(tokenizer, example, stated) for example in examples]
-    prompts = [prompt for prompt in prompts for _ in range(request.get("draws", 1))]
+    asked = _repeated(examples, request)
+    prompts = [prompt_of(tokenizer, example, stated) for example in asked]
     how = dict(decoding)
     if how.get("alpha"):
         how["contrast_prompts"] = [
-            prompt_of(tokenizer, example, "nowhere") for example in examples
+            prompt_of(tokenizer, example, "nowhere") for example in asked
         ]
     return sampling.sample(
         model,
@@ -318,6 +324,11 @@ def reply_to(
     )
 
 
+def _repeated(examples: Sequence[Example], request: Mapping[str, Any]) -> list[Example]:
+    """Each example as often as it gets a reply to choose from."""
+    return [example for example in examples for _ in range(request.get("draws", 1))]
+
+
 def _best(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -327,7 +338,7 @@ def _best(
 ) -> tuple[list[Example], list[Reply]]:
     """Of each example's replies the one with the highest PMI with its wishes."""
     draws = request["draws"]
-    repeated = [example for example in examples for _ in range(draws)]
+    repeated = _repeated(examples, request)
     own = _logps(model, tokenizer, repeated, replies, stated="before")
     alone = _logps(model, tokenizer, repeated, replies, stated="nowhere")
     best = (own - alone).reshape(-1, draws).argmax(1)
@@ -577,9 +588,6 @@ def try_wishes(
             followed = wishes.follows(name, value, reply.text, **done)
             counts[name][0] += int(followed)
             counts[name][1] += 1
-    kept = [
-        {"query": e["query"], "context": e["context"], "reply": reply.text}
-        for e, reply in zip(examples, replies, strict=True)
-    ]
+    kept = _texts(examples, replies)
     write_whole(folder / "replies.json", json.dumps(kept, ensure_ascii=False))
     return counts

@@ -172,6 +172,23 @@ def test_wishes_may_stand_in_an_earlier_turn_or_nowhere():
     assert "Use bullets." not in nowhere
 
 
+def test_each_draw_is_contrasted_with_its_own_question(monkeypatch):
+    _, tokenizer = load_model(packaged.STAND_IN)
+    seen = {}
+    monkeypatch.setattr(
+        ch14_wishes.sampling,
+        "sample",
+        lambda model, tokenizer, prompts, **how: seen.update(how, prompts=prompts),
+    )
+    examples = [{"query": q, "context": "Use bullets."} for q in ("Rain?", "Sun?")]
+    how = {"alpha": 0.5}
+    ch14_wishes.reply_to(None, tokenizer, examples, {"draws": 2}, 0, how, False)
+    assert len(seen["prompts"]) == len(seen["contrast_prompts"]) == 4
+    for prompt, bare in zip(seen["prompts"], seen["contrast_prompts"], strict=True):
+        assert ("Rain?" in prompt) == ("Rain?" in bare)
+        assert "bullets" in prompt and "bullets" not in bare
+
+
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory):
     """A trial of the stand-in with every kind of request, trained on six pairs."""
