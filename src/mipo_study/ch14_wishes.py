@@ -43,7 +43,8 @@ SCORED = 80  # replies of a request, at most, whose PMI is measured
 CONTEXTS = 8  # among which a reply must find its own; the most that PMI can be is log 8
 SPAN = 4  # words; a run of so many that occurs twice counts as a repetition
 NOTED = "Thank you, I will keep that in mind."  # the reply to wishes in an earlier turn
-SHOWN = 24  # replies of a request whose text is kept
+SHOWN = 6  # replies of a request whose text is kept, but where all of `SCORED` are
+DIGITS = 4  # of numbers that are kept
 
 
 # ---- pairs ----
@@ -125,6 +126,7 @@ def trial(
     placebo: bool = False,
     decoding: Mapping[str, Any] | None = None,
     dtype: str = "bfloat16",
+    bf16: bool = False,
     progress: bool,
 ) -> dict[str, Any]:
     """Run of one policy: what it answered, and what the untrained model makes of it.
@@ -155,15 +157,17 @@ def trial(
     decoding : dict, optional
         temperature, and alpha of context-aware decoding.
     dtype : str
-        Of sampling; training computes in it and keeps float32 weights. What is
-        measured is measured in float32.
+        Of sampling. What is measured is measured in float32.
+    bf16 : bool
+        Train in bfloat16 too: then a reply's log-prob depends on its batch, by 0.3 nats
+        and more, and the first loss is not log 2.
 
     Returns
     -------
     Run
         Metrics: those of training, or failed; "alike <request>", see `alike`. Files:
-        scores.json, {request: rows}, see `measure`; replies.json, {request: some
-        texts}; log.json, the training's steps.
+        scores.json, {request: {column: values}}, see `measure`; replies.json, {request:
+        some texts}; log.json, the training's steps.
     """
     policy, metrics = base, {}
     write_whole(folder / "log.json", "[]")
@@ -182,7 +186,7 @@ def trial(
                 seed=seed,
                 lora_rank=lora_rank,
                 progress=progress,
-                bf16=dtype == "bfloat16",
+                bf16=bf16,
                 use_cpu=not torch.cuda.is_available(),
                 **setting,
             )
@@ -211,7 +215,7 @@ def _answer_all(
     dtype: str,
     decoding: Mapping[str, Any],
     progress: bool,
-) -> tuple[dict[str, list], dict[str, list], dict[str, float]]:
+) -> tuple[dict[str, dict], dict[str, list], dict[str, float]]:
     """Scores, texts and likeness of the replies to every request."""
     answers = {}
     model, tokenizer = load_model(policy, dtype=dtype)
@@ -228,11 +232,27 @@ def _answer_all(
         if request.get("draws", 1) > 1:
             examples, replies = _best(model, tokenizer, examples, replies, request)
         rows = measure(model, tokenizer, examples, replies, request, seed)
-        scores[request["name"]] = rows
+        scores[request["name"]] = columns_of(rows)
         if request.get("each", 1) > 1 or request.get("together"):
             variety[f"alike {request['name']}"] = alike(examples, replies, request)
-        texts[request["name"]] = _texts(examples[:SHOWN], replies[:SHOWN])
+        shown = SCORED if _is_scored(request) else SHOWN
+        texts[request["name"]] = _texts(examples[:shown], replies[:shown])
     return scores, texts, variety
+
+
+def _is_scored(request: Mapping[str, Any]) -> bool:
+    """Whether PMI and retrieval are measured, which facts have not."""
+    return request.get("scored", True) and "told" not in request
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list]:
+    """{column: values} of rows; a column that the last rows lack is shorter."""
+    columns: dict[str, list] = {}
+    for row in rows:
+        for name, value in row.items():
+            short = round(value, DIGITS) if isinstance(value, float) else value
+            columns.setdefault(name, []).append(short)
+    return columns
 
 
 def _texts(
@@ -413,7 +433,7 @@ def measure(
         else:
             row |= _wishes(example, reply)
         rows.append(row)
-    if request.get("scored", True) and "told" not in request:
+    if _is_scored(request):
         some = examples[:SCORED]
         ids = [reply.ids for reply in replies[:SCORED]]
         crowds = groups(some, CONTEXTS, seed=seed)

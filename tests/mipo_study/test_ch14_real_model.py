@@ -28,12 +28,19 @@ class Stored:
 
     def read(self, name):
         assert name == "scores.json"
-        return json.dumps(self.requests)
+        columns = {k: ch14_wishes.columns_of(v) for k, v in self.requests.items()}
+        return json.dumps(columns)
 
 
 def row(follows, own=None, **changes):
     done = {"follows": follows, "own": follows if own is None else own}
     return {**SOUND, **done, "wishes": ["greet"] * len(follows), **changes}
+
+
+def test_rows_come_back_as_they_were_kept_to_four_digits():
+    rows = [row([True], pmi=1.23456), row([False, True])]  # pmi of the first ones only
+    kept = ch14_real_model.rows_of(Stored(plain=rows), "plain")
+    assert kept == [row([True], pmi=1.2346), row([False, True])]
 
 
 def test_adherence_counts_own_words_within_the_limits():

@@ -381,10 +381,10 @@ WISHES = {
         (
             "Be polite: say please and thank you.",
             "Please use please and thank you.",
-            "Mind your manners and thank me.",
-            "Say thank you to me.",
+            "Mind your manners: please and thank you.",
+            "Say please or thank you to me.",
             "I want polite answers with a please or a thank you.",
-            "Thank me for asking.",
+            "Use a please or a thank you.",
         ),
         "Manners matter to me.",
         personal=True,

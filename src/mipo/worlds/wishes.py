@@ -7,7 +7,8 @@ the adherence of a real language model is measured without a judge.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -177,9 +178,10 @@ def examples(
     condition : str
         "plain": wishes that fit the question; people of the split "mipo" ask anything,
         as people do. "misapplied": wishes that do not fit. "noisy": letters of the
-        context are swapped. "incomplete": one wish is not stated. "ambiguous": wishes
-        are hinted at. "conflicting": one wish is also contradicted, before or after it
-        by chance.
+        context are swapped, but for those of names that a check looks for.
+        "incomplete": one wish is not stated, nor checked. "ambiguous": wishes are
+        hinted at. "conflicting": a wish that fits is also contradicted, before or after
+        it by chance.
     house : bool
         A house style that holds for everybody stands before the question.
 
@@ -215,21 +217,22 @@ def _example(
     task = _task(rng, who, split, condition)
     topic = str(rng.choice(part_of(data.TASKS[task].topics, split)))
     query = _wording(rng, data.TASKS[task].wordings, split).format(topic=topic)
-    order = rng.permutation(who.wishes).tolist()
-    lines = [_stated(rng, name, who, split, condition) for name in order]
+    counts = misfits if condition == "misapplied" else fits
+    stated = rng.permutation(who.wishes).tolist()
+    stated.sort(key=lambda name: not counts(name, task))  # one that counts is first
     if condition == "incomplete":
-        lines = lines[:-1]
+        stated = stated[:1]
+    lines = [_stated(rng, name, who, split, condition) for name in stated]
     if condition == "conflicting":
-        rival = _contradiction(rng, order[0], who, split)
-        lines.insert(int(rng.integers(2)), rival)
+        lines.append(_contradiction(rng, stated[0], who, split))
+    rng.shuffle(lines)
     context = " ".join(lines)
     if condition == "noisy":
-        context = misspell(context, rng)
-    counts = misfits if condition == "misapplied" else fits
+        context = misspell(context, rng, spare=_names(who.values))
     wishes = [
         {"wish": name, "value": value_of(name, who.values)}
         for name in who.wishes
-        if counts(name, task)
+        if name in stated and counts(name, task)
     ]
     return {
         "query": query,
@@ -238,6 +241,11 @@ def _example(
         "wishes": wishes,
         "values": dict(who.values),
     }
+
+
+def _names(values: Mapping[str, str]) -> set[str]:
+    """The words of a person's values."""
+    return set(re.findall(r"\w+", " ".join(values.values())))
 
 
 def _task(rng: np.random.Generator, who: Person, split: str, condition: str) -> str:
@@ -273,11 +281,21 @@ def _contradiction(rng: np.random.Generator, name: str, who: Person, split: str)
     return say(_wording(rng, wish.wordings, split), values)
 
 
-def misspell(text: str, rng: np.random.Generator) -> str:
-    """A text in which two neighbouring letters of some words have swapped places."""
+def misspell(text: str, rng: np.random.Generator, spare: Collection[str] = ()) -> str:
+    """A text in which two neighbouring letters of some words have swapped places.
+
+    Parameters
+    ----------
+    text : str
+        Words between spaces.
+    rng : numpy.random.Generator
+    spare : collection of str
+        Words that stay as they are.
+    """
     typed = []
     for word in text.split(" "):
-        if len(word) > 3 and rng.random() < TYPOS:
+        known = any(part in spare for part in re.findall(r"\w+", word))
+        if len(word) > 3 and not known and rng.random() < TYPOS:
             i = int(rng.integers(1, len(word) - 2))
             word = word[:i] + word[i + 1] + word[i] + word[i + 2 :]
         typed.append(word)

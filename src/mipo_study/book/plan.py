@@ -479,7 +479,7 @@ def download_text(step: Step) -> str:
     model = str(step.parameters.get("model", ""))
     if not packaged.is_packaged(model) or packaged.at_hand(model):
         return said
-    wheel = f"{packaged.MEGABYTES} MB, {model}, once"
+    wheel = f"{packaged.WHEELS[packaged.SMOLLM2].megabytes} MB, {model}, once"
     return wheel if said == "none" else f"{said}; {wheel}"
 
 
