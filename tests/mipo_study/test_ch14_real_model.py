@@ -12,8 +12,15 @@ from mipo import packaged
 from mipo.lm.sampling import Reply
 from mipo.models import load_model
 from mipo.worlds.wish_data import UNSEEN, WISHES
-from mipo_study import ch14_real_model, ch14_wishes, experiment, methods
-from mipo_study.ch14_real_model import Limits
+from mipo_study import (
+    ch14_along,
+    ch14_found,
+    ch14_real_model,
+    ch14_wishes,
+    experiment,
+    methods,
+)
+from mipo_study.ch14_found import Limits
 
 LIMITS = Limits(alone=-4.0, repeats=0.2, words=3)
 SOUND = {"alone": -3.0, "repeats": 0.0, "words": 20, "finished": True}
@@ -39,7 +46,7 @@ def row(follows, own=None, **changes):
 
 def test_rows_come_back_as_they_were_kept_to_four_digits():
     rows = [row([True], pmi=1.23456), row([False, True])]  # pmi of the first ones only
-    kept = ch14_real_model.rows_of(Stored(plain=rows), "plain")
+    kept = ch14_found.rows_of(Stored(plain=rows), "plain")
     assert kept == [row([True], pmi=1.2346), row([False, True])]
 
 
@@ -51,7 +58,7 @@ def test_adherence_counts_own_words_within_the_limits():
         row([False, False]),
         row([True]),
     ]
-    found = ch14_real_model.adherence(Stored(plain=rows), "plain", LIMITS)
+    found = ch14_found.adherence(Stored(plain=rows), "plain", LIMITS)
     assert found == {"adherence": 2 / 6, "raw": 4 / 6, "within": 3 / 4}
 
 
@@ -72,25 +79,57 @@ def test_limits_are_inclusive(changes, holds):
 def test_limits_are_what_one_reply_in_forty_passes():
     """numpy's quantiles of 0..100: 2.5 and 97.5."""
     rows = [{"alone": -i, "repeats": i / 100, "words": i} for i in range(101)]
-    limits = ch14_real_model.limits_of(rows)
+    limits = ch14_found.limits_of(rows)
     assert limits == pytest.approx((-97.5, 0.975, 2.5))
 
 
 def test_a_diverged_training_follows_nothing():
     diverged = Stored({"failed": "the loss is nan"})
-    found = ch14_real_model.adherence(diverged, "plain", LIMITS)
+    found = ch14_found.adherence(diverged, "plain", LIMITS)
     assert found == {"adherence": 0.0, "raw": 0.0, "within": 0.0}
-    assert math.isnan(ch14_real_model.mean_of(Stored(), "plain", "words"))
-    unasked = ch14_real_model.adherence(Stored(), "plain", LIMITS)
+    assert math.isnan(ch14_found.mean_of(Stored(), "plain", "words"))
+    unasked = ch14_found.adherence(Stored(), "plain", LIMITS)
     assert all(map(math.isnan, unasked.values()))
 
 
-def test_strict_wins_by_hand():
+def trials_of(**arms):
+    """A table of trials: {arm: {seed: run}}."""
+    runs = {
+        (arm, seed): run for arm, seeds in arms.items() for seed, run in seeds.items()
+    }
+    index = pd.MultiIndex.from_tuples(runs, names=["arm", "seed"])
+    return pd.DataFrame({"run": list(runs.values())}, index=index)
+
+
+def test_wins_and_the_smallest_difference_by_hand():
     """Two wishes against one, one against one, and a broken reply against one."""
     ours = [row([True, True]), row([True]), row([True], words=1)]
     theirs = [row([True, False]), row([True]), row([True])]
-    wins = ch14_real_model.strict_wins(Stored(plain=ours), Stored(plain=theirs), LIMITS)
+    trials = trials_of(base={0: Stored(plain=theirs)}, mipo={0: Stored(plain=ours)})
+    gaps = ch14_found.gaps(trials, "mipo")
+    assert gaps.tolist() == [1, 0, -1]
+    wins = ch14_found.strict_wins(gaps)
     assert wins == {"win": 1 / 3, "tie": 1 / 3, "loss": 1 / 3}
+    # normal quantiles 1.9600 and 0.8416, s = 1, n = 3
+    least = ch14_found.detectable(gaps)
+    assert least == pytest.approx((1.95996 + 0.84162) / math.sqrt(3), abs=1e-4)
+
+
+def test_a_diverged_training_loses_every_question_that_the_base_follows():
+    theirs = Stored(plain=[row([True]), row([False])])
+    trials = trials_of(base={0: theirs}, mipo={0: Stored({"failed": "nan"})})
+    assert ch14_found.gaps(trials, "mipo").tolist() == [-1, 0]
+
+
+def test_adherence_by_wish_counts_all_seeds_within_each_seeds_limits():
+    """One reply of the base is shortest: the limit of its seed."""
+    base = [row([True]), row([False], wishes=["work"], words=1)]
+    seeds = {0: Stored(plain=base), 1: Stored(plain=[row([False]), row([True])])}
+    trials = trials_of(base=seeds, mipo={0: Stored(plain=[row([True]), row([True])])})
+    shares = ch14_found.by_wish(trials, ["base", "mipo"])
+    assert shares.base.to_dict() == {"greet": 2 / 3, "work": 0.0}
+    assert shares.mipo["greet"] == 1.0 and math.isnan(shares.mipo["work"])
+    assert shares.n.to_dict() == {"greet": 3, "work": 1}
 
 
 def test_a_wish_enters_by_the_rule():
@@ -150,14 +189,18 @@ def test_leads_over_the_rivals_that_there_are():
     index = pd.MultiIndex.from_product([["base", "mipo", "sft"], [0, 1]])
     shares = [0.1, 0.2, 0.5, 0.4, 0.25, 0.5]
     found = pd.DataFrame({"adherence": shares}, index=index.set_names(["arm", "seed"]))
-    leads = ch14_real_model.leads(found, "mipo", ["sft", "sami"])
+    leads = ch14_found.leads(found, "mipo", ["sft", "sami"])
     assert leads == {"sft": pytest.approx([0.25, -0.1])}
-    assert ch14_real_model.leads(found, "rmipo", ["sft"]) == {}
-    assert ch14_real_model.rise(found, "mipo", "adherence") == pytest.approx([0.4, 0.2])
+    assert ch14_found.leads(found, "rmipo", ["sft"]) == {}
+    renamed = found.rename({"mipo": "mipo-lora", "sft": "mipo-random"})
+    light, less = ch14_found.light_and_whole(renamed).values()
+    assert light == pytest.approx([0.4, 0.2])
+    assert less == pytest.approx([0.4 - 0.8 * 0.15, 0.2 - 0.8 * 0.3])
+    best = found.rename({"mipo": "best-of"})
+    assert ch14_found.of_the_best(best) == {"self-scored": pytest.approx([0.4, 0.2])}
+    assert ch14_found.rise(found, "mipo", "adherence") == pytest.approx([0.4, 0.2])
     # the mean of the untrained model is 0.15
-    assert ch14_real_model.gain(found, "mipo") == pytest.approx(
-        [0.4 / 0.15, 0.2 / 0.15]
-    )
+    assert ch14_found.gain(found, "mipo") == pytest.approx([0.4 / 0.15, 0.2 / 0.15])
 
 
 def test_repeats_by_hand():
@@ -196,6 +239,93 @@ def test_each_draw_is_contrasted_with_its_own_question(monkeypatch):
         assert "bullets" in prompt and "bullets" not in bare
 
 
+def test_a_control_differs_from_the_arm_it_copies_in_one_thing():
+    chosen = {"mipo-lora": (2e-4, 1)}
+    found = ch14_real_model.settings(chosen, ch14_real_model.CONTROLS)
+    arm = found["mipo-lora"]
+    assert found["placebo"] == {**arm, "placebo": True}
+    assert found["mipo-bf16"] == {**arm, "bf16": True}
+    published = found["published"]  # arXiv 2603.19294, its release: 5e-7, all weights
+    assert (published["lr"], published["lora_rank"]) == (5e-7, 0)
+    assert published["setting"]["loss_kwargs"]["beta"] == 0.1
+    with pytest.raises(ValueError, match="placebo copies mipo-lora: add that to arms"):
+        ch14_real_model.settings({"sft": (2e-4, 1)}, ["placebo"])
+
+
+def test_headline_policies_have_all_seeds_and_requests_the_others_three(monkeypatch):
+    made = {}
+
+    def run_many(function, calls, **kwargs):
+        made.update(calls)
+
+    monkeypatch.setattr(ch14_real_model.experiment, "run_many", run_many)
+    arms = ["mipo-lora", "sami", "placebo"]
+    ch14_real_model.compare(
+        {"mipo-lora": (2e-4, 1), "sami": (2e-4, 0)},
+        {seed: dict.fromkeys(arms, f"pairs {seed}") for seed in range(5)},
+        base="model",
+        n_people=20,
+        scope="all",
+        controls=["placebo"],
+        decoded=["cold"],
+        draws=4,
+    )
+    seeds = {}
+    for name, seed in made:
+        seeds.setdefault(name, []).append(seed)
+    three, five = [0, 1, 2], [0, 1, 2, 3, 4]
+    rest = dict.fromkeys(["sami", "placebo", "cold"], three)
+    assert seeds == {"base": five, "mipo-lora": five, **rest}
+    asked = {
+        name: [request["name"] for request in made[name, 0]["requests"]]
+        for name in seeds
+    }
+    assert asked["base"] == asked["mipo-lora"]
+    assert {"best of", "noisy"} <= set(asked["base"])
+    assert asked["sami"] == asked["placebo"] and "best of" not in asked["sami"]
+    assert "noisy" not in asked["sami"] and asked["cold"] == ["plain"]
+    assert made["sami", 1]["pairs"] == "pairs 1" and "pairs" not in made["cold", 1]
+
+
+def test_the_rule_stops_before_the_first_step_with_too_much_damage():
+    within = [0.95, 0.9, 0.86, 0.84, 0.95]
+    path = pd.DataFrame({"within": within, "adherence": [1, 2, 5, 3, 4]})
+    path.index = [0, 8, 16, 24, 32]
+    assert ch14_found.stop(path) == 16
+    assert ch14_found.stop(path, tolerated=0.2) == 32
+    path["pmi"] = [0.0, 1.0, 2.0, 2.5, 2.75]
+    parts = ch14_found.past_the_stop({0: path})
+    assert [part["values"] for part in parts.values()] == [[1], [0.75]]
+
+
+def test_a_training_is_asked_on_its_way(tmp_path):
+    base = packaged.STAND_IN
+    pairs = ch14_wishes.make_pairs(
+        tmp_path, base=base, negatives="random_context", seed=0, n_people=24
+    )
+    request = ch14_real_model.requests(6)[0]
+    run = ch14_along.along(
+        tmp_path,
+        base=base,
+        pairs=pairs,
+        seed=0,
+        request=request,
+        n_pairs=24,
+        every=2,
+        **ch14_real_model.training("mipo-lora", 1e-2, {"beta": 0.1}),
+    )
+    assert run.metrics["steps"] == [0, 2, 3]
+    assert run.metrics["loss"][0] == pytest.approx(math.log(2), abs=1e-5)
+    path = ch14_found.path_of(run)
+    assert list(path.index) == [0, 2, 3]
+    untrained = ch14_wishes.trial(
+        tmp_path, name="base", base=base, seed=0, requests=[request], dtype="float32"
+    )
+    before = ch14_found.rows_of(untrained, "plain")
+    assert path.alone[0] == pytest.approx(np.mean([row["alone"] for row in before]))
+    assert path.alone[3] != path.alone[0]
+
+
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory):
     """A trial of the stand-in with every kind of request, trained on six pairs."""
@@ -204,7 +334,7 @@ def asked(tmp_path_factory):
     pairs = ch14_wishes.make_pairs(
         folder, base=base, negatives="random_context", seed=0, n_people=6
     )
-    requests = ch14_real_model.requests(4, scope="all")
+    requests = ch14_real_model.requests(4, scope="all", draws=2)
     run = ch14_wishes.trial(
         folder,
         name="mipo-lora",
@@ -221,13 +351,13 @@ def test_every_request_has_its_rows_and_no_weights_are_kept(asked):
     run, requests = asked
     assert not (run.path / "model").exists()
     for request in requests:
-        rows = ch14_real_model.rows_of(run, request["name"])
+        rows = ch14_found.rows_of(run, request["name"])
         expected = 32 if "told" in request else request["n_people"]
         assert len(rows) == expected * request.get("each", 1), request["name"]
         assert all(np.isfinite(line["alone"]) for line in rows)
-    plain = ch14_real_model.rows_of(run, "plain")
+    plain = ch14_found.rows_of(run, "plain")
     assert all(line["pmi"] <= math.log(ch14_wishes.CONTEXTS) for line in plain)
-    assert len(ch14_real_model.replies_of(run, "plain")) == 4
+    assert len(ch14_found.replies_of(run, "plain")) == 4
 
 
 def test_the_best_of_several_has_the_highest_pmi(monkeypatch):

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from mipo_study.figures.style import (
+    WIDE,
+    arm_colour,
+    arm_marker,
+    subplots,
+)
 from mipo_study.figures.training import adherence_by_arm
+from mipo_study.methods import label
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
     from mipo_study.figures.style import Values
@@ -31,3 +42,69 @@ def adherence(values: Values, *, base: float) -> Figure:
         base=base,
         xlabel="adherence (share of wishes followed in own words, undamaged)",
     )
+
+
+def by_wish(shares: pd.DataFrame) -> Figure:
+    """Adherence to each wish, a row per wish, sorted by the first policy.
+
+    Parameters
+    ----------
+    shares : DataFrame
+        Index: wish. A column of shares per policy.
+
+    Returns
+    -------
+    Figure
+    """
+    shares = shares.sort_values(shares.columns[0], ascending=False)
+    rows = np.arange(len(shares))
+    fig, ax = subplots(size=(6.5, 1.2 + 0.24 * len(shares)))
+    ax.hlines(rows, shares.min(axis=1), shares.max(axis=1), color="#DDDDDD", zorder=1)
+    for k, arm in enumerate(map(str, shares.columns)):
+        ax.scatter(
+            shares[arm],
+            rows,
+            color=arm_colour(arm, k),
+            marker=arm_marker(arm),
+            label=label(arm),
+            zorder=2,
+        )
+    ax.set_yticks(rows, [name.replace("_", " ") for name in shares.index])
+    ax.set_ylim(len(shares) - 0.5, -0.5)
+    ax.set_xlim(left=0)
+    ax.set_xlabel("adherence (share of replies to people with this wish)")
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
+    return fig
+
+
+def along(paths: Mapping[int, pd.DataFrame], stops: Mapping[int, int]) -> Figure:
+    """What a training gains and damages on its way; seeds thin, their mean thick.
+
+    Parameters
+    ----------
+    paths : dict
+        {seed: table of `ch14_found.path_of`}, all with the same steps.
+    stops : dict
+        {seed: step at which the rule stops}, a dot on each seed's line.
+
+    Returns
+    -------
+    Figure
+    """
+    panels = {
+        "adherence (share of wishes)": "adherence",
+        "replies within the limits (share)": "within",
+        "PMI (nats per reply)": "pmi",
+    }
+    fig, axes = subplots(1, len(panels), WIDE)
+    colour = arm_colour("mipo-lora")
+    for ax, (title, column) in zip(axes, panels.items(), strict=True):
+        lines = np.stack([path[column] for path in paths.values()])  # (S, T)
+        for seed, path in paths.items():
+            ax.plot(path.index, path[column], color=colour, alpha=0.3, lw=0.8)
+            ax.scatter(stops[seed], path[column][stops[seed]], color=colour, s=24)
+        steps = next(iter(paths.values())).index
+        ax.plot(steps, lines.mean(0), color=colour)
+        ax.set_title(title)
+        ax.set_xlabel("step")
+    return fig

@@ -1,0 +1,511 @@
+"""Chapter 14: what the runs on a real language model found.
+
+Shares of wishes that are followed within limits of damage, by reply, by wish, by policy
+and along a training; see `mipo_study.ch14_wishes` for the runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from mipo_study import methods
+from mipo_study.figures.style import arm_panels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from mipo.cache import Run
+    from mipo.record import Notebook
+
+CONDITIONS = ("noisy", "incomplete", "ambiguous", "conflicting")
+BEST_OF = {  # {policy: its best reply of n}
+    "base": "best-of",
+    "mipo-lora": "best-of-lora",
+}
+TAIL = 0.025  # of the untrained model's replies lie beyond each limit of damage
+TOLERATED = 0.1  # of the replies may leave the limits before a training is stopped
+
+
+class Limits(NamedTuple):
+    """What a reply may look like before it counts as damaged.
+
+    Attributes
+    ----------
+    alone : float
+        The least log-prob under the untrained model without the wishes, nats per token.
+    repeats : float
+        The largest share of repeated runs of four words.
+    words : float
+        The fewest words.
+    """
+
+    alone: float
+    repeats: float
+    words: float
+
+    def holds(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row of `ch14_wishes.measure` lies within the limits."""
+        readable = row["alone"] >= self.alone and row["repeats"] <= self.repeats
+        return bool(readable and row["words"] >= self.words)
+
+
+# ---- the replies of a run ----
+
+
+def losses(beside: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Our losses and TRL's, nats, step by step, of `ch14_wishes.beside_trl`."""
+    return np.array(beside.metrics["ours"]), np.array(beside.metrics["trl"])
+
+
+def rows_of(run: Run, request: str) -> list[dict[str, Any]]:
+    """The rows of a request; none where the training diverged."""
+    return unpacked(json.loads(run.read("scores.json")).get(request, {}))
+
+
+def unpacked(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Rows of `ch14_wishes.columns_of`; the last ones lack a column that is shorter."""
+    rows: list[dict[str, Any]] = [{} for _ in columns.get("finished", ())]
+    for name, values in columns.items():
+        for row, value in zip(rows, values, strict=False):
+            row[name] = value
+    return rows
+
+
+def replies_of(run: Run, request: str) -> list[dict[str, str]]:
+    """Some replies as text, each with its context and query."""
+    return json.loads(run.read("replies.json")).get(request, [])
+
+
+def before_and_after(
+    trials: pd.DataFrame, arm: str, seed: int
+) -> list[tuple[str, str, str]]:
+    """Prompts, the untrained model's replies and an arm's, in the order asked."""
+    before = replies_of(trials.run["base", seed], "plain")
+    after = replies_of(trials.run[arm, seed], "plain")
+    return [
+        (f"{old['context']} {old['query']}", old["reply"], new["reply"])
+        for old, new in zip(before, after, strict=False)  # a diverged arm has none
+    ]
+
+
+def limits_of(rows: Sequence[Mapping[str, Any]]) -> Limits:
+    """Limits of damage: what one reply in forty of the untrained model passes."""
+    frame = pd.DataFrame(rows)
+    return Limits(
+        float(frame.alone.quantile(TAIL)),
+        float(frame.repeats.quantile(1 - TAIL)),
+        float(frame.words.quantile(TAIL)),
+    )
+
+
+def adherence(run: Run, request: str, limits: Limits) -> dict[str, float]:
+    """`shares_of` a request; NaN where it was not made, 0 where the training diverged.
+
+    Parameters
+    ----------
+    run : Run
+        Of `trial`.
+    request : str
+        What was asked.
+    limits : Limits
+        Of damage.
+    """
+    rows = rows_of(run, request)
+    if not rows and "failed" not in run.metrics:
+        return dict.fromkeys(("adherence", "raw", "within"), float("nan"))
+    return shares_of(rows, limits)
+
+
+def shares_of(rows: Sequence[Mapping[str, Any]], limits: Limits) -> dict[str, float]:
+    """Shares of the wishes that are followed.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Of `ch14_wishes.measure`.
+    limits : Limits
+        Of damage.
+
+    Returns
+    -------
+    dict
+        adherence: followed in own words, in a reply within the limits; raw: followed
+        anyhow; within: share of the replies that lie within the limits; 0 without rows.
+    """
+    raw = [done for row in rows for done in row["follows"]]
+    clean = [done and limits.holds(row) for row in rows for done in row["own"]]
+    within = [limits.holds(row) for row in rows]
+    return {
+        "adherence": float(np.mean(clean)) if clean else 0.0,
+        "raw": float(np.mean(raw)) if raw else 0.0,
+        "within": float(np.mean(within)) if within else 0.0,
+    }
+
+
+def by_wish(trials: pd.DataFrame, arms: Iterable[str]) -> pd.DataFrame:
+    """Adherence to each wish, all seeds together.
+
+    Parameters
+    ----------
+    trials : pandas.DataFrame
+        Of `ch14_real_model.compare`.
+    arms : iterable of str
+        Of its index.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index: wish. A column per arm, and n: how often the first was asked.
+    """
+    done: list[dict[str, Any]] = []
+    for arm in arms:
+        for seed, run in trials.run[arm].items():
+            bound = bounds(trials, seed)
+            for row in rows_of(run, "plain"):
+                whole = bound.holds(row)
+                done += [
+                    {"arm": arm, "wish": name, "followed": own and whole}
+                    for name, own in zip(row["wishes"], row["own"], strict=True)
+                ]
+    counted = pd.DataFrame(done, columns=["arm", "wish", "followed"])
+    groups = counted.groupby(["wish", "arm"], sort=False).followed
+    shares = groups.mean().astype(float).unstack()[list(arms)]
+    return shares.assign(n=groups.size().unstack()[next(iter(arms))])
+
+
+def bounds(trials: pd.DataFrame, seed: int) -> Limits:
+    """Limits of damage of a seed: the untrained model's, for the same people."""
+    return limits_of(rows_of(trials.run["base", seed], "plain"))
+
+
+def mean_of(run: Run, request: str, column: str) -> float:
+    """Mean of a column over the replies to a request; NaN where it was not made."""
+    values = [row[column] for row in rows_of(run, request) if column in row]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def followed(run: Run, limits: Limits) -> np.ndarray:
+    """Wishes that each reply follows in own words; a damaged one follows none; (n,)."""
+    rows = rows_of(run, "plain")
+    return np.array([sum(row["own"]) * limits.holds(row) for row in rows])
+
+
+def gaps(trials: pd.DataFrame, ours: str, theirs: str = "base") -> np.ndarray:
+    """How many wishes more our reply follows than theirs to the same question.
+
+    Parameters
+    ----------
+    trials : pandas.DataFrame
+        Of `ch14_real_model.compare`.
+    ours, theirs : str
+        Arms.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        Of all seeds that both have; a diverged training follows nothing.
+    """
+    found = []
+    for seed in trials.run[ours].index.intersection(trials.run[theirs].index):
+        bound = bounds(trials, seed)
+        other = followed(trials.run[theirs, seed], bound)
+        own = followed(trials.run[ours, seed], bound)
+        found.append((own if len(own) else np.zeros_like(other)) - other)
+    return np.concatenate(found)
+
+
+def strict_wins(gaps: np.ndarray) -> dict[str, float]:
+    """Shares of questions at which we follow more wishes, as many, and fewer.
+
+    Parameters
+    ----------
+    gaps : ndarray
+        Of `gaps`.
+    """
+    return {
+        "win": float((gaps > 0).mean()),
+        "tie": float((gaps == 0).mean()),
+        "loss": float((gaps < 0).mean()),
+    }
+
+
+def keep_wins(
+    nb: Notebook, gaps: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, float]]:
+    """`strict_wins` of every arm, kept as numbers `wins-<arm>` and `losses-<arm>`."""
+    wins = {arm: strict_wins(values) for arm, values in gaps.items()}
+    for arm, shares in wins.items():
+        nb.number(f"wins-{arm}", shares["win"], "of questions")
+        nb.number(f"losses-{arm}", shares["loss"], "of questions")
+    return wins
+
+
+def detectable(gaps: np.ndarray, power: float = 0.8, level: float = 0.05) -> float:
+    r"""The smallest mean gap that these questions would probably show.
+
+    Parameters
+    ----------
+    gaps : ndarray
+        Of `gaps`, one per question.
+    power : float
+        Chance to find it.
+    level : float
+        Of the two-sided test.
+
+    Returns
+    -------
+    float
+        :math:`(z_{1-level/2} + z_{power})\, s/\sqrt n`, wishes per question; s is the
+        standard deviation of the gaps.
+    """
+    z = stats.norm.ppf(1 - level / 2) + stats.norm.ppf(power)
+    return float(z * gaps.std(ddof=1) / np.sqrt(len(gaps)))
+
+
+# ---- all policies ----
+
+MEASURES = {
+    "adherence": "of wishes",
+    "raw": "of wishes",
+    "within": "of replies",
+    "alone": "nats per token",
+    "repeats": "of runs of four words",
+    "words": "words",
+    "pmi": "nats per reply",
+    "match": "of replies",
+    "misapplied": "of wishes",
+    "swayed": "of questions",
+    **dict.fromkeys(CONDITIONS, "of wishes"),
+    "earlier": "of wishes",
+    "unstated": "of wishes",
+    "house": "of replies",
+    "alike one person": "points of self-BLEU",
+    "alike one question": "points of self-BLEU",
+}
+
+
+def table(trials: pd.DataFrame) -> pd.DataFrame:
+    """The measures of every trial; see `MEASURES`.
+
+    Parameters
+    ----------
+    trials : pandas.DataFrame
+        Of `compare`. Limits of damage are those of the untrained model's replies to the
+        same people.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index: arm, seed. NaN where a request was not made.
+    """
+    rows = {}
+    runs: dict[Any, Run] = trials.run.to_dict()
+    for (arm, seed), run in runs.items():
+        bound = bounds(trials, seed)
+        rows[arm, seed] = _measures(run, bound)
+        if arm in BEST_OF and rows_of(run, "best of"):
+            rows[BEST_OF[arm], seed] = _plain(run, "best of", bound)
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    frame.index = pd.MultiIndex.from_tuples(frame.index, names=["arm", "seed"])
+    return frame.sort_index()
+
+
+def _plain(run: Run, request: str, bound: Limits) -> dict[str, float]:
+    """The measures of the replies to one request."""
+    columns = ("alone", "repeats", "words", "pmi", "match")
+    means = {column: mean_of(run, request, column) for column in columns}
+    return adherence(run, request, bound) | means
+
+
+def _measures(run: Run, bound: Limits) -> dict[str, float]:
+    """The measures of all requests."""
+    row = _plain(run, "plain", bound)
+    row["misapplied"] = adherence(run, "misapplied", bound)["raw"]
+    row["swayed"] = mean_of(run, "told wrong", "mistaken")
+    for kind in (*CONDITIONS, "earlier", "unstated"):
+        row[kind] = adherence(run, kind, bound)["adherence"]
+    row["house"] = mean_of(run, "house", "house")
+    for way in ("alike one person", "alike one question"):
+        row[way] = run.metrics.get(way, float("nan"))
+    return row
+
+
+def keep_measures(nb: Notebook, found: pd.DataFrame) -> None:
+    """Keep what `table` found as numbers `<measure>-<arm>`; gaps are left out."""
+    for arm in found.index.unique("arm"):
+        for measure, unit in MEASURES.items():
+            values = found[measure][arm]
+            if values.notna().all():
+                name = f"{measure}-{arm}".replace(" ", "-")
+                nb.number(name, values.to_list(), unit)
+
+
+def levels(found: pd.DataFrame, column: str) -> dict[str, list[float]]:
+    """{policy: one number per seed} of a column of `table`."""
+    arms = found.index.unique("arm")
+    return {arm: found[column][arm].to_list() for arm in arms}
+
+
+def rise(found: pd.DataFrame, arm: str, column: str) -> list[float]:
+    """What an arm has more of than the untrained model, by seed that both have."""
+    return (found[column][arm] - found[column]["base"]).dropna().to_list()
+
+
+def gain(found: pd.DataFrame, arm: str) -> list[float]:
+    """An arm's gain in adherence, as a share of the untrained model's mean."""
+    before = found.adherence["base"].mean()
+    return [more / before if before else 0.0 for more in rise(found, arm, "adherence")]
+
+
+def light_and_whole(found: pd.DataFrame) -> dict[str, list[float]]:
+    """Parts of the claim that adapters are enough, {part: one number per seed}."""
+    light = np.array(rise(found, "mipo-lora", "adherence"))
+    whole = np.array(rise(found, "mipo-random", "adherence"))
+    return {
+        "gain of LoRA": light.tolist(),
+        "gain of LoRA less 80 % of the full one": (light - 0.8 * whole).tolist(),
+    }
+
+
+def of_the_best(found: pd.DataFrame) -> dict[str, list[float]]:
+    """What the best of n replies is ahead of a single one, {policy: by seed}."""
+    titles = {"base": "self-scored", "mipo-lora": "a trained policy as a black box"}
+    ahead = {
+        titles[policy]: leads(found, best, [policy]) for policy, best in BEST_OF.items()
+    }
+    return {title: lead for title, of in ahead.items() for lead in of.values()}
+
+
+def asked_of(found: pd.DataFrame, arm: str, columns: Iterable[str]) -> list[str]:
+    """The columns of `table` that an arm and the untrained model were asked for."""
+    return [
+        column for column in columns if found.loc[["base", arm], column].notna().all()
+    ]
+
+
+def leads(
+    found: pd.DataFrame, ours: str, rivals: Iterable[str]
+) -> dict[str, list[float]]:
+    """By how much an arm is more adherent than each rival that there is, by seed."""
+    arms = found.index.unique("arm")
+    there = [rival for rival in rivals if rival in arms and ours in arms]
+    own = found.adherence
+    return {rival: (own[ours] - own[rival]).dropna().to_list() for rival in there}
+
+
+def parts(
+    values: Mapping[str, Sequence[float]],
+    region: tuple[float | None, float | None],
+    unit: str,
+) -> dict[str, dict[str, Any]]:
+    """Parts of a claim, {name: its keywords}, all with one region and unit."""
+    return {
+        methods.label(name): {"values": seeds, "region": region, "unit": unit}
+        for name, seeds in values.items()
+    }
+
+
+def panels(found: pd.DataFrame, measures: Mapping[str, str]) -> Figure:
+    """A panel per measure, a row per policy; see `style.arm_panels`.
+
+    Parameters
+    ----------
+    found : pandas.DataFrame
+        Of `table`.
+    measures : dict
+        {title: column}.
+    """
+    return arm_panels(
+        {title: levels(found, column) for title, column in measures.items()},
+        digits={title: 0 for title, column in measures.items() if column == "words"},
+    )
+
+
+def borrowed(nb: Notebook, levels: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Adherence of the arms that this run leaves out, of the published run."""
+    found = {}
+    for arm in methods.METHODS:
+        number = nb.published(f"adherence-{arm}")
+        if arm not in levels and number is not None:
+            found[arm] = number.values
+    return found
+
+
+# ---- along a training ----
+
+
+def path_of(run: Run) -> pd.DataFrame:
+    """What a training gained and damaged, step by step.
+
+    Parameters
+    ----------
+    run : Run
+        Of `along`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index: step. adherence, raw, within (see `ch14_real_model.shares_of`; the limits
+        are those of the untrained policy, step 0), alone (nats per token), repeats,
+        words, pmi (nats per reply).
+    """
+    rows = {
+        int(step): unpacked(columns)
+        for step, columns in json.loads(run.read("scores.json")).items()
+    }
+    limits = limits_of(rows[0])
+    path = {step: shares_of(rows[step], limits) | _means(rows[step]) for step in rows}
+    return pd.DataFrame.from_dict(path, orient="index").sort_index()
+
+
+def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    columns = ("alone", "repeats", "words", "pmi")
+    return {
+        column: float(np.mean([row[column] for row in rows if column in row]))
+        for column in columns
+    }
+
+
+def stop(path: pd.DataFrame, tolerated: float = TOLERATED) -> int:
+    """The step at which a rule stops that needs no labels.
+
+    Parameters
+    ----------
+    path : pandas.DataFrame
+        Of `path_of`.
+    tolerated : float
+        Share of replies.
+
+    Returns
+    -------
+    int
+        The last step before the share of replies within the limits of damage has
+        fallen by more than `tolerated`. The limits come from the untrained model's
+        replies, so no reply has to be checked for what was wished.
+    """
+    fallen = path.within.iloc[0] - path.within > tolerated
+    return int(path.index[~fallen.cummax()].max())
+
+
+def past_the_stop(paths: Mapping[int, pd.DataFrame]) -> dict[str, dict[str, Any]]:
+    """Parts of the claim that training overfits, from the stop to the last step.
+
+    Parameters
+    ----------
+    paths : dict
+        {seed: table of `path_of`}.
+    """
+    lost, gained = [], []
+    for path in paths.values():
+        at, end = path.loc[stop(path)], path.iloc[-1]
+        lost.append(float(at.adherence - end.adherence))
+        gained.append(float(end.pmi - at.pmi))
+    wishes = parts({"adherence lost past the stop": lost}, (0, None), "of wishes")
+    nats = {"information gained past the stop": gained}
+    return wishes | parts(nats, (0, None), "nats per reply")
