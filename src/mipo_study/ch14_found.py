@@ -493,16 +493,16 @@ def stop(path: pd.DataFrame, tolerated: float = TOLERATED) -> int:
     return int(path.index[~fallen.cummax()].max())
 
 
-def past_the_stop(paths: Mapping[int, pd.DataFrame]) -> dict[str, dict[str, Any]]:
+def past_the_stop(paths: Iterable[pd.DataFrame]) -> dict[str, dict[str, Any]]:
     """Parts of the claim that training overfits, from the stop to the last step.
 
     Parameters
     ----------
-    paths : dict
-        {seed: table of `path_of`}.
+    paths : iterable of DataFrame
+        Of `path_of`, one per seed.
     """
     lost, gained = [], []
-    for path in paths.values():
+    for path in paths:
         at, end = path.loc[stop(path)], path.iloc[-1]
         lost.append(float(at.adherence - end.adherence))
         gained.append(float(end.pmi - at.pmi))

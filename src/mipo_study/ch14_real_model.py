@@ -42,7 +42,7 @@ STRENGTHS: dict[str, list[dict[str, Any]]] = {
     "rmipo": [{"beta": 2.0}, {"beta": 10.0}],
 }
 ARMS = tuple(STRENGTHS)
-HEADLINE = ("base", "sft", FULL, LIGHT)  # on every seed, and asked everything
+HEADLINE = ("base", "sft", FULL, LIGHT)  # on every seed
 FEW = 3  # seeds of the others
 CONTROLS = ("placebo", "published", "mipo-bf16")
 PUBLISHED = (5e-7, {"beta": 0.1})  # MIPO's own rate and strength; all weights
@@ -154,7 +154,8 @@ def requests(
     Parameters
     ----------
     n_people : int
-        Who ask with wishes that apply; half as many in each of the other requests.
+        Who ask with wishes that apply; half as many with wishes that do not, a quarter
+        in each of the other requests.
     split : str
         "select" to choose settings, "test" for what is reported.
     scope : {"search", "first", "all"}
@@ -167,10 +168,11 @@ def requests(
     plain = {"name": "plain", "n_people": n_people, "split": split}
     if scope == "search":
         return [{**plain, "scored": False}]
-    fewer = {"n_people": n_people // 2, "split": split, "scored": False}
+    fewer = {"n_people": max(2, n_people // 4), "split": split, "scored": False}
+    half = {**fewer, "n_people": max(2, n_people // 2)}
     asked = [
         plain,
-        {**fewer, "name": "misapplied", "condition": "misapplied"},
+        {**half, "name": "misapplied", "condition": "misapplied"},
         {"name": "told nothing", "told": "nothing"},
         {"name": "told right", "told": "right"},
         {"name": "told wrong", "told": "wrong"},
@@ -371,8 +373,8 @@ def compare(
     base
         See `trial`.
     n_people, scope
-        See `requests`; only the policies in `HEADLINE` are asked more than "first", and
-        on more than the first `FEW` seeds.
+        See `requests`; only the untrained model and `LIGHT` are asked more than
+        "first". Policies in `HEADLINE` are asked on all seeds, the others on `FEW`.
     decoded : iterable of str
         Keys of `DECODED`.
     draws : int
@@ -391,15 +393,13 @@ def compare(
     policies |= {name: {"decoding": DECODED[name]} for name in decoded}
     calls: dict[tuple[str, int], dict[str, Any]] = {}
     for name, keywords in policies.items():
-        headline = name in HEADLINE
-        asked = requests(
-            n_people,
-            scope=scope if headline else "first",
-            draws=draws if name in BEST_OF else 1,
-        )
+        if name in BEST_OF:
+            asked = requests(n_people, scope=scope, draws=draws)
+        else:
+            asked = requests(n_people)
         if name in DECODED:
             asked = asked[:1]
-        for seed in list(pairs)[: None if headline else FEW]:
+        for seed in list(pairs)[: None if name in HEADLINE else FEW]:
             calls[name, seed] = {"name": name, "seed": seed, "requests": asked}
             calls[name, seed] |= keywords
             if "setting" in keywords:
@@ -409,7 +409,7 @@ def compare(
 
 
 def watch(
-    pairs: Mapping[int, Run],
+    pairs: Mapping[int, Mapping[str, Run]],
     strength: Mapping[str, Any],
     *,
     base: str,
@@ -421,7 +421,7 @@ def watch(
     Parameters
     ----------
     pairs : dict
-        {seed: run of pairs}.
+        {seed: {arm: run of pairs}}; of the first `FEW` seeds.
     strength : dict
         One of the arm's `STRENGTHS`.
     base
@@ -436,12 +436,13 @@ def watch(
     pandas.DataFrame
         Index: seed. Column run, of `ch14_along.along`.
     """
+    seeds = list(pairs)[:FEW]
     long = {**strength, "epochs": LONG}
     keywords = training(LIGHT, max(LORA_RATES), long)
     request = requests(n_people)[0]
     return experiment.run_many(
         along,
-        {seed: {"seed": seed, "pairs": run} for seed, run in pairs.items()},
+        {seed: {"seed": seed, "pairs": pairs[seed][LIGHT]} for seed in seeds},
         base=base,
         request=request,
         n_pairs=SEARCH_PAIRS,

@@ -294,7 +294,7 @@ def test_the_rule_stops_before_the_first_step_with_too_much_damage():
     assert ch14_found.stop(path) == 16
     assert ch14_found.stop(path, tolerated=0.2) == 32
     path["pmi"] = [0.0, 1.0, 2.0, 2.5, 2.75]
-    parts = ch14_found.past_the_stop({0: path})
+    parts = ch14_found.past_the_stop([path])
     assert [part["values"] for part in parts.values()] == [[1], [0.75]]
 
 

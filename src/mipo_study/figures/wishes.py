@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,15 +77,15 @@ def by_wish(shares: pd.DataFrame) -> Figure:
     return fig
 
 
-def along(paths: Mapping[int, pd.DataFrame], stops: Mapping[int, int]) -> Figure:
+def along(paths: Sequence[pd.DataFrame], stops: Sequence[int]) -> Figure:
     """What a training gains and damages on its way; seeds thin, their mean thick.
 
     Parameters
     ----------
-    paths : dict
-        {seed: table of `ch14_found.path_of`}, all with the same steps.
-    stops : dict
-        {seed: step at which the rule stops}, a dot on each seed's line.
+    paths : sequence of DataFrame
+        Of `ch14_found.path_of`, one per seed, all with the same steps.
+    stops : sequence of int
+        Step at which the rule stops, a dot on each seed's line.
 
     Returns
     -------
@@ -99,12 +99,11 @@ def along(paths: Mapping[int, pd.DataFrame], stops: Mapping[int, int]) -> Figure
     fig, axes = subplots(1, len(panels), WIDE)
     colour = arm_colour("mipo-lora")
     for ax, (title, column) in zip(axes, panels.items(), strict=True):
-        lines = np.stack([path[column] for path in paths.values()])  # (S, T)
-        for seed, path in paths.items():
-            ax.plot(path.index, path[column], color=colour, alpha=0.3, lw=0.8)
-            ax.scatter(stops[seed], path[column][stops[seed]], color=colour, s=24)
-        steps = next(iter(paths.values())).index
-        ax.plot(steps, lines.mean(0), color=colour)
+        lines = [path[column] for path in paths]
+        for line, stop in zip(lines, stops, strict=True):
+            ax.plot(line.index, line, color=colour, alpha=0.3, lw=0.8)
+            ax.scatter(stop, line[stop], color=colour, s=24)
+        ax.plot(lines[0].index, np.mean(lines, axis=0), color=colour)
         ax.set_title(title)
         ax.set_xlabel("step")
     return fig
