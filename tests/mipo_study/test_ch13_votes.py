@@ -1,8 +1,8 @@
 """Chapter 13: gains by hand; base models, pairs and policies of an invented town."""
 
-import csv
 from types import SimpleNamespace
 
+import invented_town
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -13,36 +13,11 @@ from mipo_study import ch13_votes, experiment
 
 pytestmark = pytest.mark.long
 
-PEOPLE, STATEMENTS = 80, 24
-
 
 @pytest.fixture(scope="module")
 def talk(tmp_path_factory):
-    """A Polis export of people of two kinds: even statements please one, odd the other."""
-    folder = tmp_path_factory.mktemp("talk")
-    rng = np.random.default_rng(0)
-    kinds, numbers = np.arange(PEOPLE) % 2, range(STATEMENTS)
-    tables = {
-        "comments.csv": [
-            ["timestamp", "comment-id", "author-id", "agrees", "disagrees"]
-            + ["moderated", "comment-body"],
-            *([1, n, 0, 1, 1, 1, f"statement {n}"] for n in numbers),
-        ],
-        "participants-votes.csv": [
-            ["participant", "group-id", "n-comments", "n-votes", "n-agree"]
-            + ["n-disagree", *numbers],
-        ],
-        "summary.csv": [["topic", "An invented town"]],
-    }
-    for person, kind in enumerate(kinds):
-        sides = np.where((np.arange(STATEMENTS) + kind) % 2 == 0, 1, -1)
-        cast = np.where(rng.random(STATEMENTS) < 0.1, -sides, sides)
-        counts = [STATEMENTS, (cast == 1).sum(), (cast == -1).sum()]
-        tables["participants-votes.csv"].append([person, kind, 0, *counts, *cast])
-    for name, rows in tables.items():
-        with (folder / name).open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(rows)
-    return folder
+    """The export of an invented town."""
+    return invented_town.write(tmp_path_factory.mktemp("talk"))
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +99,8 @@ def test_what_is_set_changes_the_policy(shared, own_pairs, change):
 
 def test_the_export_is_read_as_it_is(talk):
     read = polis.read(talk)
-    assert read.votes.shape == (PEOPLE, STATEMENTS)
+    size = (invented_town.PEOPLE, invented_town.STATEMENTS)
+    assert read.votes.shape == size
 
 
 def test_measures_of_a_predictor_by_hand():

@@ -7,6 +7,7 @@
 ``diversity``        how varied a set of texts is
 ``answers``          many answers to one question: pass@k, majority
 ``reference_free``   replies to people of whom nothing says what is right
+``embedding``        sentences as vectors, by an encoder: a yardstick
 ===================  ===================================================================
 """
 
