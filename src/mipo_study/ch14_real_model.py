@@ -28,6 +28,7 @@ LIGHT = "mipo-lora"  # the arm that the controls copy
 LORA_RANK = 16  # of all arms but `FULL`
 LORA_RATES = (2e-4, 4e-4, 8e-4)
 FULL_RATES = (2e-5, 4e-5, 8e-5)
+MOST_RATES = 5  # that are tried for an arm whose best one is the highest so far
 SEARCH_PAIRS = 128
 LONG = 4.0  # epochs of a training that is watched
 EVERY = 8  # steps from one asking to the next
@@ -244,11 +245,22 @@ def rates_of(arm: str) -> tuple[float, ...]:
     return FULL_RATES if arm == FULL else LORA_RATES
 
 
-def grid(arms: Iterable[str]) -> dict[tuple, dict[str, Any]]:
-    """Every setting of the search: three rates by two strengths for each arm."""
+def grid(rates: Mapping[str, Sequence[float]]) -> dict[tuple, dict[str, Any]]:
+    """Every setting of the search: an arm's rates by its two strengths.
+
+    Parameters
+    ----------
+    rates : dict
+        {arm: learning rates}.
+
+    Returns
+    -------
+    dict
+        {(arm, rate, number of the strength): keywords of `trial`}.
+    """
     settings = {}
-    for arm in arms:
-        for rate in rates_of(arm):
+    for arm in rates:
+        for rate in rates[arm]:
             for number, strength in enumerate(STRENGTHS[arm]):
                 settings[arm, rate, number] = training(arm, rate, strength)
     return settings
@@ -289,6 +301,9 @@ def search(
 ) -> pd.DataFrame:
     """Trials of every setting of the search, on people set apart.
 
+    Three rates by two strengths for each arm; as long as its best rate is the highest,
+    twice that rate is tried as well, up to `MOST_RATES`.
+
     Parameters
     ----------
     run_dir, workers
@@ -308,22 +323,45 @@ def search(
     asked = requests(n_people, split="select", scope="search")
     common = {"base": base, "seed": seed, "requests": asked}
     pairs = make_pairs(run_dir, arms, base=base, seed=seed, n_pairs=n_pairs)
-    calls = {
-        key: {"name": f"try-{key[0]}", "pairs": pairs[key[0]], **common, **keywords}
-        for key, keywords in grid(arms).items()
-    }
-    calls["base", 0.0, 0] = {"name": "try-base", **common}
-    runs = experiment.run_many(
-        trial,
-        calls,
-        run_dir=run_dir,
-        index=["arm", "rate", "strength"],
-        workers=workers,
-        progress=False,
-    )
-    limits = limits_of(rows_of(runs.run["base", 0.0, 0], "plain"))
-    found = [adherence(run, "plain", limits) for run in runs.run]
-    return runs.join(pd.DataFrame(found, index=runs.index))
+    rates = {arm: list(rates_of(arm)) for arm in arms}
+    while True:
+        calls = {
+            key: {"name": f"try-{key[0]}", "pairs": pairs[key[0]], **common, **keywords}
+            for key, keywords in grid(rates).items()
+        }
+        calls["base", 0.0, 0] = {"name": "try-base", **common}
+        runs = experiment.run_many(
+            trial,
+            calls,
+            run_dir=run_dir,
+            index=["arm", "rate", "strength"],
+            workers=workers,
+            progress=False,
+        )
+        limits = limits_of(rows_of(runs.run["base", 0.0, 0], "plain"))
+        found = [adherence(run, "plain", limits) for run in runs.run]
+        searched = runs.join(pd.DataFrame(found, index=runs.index))
+        if not widened(rates, searched):
+            return searched
+
+
+def widened(rates: dict[str, list[float]], searched: pd.DataFrame) -> bool:
+    """Whether a rate was added, twice the highest, to an arm whose best that is.
+
+    Parameters
+    ----------
+    rates : dict
+        {arm: learning rates}, which grows.
+    searched : pandas.DataFrame
+        Of `search`.
+    """
+    grown = False
+    for arm, tried in rates.items():
+        highest = max(tried)
+        if best(searched, arm)[0] == highest and len(tried) < MOST_RATES:
+            tried.append(2 * highest)
+            grown = True
+    return grown
 
 
 def best(searched: pd.DataFrame, arm: str) -> tuple[float, int]:

@@ -145,10 +145,22 @@ def test_a_wish_enters_by_the_rule():
 
 
 def test_every_arm_has_as_many_settings_as_any_other():
-    keys = pd.DataFrame(ch14_real_model.grid(ch14_real_model.ARMS), dtype=object).T
+    rates = {arm: ch14_real_model.rates_of(arm) for arm in ch14_real_model.ARMS}
+    keys = pd.DataFrame(ch14_real_model.grid(rates), dtype=object).T
     assert set(keys.groupby(level=0).size()) == {6}
     for arm in ch14_real_model.ARMS:
         assert methods.method(arm).loss
+
+
+def test_a_rate_is_added_while_the_highest_is_best():
+    rates = {"sft": [1.0, 2.0], "mipo-lora": [1.0, 2.0]}
+    keys = [(arm, rate, 0) for arm in rates for rate in rates[arm]]
+    index = pd.MultiIndex.from_tuples(keys, names=["arm", "rate", "strength"])
+    searched = pd.DataFrame({"adherence": [0.2, 0.1, 0.2, 0.3]}, index=index)
+    assert ch14_real_model.widened(rates, searched)
+    assert rates == {"sft": [1.0, 2.0], "mipo-lora": [1.0, 2.0, 4.0]}
+    rates["mipo-lora"] = [0.25, 0.5, 1.0, 1.5, 2.0]  # enough were tried
+    assert not ch14_real_model.widened(rates, searched)
 
 
 def test_replies_that_belong_together_are_compared():
