@@ -30,7 +30,7 @@ from mipo.network import Unavailable
 from mipo.worlds import persona_chats, polis, votes
 from mipo.worlds.persona_chats import Talk
 from mipo.worlds.wish_checks import without_copies
-from mipo_study import ch14_real_model, ch14_wishes, experiment
+from mipo_study import ch14_found, ch14_wishes, experiment
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -124,7 +124,7 @@ def find_contexts(
         `ch14_wishes.CONTEXTS`; in own words, the same of replies without the runs of
         five or more words that they copy from it. Empty for a diverged training.
     """
-    kept = ch14_real_model.replies_of(trial, "plain")
+    kept = ch14_found.replies_of(trial, "plain")
     if not kept:
         return {}
     crowds = groups(kept, ch14_wishes.CONTEXTS, seed=seed)
@@ -162,7 +162,7 @@ def encoded(trials: pd.DataFrame, encoder: Model, **run_as: Any) -> pd.DataFrame
     found = experiment.run_many(
         find_contexts, calls, index=["arm", "seed"], encoder=encoder, **run_as
     )
-    found["model"] = [ch14_real_model.mean_of(r, "plain", "match") for r in trials.run]
+    found["model"] = [ch14_found.mean_of(r, "plain", "match") for r in trials.run]
     return found[["encoder", "in own words", "model"]].astype(float)
 
 
