@@ -626,7 +626,7 @@ def guessed_votes(
     )
     tables = [
         columns_of(run, "votes.json").assign(conversation=name)
-        for name, run in runs.run.items()
+        for name, run in zip(calls, runs.run, strict=True)
     ]
     return pd.concat(tables, ignore_index=True), ""
 
