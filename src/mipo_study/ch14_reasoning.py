@@ -47,7 +47,7 @@ Item = Mapping[str, Any]
 Gain = tuple[float, float, float]  # value, low, high
 
 TASKS = {"svamp": "SVAMP (word problems)", "mmlu": "MMLU (multiple choice)"}
-SHOTS = 4  # worked examples before a word problem; of 0, 2, 4 and 8 the best
+SHOTS = 4  # worked examples before a word problem; see the notes of `solve`
 TOKENS = 64  # of a reply, at most
 # Where the harness ends a reply: what follows is a question that the model invents.
 ENDS = ("New question:", "Question:")
@@ -57,12 +57,14 @@ LORA_RANK = 16
 RATE = 2e-4  # of training on word problems
 SELECT = 100  # word problems set apart, on which settings may be tried
 SHOWN = 6  # replies whose text is kept
+CHANCE = {"mmlu": ", a guess 25%"}
 LEVEL, POWER = 0.05, 0.8
+LARGEST = 0.2  # gain in accuracy that the paper reports, as a share of the base's
 ARMS = {
     "wishes": "MIPO on wishes",
     "wishes-placebo": "placebo on wishes",
-    "svamp": "MIPO on word problems",
-    "svamp-placebo": "placebo on word problems",
+    "problems": "MIPO on word problems",
+    "problems-placebo": "placebo on word problems",
 }
 
 
@@ -105,13 +107,13 @@ def draw(
     test = [*chosen, *choices]
     write_whole(folder / "test.jsonl", lines(test))
     write_whole(folder / "train.jsonl", lines(train))
-    texts = [[item["query"] for item in part] for part in (train, chosen)]
+    learned, tested = ([item["query"] for item in part] for part in (train, chosen))
     return {
         "svamp": len(chosen),
         "mmlu": len(test) - len(chosen),
         "train": len(train),
         "left_out": len(known) - len(problems),
-        "overlap": answers.overlap(*texts)["phrases"],
+        "overlap": answers.overlap(learned, tested)["phrases"],
         "digest": digest(test),
     }
 
@@ -135,13 +137,22 @@ def pool(name: str) -> list[dict[str, Any]]:
     download.Unavailable
         Where the files cannot be had.
     """
-    root = os.environ.get("MIPO_DATA", "")
-    at_hand = root and answers.is_raw(name, root)
-    rows, _ = benchmarks.fetch(name, root if at_hand else "")
+    rows, _ = benchmarks.fetch(name, _folder(name))
     parts = ("train", "test") if name == "svamp" else ("test",)
     items = [item for part in parts for item in answers.items(name, rows[part], part)]
     named = {_name(item): {**item, "id": _name(item)} for item in items}
     return sorted(named.values(), key=lambda item: (_topic(item), item["id"]))
+
+
+def at_hand() -> bool:
+    """Whether all questions are in ``MIPO_DATA``, so that nothing is downloaded."""
+    return all(_folder(name) for name in TASKS)
+
+
+def _folder(name: str) -> str:
+    """``MIPO_DATA`` where it has the data set as published; else ""."""
+    root = os.environ.get("MIPO_DATA", "")
+    return root if root and answers.is_raw(name, root) else ""
 
 
 def _topic(item: Item) -> str:
@@ -233,6 +244,11 @@ def solve(
     shares : dict
         invented: of replies that went on to a question of their own; cut: of those
         that came to no end within `TOKENS`.
+
+    Notes
+    -----
+    Of 100 problems set apart SmolLM2-135M has 1, 1 and 4 right with 0, 2 and 4 worked
+    examples (replies of at most 96 tokens, bfloat16); `SHOTS` was chosen by that.
     """
     prompts = [render(tokenizer, answers.prompt(item, shots)) for item in items]
     whole = sampling.sample(
@@ -436,6 +452,7 @@ def trial(
                 seed=seed,
                 lora_rank=lora_rank,
                 progress=progress,
+                bf16=False,
                 use_cpu=not torch.cuda.is_available(),
                 **(setting or {}),
             )
@@ -474,10 +491,10 @@ def asked(
     """
     by_task = {task: [i for i in items if i["task"] == task] for task in TASKS}
     sums, choices = by_task["svamp"], by_task["mmlu"]
-    replies, shares = solve(
-        *load_model(policy, dtype=dtype), sums, shots=shots, progress=progress
-    )
-    letters = choose(*load_model(policy), choices, progress=progress)
+    weights = experiment.model_folder(policy)
+    speaker = load_model(weights, dtype=dtype)
+    replies, shares = solve(*speaker, sums, shots=shots, progress=progress)
+    letters = choose(*load_model(weights), choices, progress=progress)
     texts = [reply.text for reply in replies]
     graded = answers.grades(texts, sums)
     right = {i["id"]: kind for i, kind in zip(sums, graded["right"], strict=True)}
@@ -504,6 +521,7 @@ def compare(
     seeds: Sequence[int],
     wishes: tuple[float, int],
     n_pairs: int,
+    arms: Sequence[str] = tuple(ARMS),
     workers: int = 1,
     progress: bool = False,
 ) -> pd.DataFrame:
@@ -523,12 +541,13 @@ def compare(
         Rate and number of the strength of `ch14_real_model`'s headline arm.
     n_pairs : int
         That each training on wishes learns from; on word problems half as many.
+    arms : sequence of str
+        Keys of `ARMS`.
 
     Returns
     -------
     pandas.DataFrame
-        Index: arm ("base", and the keys of `ARMS`), seed. The metrics of `trial`, and
-        the run.
+        Index: arm ("base", and the arms), seed. The metrics of `trial`, and the run.
     """
     common: dict[str, Any] = {"base": base, "questions": questions}
     make = {"run_dir": run_dir, "base": base, "progress": progress}
@@ -540,11 +559,11 @@ def compare(
             "wishes": ch14_wishes.make_pairs(
                 negatives="random_context", seed=seed, n_people=n_pairs, **make
             ),
-            "svamp": make_pairs(
+            "problems": make_pairs(
                 questions=questions, seed=seed, n_pairs=n_pairs // 2, **make
             ),
         }
-        for arm in ARMS:
+        for arm in arms:
             what, _, placebo = arm.partition("-")
             own = {"name": arm, "seed": seed, "pairs": pairs[what]}
             own["placebo"] = bool(placebo)
@@ -565,7 +584,7 @@ def trainings(wishes: tuple[float, int]) -> dict[str, dict[str, Any]]:
     strength = ch14_real_model.STRENGTHS["mipo-lora"][number]
     return {
         "wishes": ch14_real_model.training("mipo-lora", rate, strength),
-        "svamp": {"setting": methods.setting("mipo"), "lr": RATE},
+        "problems": {"setting": methods.setting("mipo"), "lr": RATE},
     }
 
 
@@ -595,6 +614,11 @@ def gain(trials: pd.DataFrame, arm: str, task: str, *, relative: bool = False) -
     value, low, high : float
         With the 95 % interval of `hub.scores.paired` or `.relative`, over questions and
         seeds.
+
+    Notes
+    -----
+    Where no answer differs, the bootstrap's interval is a point. A gain is at most the
+    share of questions whose answer differs, so Wilson's limit of 0 of n is taken.
     """
     runs_of: dict[int, Run] = trials.run[arm].to_dict()
     after = {seed: right_of(run, task) for seed, run in runs_of.items()}
@@ -606,7 +630,15 @@ def gain(trials: pd.DataFrame, arm: str, task: str, *, relative: bool = False) -
         {seed: list(before.values()) for seed in after},
         dict.fromkeys(after, rows),
     )
-    return found or (float("nan"),) * 3
+    if found is None:
+        return (float("nan"),) * 3
+    value, low, high = found
+    if low == high:
+        most = wilson_interval(0, len(rows))[2]
+        if relative:
+            most /= sum(before.values()) / len(before)
+        low, high = value - most, value + most
+    return value, low, high
 
 
 def detectable(gain: Gain, *, level: float = LEVEL, power: float = POWER) -> float:
@@ -639,12 +671,11 @@ def detectable(gain: Gain, *, level: float = LEVEL, power: float = POWER) -> flo
     return float((edge + ndtri(power)) * error) if error else float("nan")
 
 
-def word(gain: Gain) -> str:
-    """What may be said of a gain: "rises", "falls" or "not detectable"."""
-    _, low, high = gain
-    if low > 0:
+def word(low: float | None, high: float | None) -> str:
+    """What a gain's interval lets one say: "rises", "falls" or "not detectable"."""
+    if low is not None and low > 0:
         return "rises"
-    return "falls" if high < 0 else "not detectable"
+    return "falls" if high is not None and high < 0 else "not detectable"
 
 
 def keep(nb: Notebook, trials: pd.DataFrame) -> None:
@@ -664,7 +695,7 @@ def keep(nb: Notebook, trials: pd.DataFrame) -> None:
         share = wilson_interval(int(sum(right)), len(right))
         nb.number(f"{task}-n", len(right), "questions")
         nb.number(f"{task}-base", share[0], "of questions", interval=share[1:])
-        for arm in ARMS:
+        for arm in trials.index.unique("arm").drop("base"):
             nb.number(f"{task}-{arm}", trials[task][arm].to_list(), "of questions")
             found = gain(trials, arm, task)
             nb.number(
@@ -689,7 +720,7 @@ def table(get: Callable[[str], Number | None]) -> pd.DataFrame:
         questions, policy, right, gain, low, high, detectable, found; empty where there
         are no numbers.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for task, title in TASKS.items():
         base = get(f"{task}-base")
         if base is None:
@@ -701,19 +732,52 @@ def table(get: Callable[[str], Number | None]) -> pd.DataFrame:
             least = get(f"{task}-detectable-{arm}")
             if share is None or more is None:
                 continue
-            rows.append(
-                {
-                    "questions": title,
-                    "policy": label,
-                    "right": share.mean,
-                    "gain": more.mean,
-                    "low": more.low,
-                    "high": more.high,
-                    "detectable": least.mean if least else None,
-                    "found": word((more.mean, more.low, more.high)),
-                }
-            )
+            row = {"questions": title, "policy": label, "right": share.mean}
+            row |= {"gain": more.mean, "low": more.low, "high": more.high}
+            row["detectable"] = least.mean if least else None
+            rows.append({**row, "found": word(more.low, more.high)})
     return pd.DataFrame(rows)
+
+
+def reading(get: Callable[[str], Number | None]) -> str:
+    """What the untrained model has right, and which gains this sample can detect.
+
+    Parameters
+    ----------
+    get : callable
+        See `table`.
+
+    Returns
+    -------
+    str
+        A sentence or two for each task that was asked.
+    """
+    told = []
+    for task, title in TASKS.items():
+        base, n = get(f"{task}-base"), get(f"{task}-n")
+        if base is None or n is None:
+            continue
+        told.append(
+            f"{title}: of {n} the untrained model has {base.mean:.1%} right"
+            f"{CHANCE.get(task, '')}."
+        )
+        known = [get(f"{task}-detectable-{arm}") for arm in ("wishes", "problems")]
+        least = max([number.mean for number in known if number], default=0.0)
+        if least and base.mean:
+            share = least / base.mean
+            seen = "would be seen" if share <= LARGEST else "would not be seen either"
+            told.append(
+                f"The smallest gain that is detected is {100 * least:.1f} points of "
+                f"100, {share:.0%} of that; the largest that the paper reports, "
+                f"{LARGEST:.0%}, {seen}."
+            )
+    invented = get("invented-base")
+    if invented:
+        told.append(
+            f"Of its replies to word problems {invented.mean:.0%} went on to a "
+            "question of their own, and were ended there."
+        )
+    return " ".join(told)
 
 
 def gains(trials: pd.DataFrame, arm: str, *, relative: bool = False) -> dict[str, Gain]:

@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from datasets import Dataset
 
 from mipo import packaged, record
 from mipo.lm.sampling import Reply
 from mipo.models import load_model
+from mipo.numbers import interval_of
 from mipo_study import ch14_reasoning
 from mipo_study.hub import harness
 
@@ -183,6 +185,15 @@ def test_gains_are_paired_by_question():
     assert part["value"] == share[0] and part["interval"] == share[1:]
 
 
+def test_a_sample_in_which_no_answer_differs_is_no_proof():
+    """By hand: Wilson's limit of 0 of 10 is z²/(10 + z²), 3.8415/13.8415."""
+    alike = trials_of([1] * 2 + [0] * 8, [[1] * 2 + [0] * 8] * 2)
+    points = ch14_reasoning.gain(alike, "wishes", "svamp")
+    share = ch14_reasoning.gain(alike, "wishes", "svamp", relative=True)
+    assert points == pytest.approx((0, -0.27754, 0.27754), abs=1e-4)
+    assert share == pytest.approx((0, -1.38767, 1.38767), abs=1e-4)  # of 0.2
+
+
 def test_the_smallest_difference_that_is_found_four_times_of_five():
     """By hand: 0.1 ± 1.96 · 0.02 has a standard error of 0.02; 1.960 + 0.842 = 2.802 of them.
 
@@ -201,16 +212,17 @@ def test_a_true_difference_of_that_size_is_found_four_times_of_five():
 
 
 @pytest.mark.parametrize(
-    ("gain", "word"),
+    ("low", "high", "word"),
     [
-        ((0.1, 0.01, 0.2), "rises"),
-        ((-0.1, -0.2, -0.01), "falls"),
-        ((0.1, -0.01, 0.2), "not detectable"),
-        ((0.0, 0.0, 0.0), "not detectable"),
+        (0.01, 0.2, "rises"),
+        (-0.2, -0.01, "falls"),
+        (-0.01, 0.2, "not detectable"),
+        (0.0, 0.0, "not detectable"),
+        (None, None, "not detectable"),
     ],
 )
-def test_what_may_be_said_of_a_gain(gain, word):
-    assert ch14_reasoning.word(gain) == word
+def test_what_may_be_said_of_a_gain(low, high, word):
+    assert ch14_reasoning.word(low, high) == word
 
 
 # ---- all of it, on the stand-in ----
@@ -218,7 +230,7 @@ def test_what_may_be_said_of_a_gain(gain, word):
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory, mipo_data):
-    """Two seeds of every arm; the stand-in learns from 32 wishes or 16 problems."""
+    """Two seeds of every arm; the stand-in learns from 16 wishes or 8 problems."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MIPO_DATA", str(mipo_data))
@@ -229,7 +241,7 @@ def found(tmp_path_factory, mipo_data):
         questions=questions,
         seeds=[0, 1],
         wishes=(1e-2, 1),
-        n_pairs=32,
+        n_pairs=16,
     )
 
 
@@ -246,12 +258,9 @@ def test_every_arm_is_asked_the_same_and_keeps_no_weights(found):
         assert not (run.path / "model").exists()
 
 
-def test_training_starts_at_log_2_and_the_placebo_is_another_training(found):
+def test_training_starts_at_log_2(found):
     trained = found.drop("base", level="arm")
     assert trained.first_loss.to_list() == pytest.approx([np.log(2)] * 8, abs=1e-4)
-    for arm in ("wishes", "svamp"):
-        losses = found.last_loss[arm, 0], found.last_loss[f"{arm}-placebo", 0]
-        assert len({round(np.log(2), 4), *np.round(losses, 4)}) == 3
 
 
 def test_a_table_is_read_off_the_numbers_kept(found, tmp_path):
@@ -267,17 +276,61 @@ def test_a_table_is_read_off_the_numbers_kept(found, tmp_path):
     assert ch14_reasoning.table(lambda name: None).empty
 
 
-def test_a_diverged_training_has_nothing_right(monkeypatch, found, tmp_path):
-    def diverge(*_, **__):
+def numbers_of(least):
+    """400 questions of which 40 are right; gains that are detected from `least` on."""
+    numbers = {
+        "mmlu-base": interval_of(0.1, "of questions"),
+        "mmlu-n": interval_of(400, "questions"),
+        "mmlu-detectable-wishes": interval_of(0.01, "of questions"),
+        "mmlu-detectable-problems": interval_of(least, "of questions"),
+        "invented-base": interval_of(0.64, "of replies"),
+    }
+    return numbers.get
+
+
+def test_what_a_sample_can_see_is_said_by_number():
+    """By hand: 0.04 is 40 % of the 0.1 that are right, 0.02 is 20 %."""
+    told = ch14_reasoning.reading(numbers_of(0.04))
+    assert "MMLU" in told and "SVAMP" not in told
+    assert "10.0% right, a guess 25%" in told
+    assert "detected is 4.0 points of 100, 40% of that" in told
+    assert "20%, would not be seen either" in told and "64%" in told
+    assert "20%, would be seen" in ch14_reasoning.reading(numbers_of(0.02))
+    assert ch14_reasoning.reading(lambda name: None) == ""
+
+
+@pytest.fixture
+def rows_seen(monkeypatch):
+    """Every training gets eight pairs, and diverges; what each was given."""
+    pairs = Dataset.from_dict(
+        {"chosen": list("abcdefgh"), "rejected": list("ABCDEFGH")}
+    )
+    seen = []
+
+    def diverge(rows, **_):
+        seen.append(rows)
         raise FloatingPointError("the loss is nan")
 
     monkeypatch.setattr(ch14_reasoning.experiment, "train_on", diverge)
-    monkeypatch.setattr(ch14_reasoning.experiment, "read_pairs", lambda pairs: [])
-    monkeypatch.setattr(
-        ch14_reasoning, "read", lambda questions: [{"id": "svamp-1", "task": "svamp"}]
-    )
+    monkeypatch.setattr(ch14_reasoning.experiment, "read_pairs", lambda _: pairs)
+    item = {"id": "svamp-1", "task": "svamp"}
+    monkeypatch.setattr(ch14_reasoning, "read", lambda _: [item])
+    return seen
+
+
+@pytest.mark.parametrize("placebo", [False, True])
+def test_a_diverged_training_has_nothing_right(rows_seen, tmp_path, placebo):
     base = packaged.STAND_IN
-    keywords = {"name": "x", "base": base, "seed": 0, "pairs": base, "questions": base}
-    run = ch14_reasoning.trial(tmp_path, **keywords)
+    keywords = {"name": "x", "base": base, "seed": 3, "pairs": base, "questions": base}
+    run = ch14_reasoning.trial(tmp_path, placebo=placebo, **keywords)
     assert run.metrics["failed"] == "the loss is nan"
     assert ch14_reasoning.right_of(run, "svamp") == {"svamp-1": 0.0}
+    # mipo.pairs: a coin of stream (seed, 3) swaps where it falls below a half
+    heads = np.random.default_rng((3, 3)).random(8) < 0.5
+    chosen = [
+        low.upper() if head else low
+        for low, head in zip("abcdefgh", heads, strict=True)
+    ]
+    (rows,) = rows_seen
+    assert rows["chosen"][:] == (chosen if placebo else list("abcdefgh"))
+    assert 0 < sum(heads) < 8

@@ -1,6 +1,7 @@
-"""Figures of chapter 8: what is drawn is what was given; every axis has its words."""
+"""Figures of reasoning: what is drawn is what was given; every axis has its words."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
@@ -16,7 +17,17 @@ def seeds(mean, n=3):
     return list(mean + 0.01 * np.arange(n))
 
 
+GAINS = pd.DataFrame(
+    [
+        {"questions": task, "policy": policy, "gain": 0.02, "low": -0.01, "high": 0.05}
+        | {"detectable": least}
+        for task in ("sums", "choice")
+        for policy, least in (("MIPO", 0.043), ("placebo", None))
+    ]
+    + [{"questions": "sums", "policy": "untrained"}]
+)
 CASES = {
+    "gain_rows": lambda: draw.gain_rows(GAINS),
     "type_bars": lambda: draw.type_bars(
         {"open": {a: SHARES for a in ARMS}, "choice": {a: SHARES[::-1] for a in ARMS}}
     ),
@@ -126,4 +137,17 @@ def test_curves_go_through_the_values():
     fig = CASES["pass_curves"]()
     thick = [line for line in fig.axes[0].lines if line.get_marker() == "o"]
     np.testing.assert_allclose(thick[0].get_ydata(), [0.5, 0.625, 0.75])
+    plt.close(fig)
+
+
+def test_a_gain_stands_with_its_interval_over_what_would_not_be_seen():
+    fig = CASES["gain_rows"]()
+    left, right = fig.axes
+    assert [ax.get_title("left") for ax in fig.axes] == ["sums", "choice"]
+    names = [text.get_text() for text in left.get_yticklabels()]
+    assert names == ["MIPO", "placebo"]
+    segments = right.collections[0].get_segments()
+    np.testing.assert_allclose([row[:, 0] for row in segments], [[-1, 5]] * 2)
+    widths = [bar.get_width() for bar in right.patches]
+    np.testing.assert_allclose(widths, [8.6, 0])
     plt.close(fig)

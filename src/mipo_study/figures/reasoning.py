@@ -1,8 +1,9 @@
-"""Figures of chapter 8: which errors go, accuracy, pass@k, and β."""
+"""Figures of reasoning: which errors go, accuracy, pass@k, β, and gains."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -356,3 +357,36 @@ def verdicts(change: Mapping[str, Number], optimum: Mapping[str, float]) -> str:
         groups[word].append(f"{MEANING[name]} {number} (optimum {optimum[name]:.2f})")
     parts = [f"{word}: {', '.join(names)}" for word, names in groups.items() if names]
     return "; ".join(parts)
+
+
+def gain_rows(found: pd.DataFrame) -> Figure:
+    """Gains over an untrained model with their intervals, a panel per kind of question.
+
+    Parameters
+    ----------
+    found : pandas.DataFrame
+        Of `ch14_reasoning.table`, in points of 100. A pale bar reaches as far as the
+        smallest difference that the sample can detect.
+
+    Returns
+    -------
+    Figure
+    """
+    trained = found.dropna(subset=["gain"])
+    titles = list(trained.questions.unique())
+    size = (6.5, 1.2 + 0.32 * trained.policy.nunique())
+    fig, axes = subplots(1, len(titles), size, squeeze=False, sharey=True)
+    for ax, title in zip(axes[0], titles, strict=True):
+        rows = trained[trained.questions == title]
+        places = range(len(rows))
+        mean, low, high = (100 * rows[name] for name in ("gain", "low", "high"))
+        least = 100 * rows.detectable.astype(float).fillna(0.0)
+        ax.barh(places, 2 * least, left=-least, height=0.6, color=LIGHT, alpha=0.5)
+        ax.hlines(places, low, high, color=BLUE, lw=1.6)
+        ax.plot(mean, places, "o", color=BLUE)
+        ax.axvline(0, color=GREY, ls="--", lw=1.2, zorder=1)
+        ax.set(title=title, xlabel="gain (points of 100)")
+        ax.set_yticks(places, rows.policy)
+        ax.grid(axis="y", visible=False)
+    axes[0, 0].invert_yaxis()
+    return fig
