@@ -194,6 +194,7 @@ RULES: dict[str, Rule] = {
     "n_extra": COUNT,
     "n_inside": COUNT,
     "n_known": COUNT_OR_NONE,
+    "n_labelled": COUNT_OR_NONE,
     "n_pairs": COUNT,
     "n_people": COUNT,
     "n_along": COUNT_OR_NONE,
