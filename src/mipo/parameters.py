@@ -199,6 +199,7 @@ RULES: dict[str, Rule] = {
     "n_people": COUNT,
     "n_along": COUNT_OR_NONE,
     "n_rates": COUNT_OR_NONE,
+    "n_reasoning": COUNT_OR_NONE,
     "n_search": COUNT_OR_NONE,
     "n_select": COUNT,
     "n_test": COUNT,
