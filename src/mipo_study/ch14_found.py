@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import ndtri
 
 from mipo_study import methods
 from mipo_study.figures.style import arm_panels
@@ -28,6 +28,7 @@ BEST_OF = {  # {policy: its best reply of n}
     "base": "best-of",
     "mipo-lora": "best-of-lora",
 }
+LEVEL, POWER = 0.05, 0.8  # of what a sample can detect
 TAIL = 0.025  # of the untrained model's replies lie beyond each limit of damage
 TOLERATED = 0.1  # of the replies may leave the limits before a training is stopped
 
@@ -246,26 +247,34 @@ def keep_wins(
     return wins
 
 
-def detectable(gaps: np.ndarray, power: float = 0.8, level: float = 0.05) -> float:
-    r"""The smallest mean gap that these questions would probably show.
+def detectable(error: float, *, level: float = LEVEL, power: float = POWER) -> float:
+    r"""The smallest true difference that a sample like this one finds.
 
     Parameters
     ----------
-    gaps : ndarray
-        Of `gaps`, one per question.
-    power : float
-        Chance to find it.
+    error : float
+        Standard error of the difference; see `standard_error`.
     level : float
         Of the two-sided test.
+    power : float
+        How often the difference must be found.
 
     Returns
     -------
     float
-        :math:`(z_{1-level/2} + z_{power})\, s/\sqrt n`, wishes per question; s is the
-        standard deviation of the gaps.
+        In the unit of the error.
+
+    Notes
+    -----
+    :math:`(z_{1-level/2} + z_{power})` times the error, 2.8 at 5 % and 80 %. Source:
+    Cohen (1988), "Statistical power analysis for the behavioral sciences".
     """
-    z = stats.norm.ppf(1 - level / 2) + stats.norm.ppf(power)
-    return float(z * gaps.std(ddof=1) / np.sqrt(len(gaps)))
+    return float((ndtri(1 - level / 2) + ndtri(power)) * error)
+
+
+def standard_error(gaps: np.ndarray) -> float:
+    """Of the mean of gaps, one per question."""
+    return float(gaps.std(ddof=1) / np.sqrt(len(gaps)))
 
 
 # ---- all policies ----

@@ -812,12 +812,7 @@ def spoken(run: Run, start: Run) -> dict[str, float]:
 
 def _replies(run: Run) -> list[dict[str, Any]]:
     """A row per reply, as `measure` gave it."""
-    columns = json.loads(run.read("scores.json"))
-    names = list(columns)
-    return [
-        dict(zip(names, row, strict=True))
-        for row in zip(*columns.values(), strict=True)
-    ]
+    return ch14_found.unpacked(json.loads(run.read("scores.json")))
 
 
 def table(trials: pd.DataFrame, starts: pd.Series) -> pd.DataFrame:
@@ -887,14 +882,15 @@ def settled_moves(nb: Notebook) -> str:
 
 
 def detectable(size: Plan) -> float:
-    """The smallest difference in order between two policies that one seed can tell.
+    """The smallest difference in order between two policies that one seed finds.
 
     Notes
     -----
-    1.96·√(2·p(1 - p)/n) at p = 1/2, n the held-out pairs: as if the two policies were
-    scored on different pairs; on the same ones it is smaller.
+    See `ch14_found.detectable`. The error is √(2·p(1 - p)/n) at p = 1/2, n the held-out
+    pairs: as if the two policies were scored on different pairs; on the same ones it is
+    smaller.
     """
-    return float(1.96 * np.sqrt(2 * 0.25 / size.n_scored))
+    return ch14_found.detectable(np.sqrt(2 * 0.25 / size.n_scored))
 
 
 def panels(found: pd.DataFrame, columns: Mapping[str, str]) -> Figure:

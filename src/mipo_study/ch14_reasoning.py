@@ -33,7 +33,7 @@ from mipo.lm.sampling import Reply
 from mipo.lm.tokens import encode_many
 from mipo.models import load_model
 from mipo.pairs import flip_by_coin, shares_of, synthesise_pairs
-from mipo_study import ch14_real_model, ch14_wishes, experiment, methods
+from mipo_study import ch14_found, ch14_real_model, ch14_wishes, experiment, methods
 from mipo_study.experiment import Policy
 from mipo_study.hub import answers, benchmarks, protocol, runs, scores
 
@@ -58,7 +58,6 @@ RATE = 2e-4  # of training on word problems
 SELECT = 100  # word problems set apart, on which settings may be tried
 SHOWN = 6  # replies whose text is kept
 CHANCE = {"mmlu": ", a guess 25%"}
-LEVEL, POWER = 0.05, 0.8
 LARGEST = 0.2  # gain in accuracy that the paper reports, as a share of the base's
 ARMS = {
     "wishes": "MIPO on wishes",
@@ -641,34 +640,23 @@ def gain(trials: pd.DataFrame, arm: str, task: str, *, relative: bool = False) -
     return value, low, high
 
 
-def detectable(gain: Gain, *, level: float = LEVEL, power: float = POWER) -> float:
-    r"""The smallest true difference that a sample like this one finds.
+def detectable(gain: Gain) -> float:
+    """The smallest true difference that a sample like this one finds.
 
     Parameters
     ----------
     gain : (value, low, high)
-        An estimate with its interval of confidence 1 - `level`.
-    level : float
-        Of the two-sided test, which finds a difference where the interval leaves out 0.
-    power : float
-        How often it must be found.
+        An estimate with its 95 % interval.
 
     Returns
     -------
     float
-        In the unit of the gain; NaN where the interval is a point, since then no answer
-        differed and the sample does not know its own noise.
-
-    Notes
-    -----
-    (z_{1 - level/2} + z_power) · s, the standard error s being half the interval's
-    width over z_{1 - level/2}. At 5 % and 80 % that is 1.43 times half the width.
-    Source: Cohen (1988), "Statistical power analysis for the behavioral sciences".
+        See `ch14_found.detectable`; NaN where the interval is a point, since then no
+        answer differed and the sample does not know its own noise.
     """
     _, low, high = gain
-    edge = ndtri(1 - level / 2)
-    error = (high - low) / 2 / edge
-    return float((edge + ndtri(power)) * error) if error else float("nan")
+    error = (high - low) / 2 / ndtri(1 - ch14_found.LEVEL / 2)
+    return ch14_found.detectable(error) if error else float("nan")
 
 
 def word(low: float | None, high: float | None) -> str:

@@ -156,9 +156,9 @@ def test_polite_replies_count_where_they_are_not_damaged():
 
 
 def test_what_one_seed_can_tell_by_hand():
-    """Standard error of a difference of two shares of 98 at one half: 0.0714."""
+    """Standard error of a difference of two shares of 98 at one half: 0.0714; times 2.8016."""
     size = ch14_labelled.Plan(64, n_scored=98)
-    assert ch14_labelled.detectable(size) == pytest.approx(0.14, abs=1e-4)
+    assert ch14_labelled.detectable(size) == pytest.approx(2.80159 / 14, abs=1e-4)
 
 
 class Published:

@@ -111,7 +111,9 @@ def test_wins_and_the_smallest_difference_by_hand():
     wins = ch14_found.strict_wins(gaps)
     assert wins == {"win": 1 / 3, "tie": 1 / 3, "loss": 1 / 3}
     # normal quantiles 1.9600 and 0.8416, s = 1, n = 3
-    least = ch14_found.detectable(gaps)
+    error = ch14_found.standard_error(gaps)
+    assert error == pytest.approx(1 / math.sqrt(3))
+    least = ch14_found.detectable(error)
     assert least == pytest.approx((1.95996 + 0.84162) / math.sqrt(3), abs=1e-4)
 
 
