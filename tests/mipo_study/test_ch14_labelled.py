@@ -38,6 +38,10 @@ def policy(chosen, rejected, **metrics):
     return Stored(metrics, order={"chosen": chosen, "rejected": rejected, **tokens})
 
 
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
 @pytest.fixture
 def pairs(monkeypatch):
     """Eight pairs of each part, in place of the file."""
@@ -110,15 +114,15 @@ def test_one_rate_beyond_the_end():
 
 
 def test_order_by_hand():
-    """Gaps of -1, 1, 0 become 0, 1, -1: up, as before, down; per token likewise."""
+    """Gaps of -1, 1, 0 become 0, 1, 1: up, as before, up; per token likewise."""
     start = policy([-4.0, -3.0, -4.0], [-3.0, -4.0, -4.0])
-    now = policy([-3.0, -3.0, -4.0], [-3.0, -4.0, -3.0])
+    now = policy([-3.0, -3.0, -3.0], [-3.0, -4.0, -4.0])
     found = ch14_labelled.ordered(now, start)
-    assert found["order"] == pytest.approx((1 + 0.5 + 0) / 3)
-    assert found["order-per-token"] == pytest.approx((1 + 0.5 + 0) / 3)
-    assert found["likelier"] == pytest.approx(1 / 3)
+    assert found["order"] == pytest.approx((1 + 0.5 + 1) / 3)
+    assert found["order-per-token"] == pytest.approx((1 + 0.5 + 1) / 3)
+    assert found["likelier"] == pytest.approx(2 / 3)
     assert found["likelier-per-token"] == 0  # -3/2 against -3/4, and so on
-    assert found["chosen-drift"] == pytest.approx((1 + 0 + 0) / 2 / 3)
+    assert found["chosen-drift"] == pytest.approx((1 + 0 + 1) / 2 / 3)
 
 
 def test_an_untrained_model_orders_as_a_coin_does():
@@ -155,6 +159,17 @@ def test_polite_replies_count_where_they_are_not_damaged():
     assert found["rude"] == found["cut"] == 1 / 4
 
 
+def test_what_rmipo_leads_by_is_paired_by_seed():
+    keys = [(m, s) for m in sorted(ch14_labelled.METHODS) for s in (0, 1)]
+    index = pd.MultiIndex.from_tuples(keys, names=["method", "seed"])
+    found = pd.DataFrame({"order": [0.5] * len(keys)}, index=index)
+    found.loc["rmipo", "order"] = [0.6, 0.9]
+    ahead = ch14_labelled.leads(found, "order")
+    assert set(ahead) == {"dpo", "ipo", "orpo", "simpo"}
+    for values in ahead.values():
+        assert values == pytest.approx([0.1, 0.4])
+
+
 def test_what_one_seed_can_tell_by_hand():
     """Standard error of a difference of two shares of 98 at one half: 0.0714; times 2.8016."""
     size = ch14_labelled.Plan(64, n_scored=98)
@@ -183,19 +198,20 @@ def test_what_the_published_run_found_is_read():
 
 # ---- γ and weights ----
 
-TWO = Stored(seen={"gap": [[0.0, 0.0]], "delta_pmi": [[0.0, 50.0]]})
+TWO = Stored(seen={"gap": [[0.5, -0.5]], "delta_pmi": [[0.0, 50.0]]})
 
 
 def test_what_gamma_does_to_weights_by_hand():
-    """γ is 1.6 and 0.3, so 0.95 on average; β is 2, and both gaps are 0."""
-    sigmoid = [1 / (1 + math.exp(-x)) for x in (3.2, 0.6, 1.9)]
-    by_hand = (sigmoid[0] - sigmoid[2]) + (sigmoid[2] - sigmoid[1])
-    assert ch14_labelled.moved(TWO, Margin()) == pytest.approx(by_hand / 2 / sigmoid[2])
+    """γ is 1.6 and 0.3, so 0.95 on average; β is 2, and Δ is 0.5 and -0.5."""
+    first, second = sigmoid(2 * (1.6 - 0.5)), sigmoid(2 * (0.3 + 0.5))
+    constant = sigmoid(2 * (0.95 - 0.5)), sigmoid(2 * (0.95 + 0.5))
+    by_hand = (first - constant[0] + constant[1] - second) / sum(constant)
+    assert ch14_labelled.moved(TWO, Margin()) == pytest.approx(by_hand)
     found = ch14_labelled.curve(TWO, Margin())
     assert found["gamma"] == pytest.approx([0.95])
     assert found["gamma_std"] == pytest.approx([0.65])
-    assert found["weight"] == pytest.approx([(sigmoid[0] + sigmoid[1]) / 2])
-    assert found["weight_std"] == pytest.approx([(sigmoid[0] - sigmoid[1]) / 2])
+    assert found["weight"] == pytest.approx([(first + second) / 2])
+    assert found["weight_std"] == pytest.approx([(first - second) / 2])
 
 
 def test_a_scale_at_which_gamma_cannot_move():
