@@ -247,7 +247,9 @@ def solve(
     Notes
     -----
     Of 100 problems set apart SmolLM2-135M has 1, 1 and 4 right with 0, 2 and 4 worked
-    examples (replies of at most 96 tokens, bfloat16); `SHOTS` was chosen by that.
+    examples (replies of at most 96 tokens, bfloat16); `SHOTS` was chosen by that, the
+    same for all policies. They were drawn before problems that begin alike were kept
+    together, so some of them may be among those that are asked now.
     """
     prompts = [render(tokenizer, answers.prompt(item, shots)) for item in items]
     whole = sampling.sample(
