@@ -541,7 +541,7 @@ def compare(
     wishes : (float, int)
         Rate and number of the strength of `ch14_real_model`'s headline arm.
     n_pairs : int
-        That each training on wishes learns from; on word problems half as many.
+        That each training learns from.
     arms : sequence of str
         Keys of `ARMS`.
 
@@ -561,7 +561,7 @@ def compare(
                 negatives="random_context", seed=seed, n_people=n_pairs, **make
             ),
             "problems": make_pairs(
-                questions=questions, seed=seed, n_pairs=n_pairs // 2, **make
+                questions=questions, seed=seed, n_pairs=n_pairs, **make
             ),
         }
         for arm in arms:

@@ -230,7 +230,7 @@ def test_what_may_be_said_of_a_gain(low, high, word):
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory, mipo_data):
-    """The stand-in, and what it learns from 16 wishes and from 8 problems."""
+    """The stand-in, and what it learns from 16 wishes and from 16 problems."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MIPO_DATA", str(mipo_data))
