@@ -64,6 +64,7 @@ def test_questions_do_not_depend_on_their_order_in_the_file(data, monkeypatch):
     [
         ("1 + 1 = 2.\n#### 2\n\nQuestion: A bat?\n#### 9", "1 + 1 = 2.\n#### 2"),
         ("#### 2\nNew question: A bat?", "#### 2"),
+        ("#### 2\nNew question: A bat?\nQuestion: A ball?", "#### 2"),
         ("#### 2", "#### 2"),
         ("Question: why?", "Q"),  # one token at least, here a byte
     ],
