@@ -40,7 +40,7 @@ def by_hand(folder, ids):
     """The definition: mean of the last layer over the tokens, to length 1."""
     from transformers import BertModel
 
-    model = BertModel.from_pretrained(folder).eval()
+    model = BertModel.from_pretrained(folder, trust_remote_code=False).eval()
     with torch.no_grad():
         hidden = model(torch.tensor([ids])).last_hidden_state[0].double().numpy()
     mean = sum(hidden) / len(hidden)

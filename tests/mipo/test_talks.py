@@ -28,8 +28,8 @@ CHANGING = (
 
 
 def loaded(folder):
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    return model, AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False)
+    return model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def one_by_one(model, tokenizer):
