@@ -417,7 +417,7 @@ def compare(
         Keys of `DECODED`.
     draws : int
         Replies of the untrained model and of `LIGHT` of which the untrained model's PMI
-        chooses one; 1: no such rival.
+        chooses one, on the first `FEW` seeds; 1: no such rival.
     run_as
         run_dir, workers and progress of `experiment.run_many`.
 
@@ -431,13 +431,15 @@ def compare(
     policies |= {name: {"decoding": DECODED[name]} for name in decoded}
     calls: dict[tuple[str, int], dict[str, Any]] = {}
     for name, keywords in policies.items():
-        if name in BEST_OF:
-            asked = requests(n_people, scope=scope, draws=draws)
-        else:
-            asked = requests(n_people)
-        if name in DECODED:
-            asked = asked[:1]
-        for seed in list(pairs)[: None if name in HEADLINE else FEW]:
+        for place, seed in enumerate(pairs):
+            if place >= FEW and name not in HEADLINE:
+                break
+            many = draws if place < FEW else 1
+            asked = requests(n_people, scope=scope, draws=many)
+            if name in DECODED:
+                asked = asked[:1]
+            elif name not in BEST_OF:
+                asked = requests(n_people)
             calls[name, seed] = {"name": name, "seed": seed, "requests": asked}
             calls[name, seed] |= keywords
             if "setting" in keywords:

@@ -296,6 +296,8 @@ def test_headline_policies_have_all_seeds_and_requests_the_others_three(monkeypa
     }
     assert asked["base"] == asked["mipo-lora"]
     assert {"best of", "noisy"} <= set(asked["base"])
+    late = [request["name"] for request in made["base", 4]["requests"]]
+    assert set(asked["base"]) - set(late) == {"best of"}
     assert asked["sami"] == asked["placebo"] and "best of" not in asked["sami"]
     assert "noisy" not in asked["sami"] and asked["cold"] == ["plain"]
     assert made["sami", 1]["pairs"] == "pairs 1" and "pairs" not in made["cold", 1]
