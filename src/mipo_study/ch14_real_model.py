@@ -416,8 +416,8 @@ def compare(
     decoded : iterable of str
         Keys of `DECODED`.
     draws : int
-        Replies of the untrained model and of `LIGHT` of which the untrained model's PMI
-        chooses one, on the first `FEW` seeds; 1: no such rival.
+        Replies of the untrained model, and with scope "all" of `LIGHT`, of which the
+        untrained model's PMI chooses one, on the first `FEW` seeds; 1: no such rival.
     run_as
         run_dir, workers and progress of `experiment.run_many`.
 
@@ -434,7 +434,8 @@ def compare(
         for place, seed in enumerate(pairs):
             if place >= FEW and name not in HEADLINE:
                 break
-            many = draws if place < FEW else 1
+            best_of = place < FEW and (name == "base" or scope == "all")
+            many = draws if best_of else 1
             asked = requests(n_people, scope=scope, draws=many)
             if name in DECODED:
                 asked = asked[:1]
