@@ -213,8 +213,9 @@ class Notebook:
         return self.numbers[name]
 
     def say(self, markdown: str) -> None:
-        """Show Markdown with computed numbers in it."""
-        show(markdown)
+        """Show Markdown with computed numbers in it; nothing where it is empty."""
+        if markdown:
+            show(markdown)
 
     def _published_run(self, notebook: str = "") -> dict:
         file = self.published_in / f"{notebook or self.name}.json"

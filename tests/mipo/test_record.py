@@ -228,6 +228,14 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path):
         nb.figure(fig, "gain", alt=" ")
 
 
+def test_nothing_to_say_shows_nothing(tmp_path, capsys):
+    nb = record.Notebook("demo", run_dir=tmp_path)
+    nb.say("")
+    assert capsys.readouterr().out == ""
+    nb.say("A line.")
+    assert "A line." in capsys.readouterr().out
+
+
 def test_need_finds_an_artifact_or_says_how_to_make_it(tmp_path, monkeypatch):
     monkeypatch.setenv("MIPO_ROOT", str(tmp_path))
     made = tmp_path / "runs" / "hand" / "models" / "base"

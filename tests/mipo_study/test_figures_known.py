@@ -32,7 +32,7 @@ def test_points_intervals_and_chance_are_drawn():
         "encoder",
     ]
     assert [text.get_text() for text in left.texts][:2] == ["0.40", "0.60"]
-    assert left.get_xlabel() == SHARE
+    assert left.get_xlabel().replace("\n", " ") == SHARE
     assert left.get_ylim()[0] > left.get_ylim()[1]  # the first row on top
     plt.close(fig)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,6 @@ def known_from_text(panels: Mapping[str, Panel], chance: Mapping[str, float]) ->
         ax.set_ylim(len(numbers) - 0.5, -0.5)
         ax.grid(axis="y", visible=False)
         ax.tick_params(axis="y", length=0)
-        ax.set_xlabel(title)
+        ax.set_xlabel(textwrap.fill(title, 30))
         reference_line(ax, chance[title], axis="x", colour=GREY)
     return fig

@@ -92,8 +92,8 @@ def along(paths: Sequence[pd.DataFrame], stops: Sequence[int]) -> Figure:
     Figure
     """
     panels = {
-        "adherence (share of wishes)": "adherence",
-        "replies within the limits (share)": "within",
+        "adherence (share)": "adherence",
+        "within limits (share)": "within",
         "PMI (nats per reply)": "pmi",
     }
     fig, axes = subplots(1, len(panels), WIDE)
