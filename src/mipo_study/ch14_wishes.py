@@ -523,6 +523,7 @@ def beside_trl(
     Run
         Metrics: ours, trl: the loss of each step, nats.
     """
+    from transformers.trainer_callback import PrinterCallback
     from trl import DPOConfig, DPOTrainer
 
     from mipo.trainer import PreferenceConfig, PreferenceTrainer
@@ -554,6 +555,7 @@ def beside_trl(
         else:
             theirs = DPOConfig(beta=beta, max_length=None, **shared)
             trainer = DPOTrainer(model=model, args=theirs, **data)
+            trainer.remove_callback(PrinterCallback)  # pages show no logs
         trainer.train()
         log = trainer.state.log_history
         losses[name] = [row["loss"] for row in log if "loss" in row]
