@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mipo.files import file_hash
 from mipo.network import Unavailable, downloads, offline
 
 COMMIT = "28c65cdfbc3338e2e040016eea4b7fdf556e4d57"
@@ -49,7 +50,7 @@ def file() -> Path:
         places.insert(0, Path(os.environ["MIPO_DATA"]) / FOLDER / FILE)
     found = next((place for place in places if place.is_file()), None)
     path = found or _download(places[-1])
-    actual = hashlib.sha256(path.read_bytes()).hexdigest()
+    actual = file_hash(path)
     if actual != SHA256:
         raise ValueError(
             f"{path}: SHA-256 {actual[:12]}… is not the pinned {SHA256[:12]}…; "
