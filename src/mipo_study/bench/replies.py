@@ -99,7 +99,7 @@ def seconds_per_token(
     """
     begin = time.process_time()
     if contestant == "generate":
-        tokens = _generated(model, tokenizer, prompts, max_new_tokens, seed)
+        tokens = generated(model, tokenizer, prompts, max_new_tokens, seed)
     else:
         replies = sampling.sample(
             model,
@@ -114,14 +114,22 @@ def seconds_per_token(
     return (time.process_time() - begin) / tokens
 
 
-def _generated(
+def generated(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     max_new_tokens: int,
     seed: int,
 ) -> int:
-    """Sample by transformers, and count the tokens of the replies with their ends."""
+    """Sample by transformers, and count the tokens of the replies with their ends.
+
+    Parameters
+    ----------
+    model, tokenizer, prompts
+        What is sampled from; all prompts are one batch.
+    max_new_tokens, seed : int
+        Of the replies.
+    """
     tokenize: Any = tokenizer
     batch = tokenize(
         list(prompts),
@@ -130,6 +138,7 @@ def _generated(
         padding_side="left",
         add_special_tokens=False,
     )
+    batch = batch.to(model.device)
     torch.manual_seed(seed)
     sampler: Any = model
     how = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}

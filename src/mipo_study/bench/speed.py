@@ -345,6 +345,7 @@ def measure(
     device: torch.device,
     *,
     shapes: Mapping[str, Shape] = SHAPES,
+    contestants: Sequence[str] = (),
     bar: tqdm | None = None,
 ) -> dict[str, Any]:
     """Let all contestants of a case train in turns.
@@ -356,6 +357,8 @@ def measure(
         Trainings of each under the clock, after one that measures memory.
     device, shapes
         See `build`.
+    contestants : sequence of str
+        Who competes; nobody stands for ``case.peers()``.
     bar : tqdm, optional
         Moves on with every training.
 
@@ -369,7 +372,7 @@ def measure(
     """
     material = build(case, device, shapes)
     model, tokenizer, data = material
-    names = list(case.peers())
+    names = list(contestants or case.peers())
     seconds: dict[str, list[float]] = {name: [] for name in names}
     peak: dict[str, float] = {}
     failed: list[str] = []
@@ -512,6 +515,7 @@ def run(
     device: torch.device,
     *,
     shapes: Mapping[str, Shape] = SHAPES,
+    contestants: Sequence[str] = (),
     progress: bool = True,
     keep: Callable[[dict[str, Any]], Any] = lambda results: None,
 ) -> dict[str, Any]:
@@ -520,7 +524,7 @@ def run(
     Parameters
     ----------
     cases : sequence of Case
-    repetitions, device, shapes
+    repetitions, device, shapes, contestants
         See `measure`.
     progress : bool
         Show a bar.
@@ -540,11 +544,19 @@ def run(
         "of": RATIOS,
         **provenance.provenance(),
     }
-    trainings = sum(len(case.peers()) for case in cases) * (repetitions + 1)
+    trainings = sum(len(contestants or case.peers()) for case in cases)
+    trainings *= repetitions + 1
     with tqdm(total=trainings, unit="run", disable=not progress) as bar:
         for case in cases:
             bar.set_description(case.name)
-            result = measure(case, repetitions, device, shapes=shapes, bar=bar)
+            result = measure(
+                case,
+                repetitions,
+                device,
+                shapes=shapes,
+                contestants=contestants,
+                bar=bar,
+            )
             result["ratios"] = ratios(result)
             result["memory_ratios"] = memory_ratios(result)
             result["mfu"] = utilisation(result, kind)
