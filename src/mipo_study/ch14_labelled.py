@@ -393,7 +393,8 @@ def with_strength(method: str, strength: Mapping[str, float]) -> dict[str, Any]:
 def search(size: Plan, *, base: str, **run_as: Any) -> pd.DataFrame:
     """Trials of every setting on the part "select": three rates by two strengths each.
 
-    A method whose best rate lies at an end of the three is tried at one rate beyond.
+    A method whose best rate is an end of those is tried at one beyond, see
+    `ch14_found.widened`.
 
     Parameters
     ----------
@@ -410,12 +411,6 @@ def search(size: Plan, *, base: str, **run_as: Any) -> pd.DataFrame:
         Index: method, rate, strength (number of the method's). The measures of
         `measures`.
     """
-    points = [
-        (method, rate, number)
-        for method in METHODS
-        for rate in RATES
-        for number in range(len(STRENGTHS[method]))
-    ]
     common = {
         "base": base,
         "seed": SEARCH_SEED,
@@ -426,30 +421,25 @@ def search(size: Plan, *, base: str, **run_as: Any) -> pd.DataFrame:
     }
     where = {key: run_as[key] for key in ("run_dir", "progress")}
     start = trial(name="try-base", **common, **where)
-    found = _tried(points, start, common, run_as)
-    beyond = [further(found, method) for method in METHODS if at_edge(found, method)]
-    if beyond:
-        found = pd.concat([found, _tried(beyond, start, common, run_as)])
-    return found.sort_index()
-
-
-def _tried(
-    points: Sequence[tuple[str, float, int]],
-    start: Run,
-    common: Mapping[str, Any],
-    run_as: Mapping[str, Any],
-) -> pd.DataFrame:
-    calls = {}
-    for method, rate, number in points:
-        calls[method, rate, number] = {
-            "name": f"try-{method}",
-            "setting": with_strength(method, STRENGTHS[method][number]),
-            "lr": rate,
+    rates = {method: list(RATES) for method in METHODS}
+    while True:
+        calls = {
+            (method, rate, number): {
+                "name": f"try-{method}",
+                "setting": with_strength(method, strength),
+                "lr": rate,
+            }
+            for method in METHODS
+            for rate in rates[method]
+            for number, strength in enumerate(STRENGTHS[method])
         }
-    index = ["method", "rate", "strength"]
-    runs = experiment.run_many(trial, calls, index=index, **common, **run_as)
-    rows = [measures(run, start) for run in runs.run]
-    return pd.DataFrame(rows, index=runs.index)
+        index = ["method", "rate", "strength"]
+        runs = experiment.run_many(trial, calls, index=index, **common, **run_as)
+        rows = [measures(run, start) for run in runs.run]
+        found = pd.DataFrame(rows, index=runs.index).sort_index()
+        chosen = {method: best(found, method)[0] for method in METHODS}
+        if not ch14_found.widened(rates, chosen):
+            return found
 
 
 def best(searched: pd.DataFrame, method: str) -> tuple[float, int]:
@@ -469,13 +459,6 @@ def at_edge(searched: pd.DataFrame, method: str) -> bool:
     """Whether the best rate of a method is the lowest or the highest that was tried."""
     rates = searched.loc[method].index.unique("rate")
     return best(searched, method)[0] in (rates.min(), rates.max())
-
-
-def further(searched: pd.DataFrame, method: str) -> tuple[str, float, int]:
-    """The method, one rate beyond its best, and the number of its best strength."""
-    rate, number = best(searched, method)
-    lowest = rate == searched.loc[method].index.unique("rate").min()
-    return method, rate / 2 if lowest else rate * 2, number
 
 
 def compare(

@@ -16,7 +16,14 @@ from mipo import packaged
 from mipo.worlds.wish_data import UNSEEN, WISHES
 from mipo_study import ch14_wishes, experiment, methods
 from mipo_study.ch14_along import along
-from mipo_study.ch14_found import BEST_OF, CONDITIONS, adherence, limits_of, rows_of
+from mipo_study.ch14_found import (
+    BEST_OF,
+    CONDITIONS,
+    adherence,
+    limits_of,
+    rows_of,
+    widened,
+)
 from mipo_study.ch14_wishes import trial
 
 if TYPE_CHECKING:
@@ -28,7 +35,6 @@ LIGHT = "mipo-lora"  # the arm that the controls copy
 LORA_RANK = 16  # of all arms but `FULL`
 LORA_RATES = (2e-4, 4e-4, 8e-4)
 FULL_RATES = (2e-5, 4e-5, 8e-5)
-MOST_RATES = 5  # that are tried for an arm whose best one is the highest so far
 SEARCH_PAIRS = 128
 LONG = 4.0  # epochs of a training that is watched
 EVERY = 8  # steps from one asking to the next
@@ -301,8 +307,8 @@ def search(
 ) -> pd.DataFrame:
     """Trials of every setting of the search, on people set apart.
 
-    Three rates by two strengths for each arm; as long as its best rate is the highest,
-    twice that rate is tried as well, up to `MOST_RATES`.
+    Three rates by two strengths for each arm; as long as its best rate is an end of
+    those, one beyond is tried as well, see `ch14_found.widened`.
 
     Parameters
     ----------
@@ -341,27 +347,8 @@ def search(
         limits = limits_of(rows_of(runs.run["base", 0.0, 0], "plain"))
         found = [adherence(run, "plain", limits) for run in runs.run]
         searched = runs.join(pd.DataFrame(found, index=runs.index))
-        if not widened(rates, searched):
+        if not widened(rates, {arm: best(searched, arm)[0] for arm in arms}):
             return searched
-
-
-def widened(rates: dict[str, list[float]], searched: pd.DataFrame) -> bool:
-    """Whether a rate was added, twice the highest, to an arm whose best that is.
-
-    Parameters
-    ----------
-    rates : dict
-        {arm: learning rates}, which grows.
-    searched : pandas.DataFrame
-        Of `search`.
-    """
-    grown = False
-    for arm, tried in rates.items():
-        highest = max(tried)
-        if best(searched, arm)[0] == highest and len(tried) < MOST_RATES:
-            tried.append(2 * highest)
-            grown = True
-    return grown
 
 
 def best(searched: pd.DataFrame, arm: str) -> tuple[float, int]:

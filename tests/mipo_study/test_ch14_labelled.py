@@ -104,12 +104,6 @@ def test_the_best_setting_orders_most_and_is_not_damaged(found, best, edge):
     assert ch14_labelled.at_edge(found, "dpo") is edge
 
 
-def test_one_rate_beyond_the_end():
-    highest, lowest = searched((0.5, 0.7, 0.8)), searched((0.8, 0.7, 0.6))
-    assert ch14_labelled.further(highest, "dpo") == ("dpo", 8e-4, 0)
-    assert ch14_labelled.further(lowest, "dpo") == ("dpo", 5e-5, 0)
-
-
 # ---- what a run found ----
 
 

@@ -154,15 +154,22 @@ def test_every_arm_has_as_many_settings_as_any_other():
         assert methods.method(arm).loss
 
 
-def test_a_rate_is_added_while_the_highest_is_best():
-    rates = {"sft": [1.0, 2.0], "mipo-lora": [1.0, 2.0]}
-    keys = [(arm, rate, 0) for arm in rates for rate in rates[arm]]
-    index = pd.MultiIndex.from_tuples(keys, names=["arm", "rate", "strength"])
-    searched = pd.DataFrame({"adherence": [0.2, 0.1, 0.2, 0.3]}, index=index)
-    assert ch14_real_model.widened(rates, searched)
-    assert rates == {"sft": [1.0, 2.0], "mipo-lora": [1.0, 2.0, 4.0]}
-    rates["mipo-lora"] = [0.25, 0.5, 1.0, 1.5, 2.0]  # enough were tried
-    assert not ch14_real_model.widened(rates, searched)
+@pytest.mark.parametrize(
+    ("tried", "best", "then"),
+    [
+        ([1.0, 2.0, 4.0], 4.0, [1.0, 2.0, 4.0, 8.0]),
+        ([1.0, 2.0, 4.0], 1.0, [1.0, 2.0, 4.0, 0.5]),
+        ([1.0, 2.0, 4.0], 2.0, [1.0, 2.0, 4.0]),
+        ([1.0, 2.0, 4.0, 8.0, 16.0], 16.0, [1.0, 2.0, 4.0, 8.0, 16.0]),  # enough
+    ],
+)
+def test_a_rate_is_added_while_the_best_is_an_end(tried, best, then):
+    rates = {"sft": [1.0, 2.0], "mipo-lora": tried}
+    grown = ch14_found.widened(rates, {"sft": 2.0, "mipo-lora": best})
+    assert grown
+    assert rates == {"sft": [1.0, 2.0, 4.0], "mipo-lora": then}
+    inside = {"mipo-lora": [1.0, 2.0, 4.0]}
+    assert not ch14_found.widened(inside, {"mipo-lora": 2.0})
 
 
 def test_replies_that_belong_together_are_compared():
