@@ -470,6 +470,35 @@ def borrowed(nb: Notebook, levels: Mapping[str, Any]) -> dict[str, list[float]]:
     return found
 
 
+def by_policy(
+    nb: Notebook, measures: Sequence[str]
+) -> dict[str, dict[str, list[float]]]:
+    """Measures of every policy: of this run, else of the published one.
+
+    Parameters
+    ----------
+    nb : Notebook
+        That has kept `keep_measures`.
+    measures : sequence of str
+        Keys of `MEASURES`.
+
+    Returns
+    -------
+    dict
+        {policy: {measure: one number per seed}}; without the policies that lack one.
+    """
+    found = {}
+    for arm in methods.METHODS:
+        names = {measure: f"{measure}-{arm}" for measure in measures}
+        numbers = {
+            measure: nb.numbers.get(name) or nb.published(name)
+            for measure, name in names.items()
+        }
+        if all(numbers.values()):
+            found[arm] = {m: number.values for m, number in numbers.items() if number}
+    return found
+
+
 # ---- along a training ----
 
 

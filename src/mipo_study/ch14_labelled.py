@@ -724,8 +724,15 @@ MEASURES = {
     "cut": "of replies",
 }
 
-SHOWN = ("order", "order-per-token", "likelier", "polite", "rude", "within")
+SHOWN = ("order", "likelier-per-token", "polite", "rude", "within")
 SHOWN += ("words", "alone")
+# What a verdict looks at: the reward of DPO and IPO, that of RMiPO and SimPO, and what
+# nobody is trained for.
+COMPARED = {
+    "order": "of held-out pairs",
+    "likelier-per-token": "of held-out pairs",
+    "polite": "of replies",
+}
 
 
 def measures(run: Run, start: Run) -> dict[str, float]:

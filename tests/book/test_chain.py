@@ -591,7 +591,9 @@ def test_publish_copies_what_is_up_to_date(finished):
     assert chain("publish", root=finished).returncode == 0 and not unused.exists()
     (published / "01-first.json").write_text("{}")
     beta(finished, 0.8)
+    unused.write_text("{}")  # of a run that is not finished yet, perhaps
     said = chain("publish", root=finished).stdout
+    assert unused.exists()
     assert "01-first: left as it was (changed: its parameters)" in said
     assert (published / "01-first.json").read_text() == "{}"
 

@@ -11,6 +11,8 @@ from datasets import Dataset
 from mipo import packaged
 from mipo.lm.sampling import Reply
 from mipo.models import load_model
+from mipo.numbers import Number
+from mipo.record import Notebook
 from mipo.worlds.wish_data import UNSEEN, WISHES
 from mipo_study import (
     ch14_along,
@@ -392,3 +394,21 @@ def test_the_best_of_several_has_the_highest_pmi(monkeypatch):
     )
     _, best = ch14_wishes._best(None, None, ["x", "y"], replies, {"draws": 2})
     assert [reply.text for reply in best] == ["b", "c"]
+
+
+def test_measures_of_a_policy_are_of_this_run_or_of_the_published_one(tmp_path):
+    """SFT lacks one of the two, so it is left out; MIPO's come from another run."""
+    nb = Notebook("14-real-model", run_dir=tmp_path, scale="hand")
+    nb.number("raw-base", [0.1, 0.2], "of wishes")
+    nb.number("misapplied-base", [0.3, 0.4], "of wishes")
+    nb.number("raw-sft", [0.5, 0.6], "of wishes")
+    before = {"raw-mipo-lora": 0.7, "misapplied-mipo-lora": 0.8, "raw-base": 0.9}
+    published = {
+        name: Number(value, None, None, 1, [value], "of wishes")
+        for name, value in before.items()
+    }
+    nb.published = lambda name, notebook="": published.get(name)
+    assert ch14_found.by_policy(nb, ("misapplied", "raw")) == {
+        "base": {"misapplied": [0.3, 0.4], "raw": [0.1, 0.2]},
+        "mipo-lora": {"misapplied": [0.8], "raw": [0.7]},
+    }

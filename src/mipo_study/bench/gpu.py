@@ -4,7 +4,7 @@
 apart are the losses? "sampler": our sampler beside transformers' `generate`. "speed":
 our trainer beside TRL's at the shapes of Qwen2.5, with random weights.
 
-Each stage is written to results/gpu/<device>-<stage>.json when it ends, the cases of
+Each stage is written to results/bench/gpu/<device>-<stage>.json when it ends, the cases of
 "speed" one by one, so that a machine that is taken away leaves what it had measured.
 Without a GPU, ``--toy`` runs every stage on tiny models and writes to runs/gpu-check.
 """
@@ -262,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu" and not given.toy:
         raise SystemExit("Error: torch finds no GPU; --toy rehearses without one")
-    place = "runs/gpu-check" if given.toy else "results/gpu"
+    place = "runs/gpu-check" if given.toy else "results/bench/gpu"
     folder = Path(given.out or files.project_root() / place)
     name = speed.device_name(device)
 

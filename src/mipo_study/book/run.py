@@ -411,7 +411,7 @@ def publish(scale: str) -> None:
         result = planning.read_or_empty(project_root() / step.result)
         reason = why.get(step.name) or result["skipped"]
         say(f"{step.name}: {f'left as it was ({reason})' if reason else copy(step)}")
-    say(copy_measured(scale))
+    say(copy_measured(scale, sweep=not why))
 
 
 def copy(step: Step) -> str:
@@ -429,14 +429,22 @@ def copy(step: Step) -> str:
     return f"{', '.join(counts)}, {len(figures)} figures -> {target}"
 
 
-def copy_measured(scale: str) -> str:
-    """Publish what each training run measured, so that no reader trains it again."""
+def copy_measured(scale: str, *, sweep: bool) -> str:
+    """Publish what each training run measured, so that no reader trains it again.
+
+    Parameters
+    ----------
+    scale : str
+    sweep : bool
+        Whether those go on which no published result stands: not while a chapter's run
+        is still to be finished.
+    """
     target = Path("results") / scale / "measured"
     for file in measured(f"runs/{scale}"):
         write_whole(target / file.name, file.read_bytes())
     used = {run for file in target.parent.glob("*.json") for run in runs_of(file)}
-    for file in target.glob("*.json"):
-        if file.stem not in used:  # no published result stands on it any more
+    for file in target.glob("*.json") if sweep else ():
+        if file.stem not in used:
             file.unlink()
     return f"{len(list(target.glob('*.json')))} measured runs -> {target}"
 
