@@ -3,6 +3,7 @@
 # make check      format, types, layers and the fast tests: a minute
 # make test       every test but the slow ones         make slow   those
 # make bench      training speed beside TRL, this machine's table of results/bench
+# make gpu-check  on one GPU: chapter 14 larger, precisions, sampler, speed, in stages
 # make setup      only .venv                           make clean  remove what runs wrote (runs/), keep .venv
 SCALE ?= laptop
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python -m
 comma := ,
 
-.PHONY: book setup check test slow compare bench clean
+.PHONY: book setup check test slow compare bench gpu-check clean
 book: .venv/.book
 	@$(RUN) mipo_study.book.run book --scale $(SCALE) $(if $(DRY),--dry) $(if $(JOBS),--jobs $(JOBS)) $(if $(ARGS),-- $(ARGS))
 
@@ -35,6 +36,9 @@ compare: .venv/.book
 bench: .venv/.dev
 	$(RUN) mipo_study.bench.speed $(ARGS)
 	$(RUN) mipo_study.bench.replies
+
+gpu-check: .venv/.book
+	$(RUN) mipo_study.bench.gpu $(ARGS)
 
 clean:
 	rm -rf runs .snakemake .pytest_cache

@@ -561,13 +561,19 @@ def past_the_stop(paths: Iterable[pd.DataFrame]) -> dict[str, dict[str, Any]]:
     Parameters
     ----------
     paths : iterable of DataFrame
-        Of `path_of`, one per seed.
+        Of `path_of`, one per seed; those that never stop do not count.
+
+    Returns
+    -------
+    dict
+        {part: its keywords}; empty where every training ended before its stop.
     """
-    lost, gained = [], []
-    for path in paths:
-        at, end = path.loc[stop(path)], path.iloc[-1]
-        lost.append(float(at.adherence - end.adherence))
-        gained.append(float(end.pmi - at.pmi))
+    past = [path for path in paths if stop(path) < path.index[-1]]
+    if not past:
+        return {}
+    ends = [(path.loc[stop(path)], path.iloc[-1]) for path in past]
+    lost = [float(at.adherence - end.adherence) for at, end in ends]
+    gained = [float(end.pmi - at.pmi) for at, end in ends]
     wishes = parts({"adherence lost past the stop": lost}, (0, None), "of wishes")
     nats = {"information gained past the stop": gained}
     return wishes | parts(nats, (0, None), "nats per reply")

@@ -321,6 +321,9 @@ def test_the_rule_stops_before_the_first_step_with_too_much_damage():
     path["pmi"] = [0.0, 1.0, 2.0, 2.5, 2.75]
     parts = ch14_found.past_the_stop([path])
     assert [part["values"] for part in parts.values()] == [[1], [0.75]]
+    sound = path.iloc[:3]  # ends before the stop
+    assert ch14_found.past_the_stop([path, sound]) == parts
+    assert not ch14_found.past_the_stop([sound])
 
 
 def test_a_training_is_asked_on_its_way(tmp_path):

@@ -1,11 +1,13 @@
 """`make gpu-check`: what one GPU makes of this study's code, in stages of minutes.
 
-"parity": every loss trains SmolLM2 for a few steps in float32 and in bfloat16; how far
-apart are the losses? "sampler": our sampler beside transformers' `generate`. "speed":
-our trainer beside TRL's at the shapes of Qwen2.5, with random weights.
+"wishes": the headline arms of chapter 14 with more people and pairs, as configs/gpu.yml
+says; the chapter at scale gpu then finds the runs in runs/gpu. "parity": every loss
+trains SmolLM2 for a few steps in float32 and in bfloat16; how far apart are the losses?
+"sampler": our sampler beside transformers' `generate`. "speed": our trainer beside
+TRL's at the shapes of Qwen2.5, with random weights.
 
-Each stage is written to results/bench/gpu/<device>-<stage>.json when it ends, the cases of
-"speed" one by one, so that a machine that is taken away leaves what it had measured.
+Each stage is written to results/bench/gpu/<device>-<stage>.json when it ends, the cases
+of "speed" one by one, so that a machine that is taken away leaves what it had measured.
 Without a GPU, ``--toy`` runs every stage on tiny models and writes to runs/gpu-check.
 """
 
@@ -15,11 +17,12 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import yaml
 from datasets import Dataset
 
 from mipo import files, provenance
@@ -28,9 +31,16 @@ from mipo.lm import sampling
 from mipo.losses import LOSSES
 from mipo.models import load_model
 from mipo.packaged import SMOLLM2, STAND_IN
+from mipo.record import Notebook
 from mipo.trainer import PreferenceConfig, PreferenceTrainer
 from mipo.worlds import wishes
-from mipo_study import methods
+from mipo_study import (
+    ch14_found,
+    ch14_real_model,
+    ch14_wishes,
+    experiment,
+    methods,
+)
 from mipo_study.bench import replies, speed
 from mipo_study.bench.speed import Case, Shape
 
@@ -51,6 +61,61 @@ CASES = [
 ]
 CONTESTANTS = ("dpo", "trl-dpo", "dpo-separate")
 TOY: Shape = (32, 64, 2, 2, 2, 200)
+
+
+# ---- chapter 14, larger ----
+
+
+def headline(run_dir: str | Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Chapter 14's headline arms; runs that are there already are found.
+
+    Parameters
+    ----------
+    run_dir : path
+        Where runs are kept.
+    parameters : dict
+        The chapter's: model, arms, seeds, n_pairs, n_people, draws, workers. Settings
+        are those of the published run.
+
+    Returns
+    -------
+    dict
+        {policy: adherence of each seed}.
+    """
+    given = dict(parameters)
+    nb = Notebook("14-real-model", run_dir=run_dir, scale="gpu")
+    chosen = {arm: ch14_real_model.published(nb, arm) for arm in given["arms"]}
+    run_as = {"run_dir": run_dir, "workers": given["workers"], "progress": False}
+    made = {"base": given["model"], "negatives": "random_context"}
+    seeds = given["seeds"]
+    experiment.run_many(
+        ch14_wishes.make_pairs,
+        {seed: {"seed": seed, "n_people": given["n_pairs"]} for seed in seeds},
+        **made,
+        **run_as,
+    )
+    pairs = {
+        seed: ch14_real_model.make_pairs(
+            run_dir, chosen, base=given["model"], seed=seed, n_pairs=given["n_pairs"]
+        )
+        for seed in seeds
+    }
+    trials = ch14_real_model.compare(
+        chosen,
+        pairs,
+        base=given["model"],
+        n_people=given["n_people"],
+        scope="first",
+        draws=given["draws"],
+        **run_as,
+    )
+    return ch14_found.levels(ch14_found.table(trials), "adherence")
+
+
+def parameters() -> dict[str, Any]:
+    """Chapter 14's parameters at scale gpu."""
+    text = (files.project_root() / "configs" / "gpu.yml").read_text(encoding="utf-8")
+    return {"model": SMOLLM2, **yaml.safe_load(text)["14-real-model"]}
 
 
 # ---- bfloat16 against float32 ----
@@ -213,13 +278,17 @@ _theirs = replies.generated
 # ---- stages ----
 
 
-def stages(device: torch.device, *, toy: bool, keep: Callable) -> dict[str, Callable]:
+def stages(
+    device: torch.device, folder: Path, *, toy: bool, keep: Callable
+) -> dict[str, Callable]:
     """{stage: what measures it}.
 
     Parameters
     ----------
     device : torch.device
         Where.
+    folder : Path
+        For the runs of a rehearsal.
     toy : bool
         Tiny models, so that every stage runs on a CPU in seconds.
     keep : callable
@@ -227,7 +296,10 @@ def stages(device: torch.device, *, toy: bool, keep: Callable) -> dict[str, Call
     """
     if toy:
         case = Case("toy", 12, 6, batch=2, steps=2)
+        few = {"model": STAND_IN, "arms": ["mipo-lora"], "seeds": [0], "workers": 1}
+        few |= {"n_pairs": 8, "n_people": 8, "draws": 2}
         return {
+            "wishes": lambda: headline(folder / "runs", few),
             "parity": lambda: parity(STAND_IN, device, steps=2),
             "sampler": lambda: sampler(
                 STAND_IN, device, sizes=(2,), repetitions=1, max_new_tokens=4
@@ -243,6 +315,7 @@ def stages(device: torch.device, *, toy: bool, keep: Callable) -> dict[str, Call
             ),
         }
     return {
+        "wishes": lambda: headline(files.project_root() / "runs" / "gpu", parameters()),
         "parity": lambda: parity(SMOLLM2, device),
         "sampler": lambda: sampler(SMOLLM2, device),
         "speed": lambda: speed.run(
@@ -256,7 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     summary = __doc__.splitlines()[0]
     parser = argparse.ArgumentParser("python -m mipo_study.bench.gpu", None, summary)
     parser.add_argument("--toy", action="store_true", help="tiny models, any device")
-    parser.add_argument("--stages", default="parity,sampler,speed")
+    parser.add_argument("--stages", default="wishes,parity,sampler,speed")
     parser.add_argument("--out", help="folder of the results")
     given = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -275,6 +348,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     begin = time.perf_counter()
     known = stages(
         device,
+        folder,
         toy=given.toy,
         keep=lambda found: write("speed", found, time.perf_counter() - begin),
     )
