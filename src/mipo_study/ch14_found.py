@@ -14,7 +14,10 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from mipo_study import methods
+from mipo.evaluate import paired_bootstrap
+from mipo.worlds.wish_checks import words
+from mipo.worlds.wish_data import WISHES
+from mipo_study import methods, tables
 from mipo_study.figures.style import arm_panels
 
 if TYPE_CHECKING:
@@ -28,6 +31,9 @@ BEST_OF = {  # {policy: its best reply of n}
     "base": "best-of",
     "mipo-lora": "best-of-lora",
 }
+POLICY_OF = {best: policy for policy, best in BEST_OF.items()}
+KINDS = ("content", "form", "register", "level", "length")  # of wishes
+LONG = 5  # letters of a word that tells what a question is about
 LEVEL, POWER = 0.05, 0.8  # of what a sample can detect
 TAIL = 0.025  # of the untrained model's replies lie beyond each limit of damage
 TOLERATED = 0.1  # of the replies may leave the limits before a training is stopped
@@ -215,34 +221,91 @@ def mean_of(run: Run, request: str, column: str) -> float:
     return float(np.mean(values)) if values else float("nan")
 
 
-def followed(run: Run, limits: Limits) -> np.ndarray:
-    """Wishes that each reply follows in own words; a damaged one follows none; (n,)."""
-    rows = rows_of(run, "plain")
-    return np.array([sum(row["own"]) * limits.holds(row) for row in rows])
-
-
-def gaps(trials: pd.DataFrame, ours: str, theirs: str = "base") -> np.ndarray:
-    """How many wishes more our reply follows than theirs to the same question.
+def followed(trials: pd.DataFrame, arm: str, seed: int) -> np.ndarray:
+    """Wishes that each reply follows without long copies, (n,); a damaged one: none.
 
     Parameters
     ----------
     trials : pandas.DataFrame
         Of `ch14_real_model.compare`.
-    ours, theirs : str
-        Arms.
+    arm : str
+        Of its index, or a value of `BEST_OF`.
+    seed : int
+        Of its index.
 
     Returns
     -------
-    ndarray, shape (n,)
-        Of all seeds that both have; a diverged training follows nothing.
+    ndarray
+        A diverged training follows nothing; empty where nothing was asked.
     """
-    found = []
-    for seed in trials.run[ours].index.intersection(trials.run[theirs].index):
-        bound = bounds(trials, seed)
-        other = followed(trials.run[theirs, seed], bound)
-        own = followed(trials.run[ours, seed], bound)
-        found.append((own if len(own) else np.zeros_like(other)) - other)
-    return np.concatenate(found)
+    request = "best of" if arm in POLICY_OF else "plain"
+    policy = POLICY_OF.get(arm, arm)
+    if (policy, seed) not in trials.index:
+        return np.zeros(0)
+    run, bound = trials.run[policy, seed], bounds(trials, seed)
+    if "failed" in run.metrics:
+        return np.zeros(len(rows_of(trials.run["base", seed], "plain")))
+    rows = rows_of(run, request)
+    return np.array([sum(row["own"]) * bound.holds(row) for row in rows])
+
+
+def gaps_of(trials: pd.DataFrame, ours: str, theirs: str) -> dict[int, np.ndarray]:
+    """{seed: how many wishes more our reply follows than theirs, per question}.
+
+    Parameters
+    ----------
+    trials, ours, theirs
+        See `followed`.
+    """
+    sides = {
+        seed: [followed(trials, arm, seed) for arm in (ours, theirs)]
+        for seed in trials.index.unique("seed")
+    }
+    return {
+        seed: ours - theirs
+        for seed, (ours, theirs) in sides.items()
+        if len(ours) and len(theirs)
+    }
+
+
+def gaps(trials: pd.DataFrame, ours: str, theirs: str = "base") -> np.ndarray:
+    """`gaps_of` all seeds together, shape (n,)."""
+    return np.concatenate([*gaps_of(trials, ours, theirs).values(), np.zeros(0)])
+
+
+def leads(
+    trials: pd.DataFrame, ours: str, rivals: Iterable[str]
+) -> dict[str, tuple[float, float, float]]:
+    """By how much an arm is more adherent than each rival that there is.
+
+    Parameters
+    ----------
+    trials, ours
+        See `followed`.
+    rivals : iterable of str
+        Arms, too.
+
+    Returns
+    -------
+    dict
+        {rival: (value, low, high)}, of wishes. The 95 % interval draws seeds whole, and
+        questions: with three seeds, a t interval over seeds may rest on luck.
+    """
+    found = {}
+    for rival in rivals:
+        seeds = gaps_of(trials, ours, rival)
+        if not seeds:
+            continue
+        asked = [
+            len(row["own"])
+            for seed in seeds
+            for row in rows_of(trials.run["base", seed], "plain")
+        ]
+        more = np.concatenate(list(seeds.values())) / np.mean(asked)
+        seed_of = np.repeat(list(seeds), [len(values) for values in seeds.values()])
+        levels = [seed_of, np.arange(len(more))]
+        found[rival] = paired_bootstrap(more, np.zeros_like(more), levels)
+    return found
 
 
 def strict_wins(gaps: np.ndarray) -> dict[str, float]:
@@ -310,9 +373,14 @@ MEASURES = {
     "alone": "nats per token",
     "repeats": "of runs of four words",
     "words": "words",
+    "cut": "of replies",
+    "topic": "of replies",
     "pmi": "nats per reply",
     "match": "of replies",
+    **{f"{kind} wishes": "of wishes" for kind in KINDS},
+    "in place": "of wishes",
     "misapplied": "of wishes",
+    "right": "of questions",
     "swayed": "of questions",
     **dict.fromkeys(CONDITIONS, "of wishes"),
     "earlier": "of wishes",
@@ -353,13 +421,23 @@ def _plain(run: Run, request: str, bound: Limits) -> dict[str, float]:
     """The measures of the replies to one request."""
     columns = ("alone", "repeats", "words", "pmi", "match")
     means = {column: mean_of(run, request, column) for column in columns}
-    return adherence(run, request, bound) | means
+    said = replies_of(run, request)
+    about = [on_topic(each["query"], each["reply"]) for each in said]
+    return {
+        **adherence(run, request, bound),
+        **means,
+        "cut": 1 - mean_of(run, request, "finished"),
+        "topic": float(np.mean(about)) if about else float("nan"),
+        **by_kind(rows_of(run, request), bound),
+    }
 
 
 def _measures(run: Run, bound: Limits) -> dict[str, float]:
     """The measures of all requests."""
     row = _plain(run, "plain", bound)
+    row["in place"] = in_place(rows_of(run, "plain"), rows_of(run, "misapplied"))
     row["misapplied"] = adherence(run, "misapplied", bound)["raw"]
+    row["right"] = mean_of(run, "told nothing", "right")
     row["swayed"] = mean_of(run, "told wrong", "mistaken")
     for kind in (*CONDITIONS, "earlier", "unstated"):
         row[kind] = adherence(run, kind, bound)["adherence"]
@@ -367,6 +445,60 @@ def _measures(run: Run, bound: Limits) -> dict[str, float]:
     for way in ("alike one person", "alike one question"):
         row[way] = run.metrics.get(way, float("nan"))
     return row
+
+
+def on_topic(query: str, reply: str) -> bool:
+    """Whether a reply has any word of the question of `LONG` letters or more."""
+    about = {word.lower() for word in words(query) if len(word) >= LONG}
+    return bool(about & {word.lower() for word in words(reply)})
+
+
+def by_kind(rows: Sequence[Mapping[str, Any]], limits: Limits) -> dict[str, float]:
+    """Adherence to the wishes of each kind, {"<kind> wishes": share}; NaN for none."""
+    done: dict[str, list[bool]] = {f"{kind} wishes": [] for kind in KINDS}
+    for row in rows:
+        whole = limits.holds(row)
+        for name, own in zip(row["wishes"], row["own"], strict=True):
+            done[f"{WISHES[name].kind} wishes"].append(own and whole)
+    return {
+        kind: float(np.mean(values)) if values else float("nan")
+        for kind, values in done.items()
+    }
+
+
+def in_place(
+    rows: Sequence[Mapping[str, Any]], out_of_place: Sequence[Mapping[str, Any]]
+) -> float:
+    """Share followed where they belong, of the wishes asked where they do not.
+
+    Parameters
+    ----------
+    rows, out_of_place : sequence of dict
+        Of `ch14_wishes.measure`, of wishes that fit the question and that do not.
+
+    Returns
+    -------
+    float
+        The mean over the latter's wishes of how often each is followed in the former;
+        NaN where no wish is in both.
+    """
+    shares = {name: np.mean(done) for name, done in _by_name(rows).items()}
+    there = [
+        shares[name]
+        for name, done in _by_name(out_of_place).items()
+        if name in shares
+        for _ in done
+    ]
+    return float(np.mean(there)) if there else float("nan")
+
+
+def _by_name(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[bool]]:
+    """{wish: whether each reply followed it, copied or not}."""
+    done: dict[str, list[bool]] = {}
+    for row in rows:
+        for name, followed in zip(row["wishes"], row["follows"], strict=True):
+            done.setdefault(name, []).append(followed)
+    return done
 
 
 def keep_measures(nb: Notebook, found: pd.DataFrame) -> None:
@@ -406,11 +538,13 @@ def light_and_whole(found: pd.DataFrame) -> dict[str, list[float]]:
     }
 
 
-def of_the_best(found: pd.DataFrame) -> dict[str, list[float]]:
-    """What the best of n replies is ahead of a single one, {policy: by seed}."""
+def of_the_best(trials: pd.DataFrame) -> dict[str, tuple[float, float, float]]:
+    """What the best of n replies is ahead of a single one, as `leads` says it."""
     titles = {"base": "self-scored", "mipo-lora": "a trained policy as a black box"}
     ahead = {
-        titles[policy]: leads(found, best, [policy]) for policy, best in BEST_OF.items()
+        titles[policy]: leads(trials, best, [policy])
+        for policy, best in BEST_OF.items()
+        if policy in trials.index.unique("arm")
     }
     return {title: lead for title, of in ahead.items() for lead in of.values()}
 
@@ -420,16 +554,6 @@ def asked_of(found: pd.DataFrame, arm: str, columns: Iterable[str]) -> list[str]
     return [
         column for column in columns if found.loc[["base", arm], column].notna().all()
     ]
-
-
-def leads(
-    found: pd.DataFrame, ours: str, rivals: Iterable[str]
-) -> dict[str, list[float]]:
-    """By how much an arm is more adherent than each rival that there is, by seed."""
-    arms = found.index.unique("arm")
-    there = [rival for rival in rivals if rival in arms and ours in arms]
-    own = found.adherence
-    return {rival: (own[ours] - own[rival]).dropna().to_list() for rival in there}
 
 
 def parts(
@@ -442,6 +566,60 @@ def parts(
         methods.label(name): {"values": seeds, "region": region, "unit": unit}
         for name, seeds in values.items()
     }
+
+
+def lead_parts(
+    leads: Mapping[str, tuple[float, float, float]], unit: str = "of wishes"
+) -> dict[str, dict[str, Any]]:
+    """Parts of a claim that `leads` are above 0."""
+    return {
+        methods.label(name): {
+            "value": value,
+            "interval": (low, high),
+            "region": (0, None),
+            "unit": unit,
+        }
+        for name, (value, low, high) in leads.items()
+    }
+
+
+def caveat(parts: Mapping[str, Mapping[str, Any]]) -> str:
+    """What stands beside a verdict: which model it is about, and what could be seen.
+
+    Parameters
+    ----------
+    parts : dict
+        Of `parts` or `lead_parts`.
+
+    Returns
+    -------
+    str
+        With the smallest difference that the parts' samples detect, from the spread
+        over seeds, or from the interval; without those that know no spread.
+    """
+    least: dict[str, list[float]] = {}
+    for part in parts.values():
+        if "interval" in part:
+            low, high = part["interval"]
+            error = (high - low) / 2 / ndtri(1 - LEVEL / 2)
+        else:
+            values = np.array(part["values"])
+            error = standard_error(values) if len(values) > 1 else 0.0
+        if error:
+            least.setdefault(part["unit"], []).append(detectable(error))
+    spans = [
+        f"{min(found):.2g} {unit}"
+        if len(found) == 1
+        else f"{min(found):.2g} to {max(found):.2g} {unit}"
+        for unit, found in least.items()
+    ]
+    model = "*One English model of 135 M parameters, 4-bit weights.*"
+    if not spans:
+        return model
+    return (
+        f"{model} The smallest difference that is found four times in five, part by "
+        f"part: {'; '.join(spans)}."
+    )
 
 
 def panels(found: pd.DataFrame, measures: Mapping[str, str]) -> Figure:
@@ -489,7 +667,7 @@ def by_policy(
     """
     found = {}
     for arm in methods.METHODS:
-        names = {measure: f"{measure}-{arm}" for measure in measures}
+        names = {m: f"{m}-{arm}".replace(" ", "-") for m in measures}
         numbers = {
             measure: nb.numbers.get(name) or nb.published(name)
             for measure, name in names.items()
@@ -497,6 +675,18 @@ def by_policy(
         if all(numbers.values()):
             found[arm] = {m: number.values for m, number in numbers.items() if number}
     return found
+
+
+def overview(
+    measured: Mapping[str, Mapping[str, Sequence[float]]], formats: Mapping[str, str]
+) -> str:
+    """A table of `by_policy`: a row per policy, means over seeds."""
+    rows = {
+        methods.label(arm): {name: np.mean(values) for name, values in own.items()}
+        for arm, own in measured.items()
+    }
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=list(formats))
+    return tables.markdown(frame, formats, index=True)
 
 
 # ---- along a training ----

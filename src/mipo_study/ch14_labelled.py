@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mipo.cache import cached
+from mipo.evaluate import paired_bootstrap
 from mipo.files import dumps, write_whole
 from mipo.lm import sampling
 from mipo.lm.prompts import render
@@ -778,10 +779,14 @@ def ordered(run: Run, start: Run) -> dict[str, float]:
     now, before = _gaps(run), _gaps(start)
     found = {"chosen-drift": float(np.mean(now["own"] - before["own"]))}
     for way in ("", "-per-token"):
-        more = np.sign(now[way] - before[way])  # 0: neither
-        found[f"order{way}"] = float(np.mean((more + 1) / 2))
+        found[f"order{way}"] = float(np.mean(_raised(now[way], before[way])))
         found[f"likelier{way}"] = float(np.mean(now[way] > 0))
     return found
+
+
+def _raised(now: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """1 for each pair whose gap rose, 0 where it fell, one half where neither."""
+    return (np.sign(now - before) + 1) / 2
 
 
 def spoken(run: Run, start: Run) -> dict[str, float]:
@@ -798,6 +803,30 @@ def spoken(run: Run, start: Run) -> dict[str, float]:
         "cut": float(1 - means["finished"]),
         **{name: float(means[name]) for name in ("rude", "alone", "repeats", "words")},
     }
+
+
+def each(run: Run, start: Run, column: str) -> np.ndarray:
+    """A measure of `COMPARED`, pair by pair or reply by reply.
+
+    Parameters
+    ----------
+    run, start : Run
+        See `measures`.
+    column : str
+        A key of `COMPARED`.
+    """
+    if column == "polite":
+        rows = _replies(run) if "failed" not in run.metrics else []
+        limits = ch14_found.limits_of(_replies(start))
+        none = [0.0] * len(_replies(start))
+        return np.array([float(r["polite"] and limits.holds(r)) for r in rows] or none)
+    before = _gaps(start)
+    if "failed" in run.metrics:
+        return np.full(len(before[""]), 0.5)
+    now = _gaps(run)
+    if column == "order":
+        return _raised(now[""], before[""])
+    return (now["-per-token"] > 0).astype(float)
 
 
 def _replies(run: Run) -> list[dict[str, Any]]:
@@ -835,10 +864,34 @@ def keep_measures(nb: Notebook, found: pd.DataFrame) -> None:
             nb.number(f"labelled-{name}-{method}", values, unit)
 
 
-def leads(found: pd.DataFrame, column: str) -> dict[str, list[float]]:
-    """By how much RMiPO is ahead of each rival in a measure, by seed."""
-    ours = found[column]["rmipo"]
-    return {rival: (ours - found[column][rival]).to_list() for rival in RIVALS}
+def leads(runs: pd.Series, column: str) -> dict[str, tuple[float, float, float]]:
+    """By how much RMiPO is ahead of each rival in a measure.
+
+    Parameters
+    ----------
+    runs : pandas.Series
+        Of `compare`, by method and seed.
+    column : str
+        A key of `COMPARED`.
+
+    Returns
+    -------
+    dict
+        {rival: (value, low, high)}; the 95 % interval draws seeds whole, and pairs or
+        questions, which are the same on every seed.
+    """
+    seeds = runs["rmipo"].index
+    values = {
+        method: [each(runs[method, s], runs["base", s], column) for s in seeds]
+        for method in METHODS
+    }
+    size = len(values["rmipo"][0])
+    levels = [np.repeat(seeds, size), np.tile(np.arange(size), len(seeds))]
+    ours = np.concatenate(values["rmipo"])
+    return {
+        rival: paired_bootstrap(ours, np.concatenate(values[rival]), levels)
+        for rival in RIVALS
+    }
 
 
 def settled(nb: Notebook) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mipo import packaged
-from mipo.worlds.wish_data import UNSEEN, WISHES
+from mipo.worlds.wish_data import ENTERED, UNSEEN, WISHES
 from mipo_study import ch14_wishes, experiment, methods
 from mipo_study.ch14_along import along
 from mipo_study.ch14_found import (
@@ -122,6 +122,24 @@ def keep_rates(nb: Notebook, rates: pd.DataFrame) -> None:
     for name in rates.index:
         for when in ("asked", "bare"):
             nb.number(_rate(when, name), rates[when][name], "of replies")
+
+
+def frozen(rates: pd.DataFrame) -> str:
+    """Which wishes the study uses, and where this draw would have decided otherwise.
+
+    Parameters
+    ----------
+    rates : pandas.DataFrame
+        Of `entering`.
+    """
+    now = set(rates.index[rates.enters])
+    extra, lacking = sorted(now - set(ENTERED)), sorted(set(ENTERED) - now)
+    said = "The study's wishes were frozen by this rule on an earlier draw."
+    if lacking:
+        said += f" By this one {', '.join(lacking)} would not have entered."
+    if extra:
+        said += f" By this one {', '.join(extra)} would have entered, too."
+    return said
 
 
 def published_rates(nb: Notebook) -> dict[str, float]:

@@ -154,14 +154,34 @@ def test_polite_replies_count_where_they_are_not_damaged():
 
 
 def test_what_rmipo_leads_by_is_paired_by_seed():
-    keys = [(m, s) for m in sorted(ch14_labelled.METHODS) for s in (0, 1)]
-    index = pd.MultiIndex.from_tuples(keys, names=["method", "seed"])
-    found = pd.DataFrame({"order": [0.5] * len(keys)}, index=index)
-    found.loc["rmipo", "order"] = [0.6, 0.9]
-    ahead = ch14_labelled.leads(found, "order")
+    """Of four pairs RMiPO raises all on one seed and two on the other; rivals none."""
+    low, high = [-3.0] * 4, [-1.0] * 4
+    start = policy(low, low)
+    runs = {
+        (name, s): policy(low, high) for name in ch14_labelled.RIVALS for s in (0, 1)
+    }
+    runs |= {("base", s): start for s in (0, 1)}
+    runs |= {("rmipo", 0): policy(high, low)}
+    runs |= {("rmipo", 1): policy([*high[:2], *low[:2]], [*low[:2], *high[:2]])}
+    ahead = ch14_labelled.leads(pd.Series(runs), "order")
     assert set(ahead) == {"dpo", "ipo", "orpo", "simpo"}
-    for values in ahead.values():
-        assert values == pytest.approx([0.1, 0.4])
+    for value, below, above in ahead.values():
+        assert value == pytest.approx((1 + 0.5) / 2)
+        assert below < value < above
+    diverged = Stored({"failed": "the loss is nan"})
+    assert ch14_labelled.each(diverged, start, "order").tolist() == [0.5] * 4
+
+
+def test_measures_are_means_of_each_pair_and_reply():
+    run = said(polite=[True, True, False, False], alone=[-9.0, -2.0, -2.0, -2.0])
+    polite = ch14_labelled.each(run, said(), "polite")
+    assert polite.mean() == ch14_labelled.spoken(run, said())["polite"] == 1 / 4
+    start = policy([-4.0, -3.0, -4.0], [-3.0, -4.0, -4.0])
+    now = policy([-3.0, -3.0, -3.0], [-3.0, -4.0, -4.0])
+    found = ch14_labelled.ordered(now, start)
+    for column in ("order", "likelier-per-token"):
+        each = ch14_labelled.each(now, start, column)
+        assert each.mean() == pytest.approx(found[column])
 
 
 def test_what_one_seed_can_tell_by_hand():

@@ -209,21 +209,69 @@ def test_our_trainer_and_trls_have_the_same_losses(tmp_path):
 
 
 def test_leads_over_the_rivals_that_there_are():
+    """Of 1 + 2 + 1 + 2 wishes we follow 1 + 2 + 1 + 1, SFT 1 + 0 + 0 + 1."""
+    ours = {
+        0: Stored(plain=[row([True]), row([True, True])]),
+        1: Stored(plain=[row([True]), row([False, True])]),
+    }
+    theirs = {
+        0: Stored(plain=[row([True]), row([False, False])]),
+        1: Stored(plain=[row([False]), row([True, False])]),
+    }
+    trials = trials_of(base=theirs, mipo=ours, sft=theirs)
+    leads = ch14_found.leads(trials, "mipo", ["sft", "sami"])
+    value, low, high = leads["sft"]
+    assert set(leads) == {"sft"} and value == pytest.approx(3 / 6)
+    assert low < value < high
+    part = ch14_found.lead_parts(leads)["SFT"]
+    assert part["value"] == value and part["interval"] == (low, high)
+    best = [row([True]), row([True, True])]
+    seeds = {0: Stored(plain=[row([True]), row([False, False])], **{"best of": best})}
+    found = ch14_found.of_the_best(trials_of(base=seeds))
+    assert found["self-scored"][0] == pytest.approx(2 / 3)
+
+
+def test_gains_and_rises_by_seed():
     index = pd.MultiIndex.from_product([["base", "mipo", "sft"], [0, 1]])
     shares = [0.1, 0.2, 0.5, 0.4, 0.25, 0.5]
     found = pd.DataFrame({"adherence": shares}, index=index.set_names(["arm", "seed"]))
-    leads = ch14_found.leads(found, "mipo", ["sft", "sami"])
-    assert leads == {"sft": pytest.approx([0.25, -0.1])}
-    assert ch14_found.leads(found, "rmipo", ["sft"]) == {}
     renamed = found.rename({"mipo": "mipo-lora", "sft": "mipo-random"})
     light, less = ch14_found.light_and_whole(renamed).values()
     assert light == pytest.approx([0.4, 0.2])
     assert less == pytest.approx([0.4 - 0.8 * 0.15, 0.2 - 0.8 * 0.3])
-    best = found.rename({"mipo": "best-of"})
-    assert ch14_found.of_the_best(best) == {"self-scored": pytest.approx([0.4, 0.2])}
     assert ch14_found.rise(found, "mipo", "adherence") == pytest.approx([0.4, 0.2])
     # the mean of the untrained model is 0.15
     assert ch14_found.gain(found, "mipo") == pytest.approx([0.4 / 0.15, 0.2 / 0.15])
+
+
+def test_what_stands_beside_a_verdict():
+    """Seeds 1, 2, 3: error 1/√3, times 2.8016. An interval of ±1.96 has an error of 1."""
+    by_seed = ch14_found.parts({"base": [1.0, 2.0, 3.0], "sft": [1.0]}, (0, None), "m")
+    drawn = ch14_found.lead_parts({"sami": (0.0, -1.95996, 1.95996)}, "m")
+    said = ch14_found.caveat(by_seed | drawn)
+    assert "135 M parameters, 4-bit weights" in said and "1.6 to 2.8 m." in said
+    assert "found" not in ch14_found.caveat(ch14_found.parts({"a": [1.0]}, (0, 1), "m"))
+
+
+def test_wishes_where_they_belong_are_weighed_as_where_they_do_not():
+    """Greet 1 of 2, pet 1 of 1; out of place: greet thrice, pet once, and work."""
+    rows = [
+        row([True], wishes=["greet"]),
+        row([False], wishes=["greet"]),
+        row([True], wishes=["pet"]),
+    ]
+    names = ["greet", "greet", "greet", "pet", "work"]
+    elsewhere = [row([False], wishes=[name]) for name in names]
+    assert ch14_found.in_place(rows, elsewhere) == pytest.approx((3 * 0.5 + 1) / 4)
+    assert math.isnan(ch14_found.in_place(rows, []))
+    kinds = ch14_found.by_kind([*rows, row([True], wishes=["bullets"])], LIMITS)
+    assert kinds["content wishes"] == pytest.approx(2 / 3)
+    assert kinds["form wishes"] == 1.0 and math.isnan(kinds["length wishes"])
+
+
+def test_a_reply_is_on_topic_if_it_has_a_long_word_of_the_question():
+    assert ch14_found.on_topic("How do I keep tomatoes fresh?", "Tomatoes like shade.")
+    assert not ch14_found.on_topic("How do I keep tomatoes fresh?", "How I keep bees")
 
 
 def test_repeats_by_hand():
