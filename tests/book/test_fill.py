@@ -148,6 +148,32 @@ def test_claims_with_links_to_the_pages_that_are_built(root):
     assert "| {ref}`06-x <claim-c06-x>`, scale laptop |" in no_figure
 
 
+def test_a_claim_has_a_line_for_each_further_chapter_that_measured_it(root):
+    one = {"slug": "c06-x", "claim": "Six.", "notebook": "06-x", "who": "MIPO"}
+    one["also"] = ["14-real-model", "15-gpu-models", "16-scaling"]
+    two = {"slug": "c12-z", "claim": "Twelve.", "notebook": "16-scaling", "who": "us"}
+    write(root / "book" / "claims.yml", [one, two])
+    found = {
+        "06-x": result(claims={"c06-x": claim("holds")}),
+        "14-real-model": result("full", claims={"c06-x": claim("fails", number=MEAN)}),
+        "15-gpu-models": result("full", skipped="no model"),
+    }
+    staged = {"06-x": {"line"}, "14-real-model": {"line"}, "15-gpu-models": set()}
+    own = "{ref}`06-x <claim-c06-x>`, {ref}`figure <fig-06-line>`, scale laptop"
+    there = "{ref}`14-real-model <claim-14-c06-x>`, {ref}`figure <fig-14-line>`"
+    same = "the same claim in chapter 14 (real model)"
+    assert tables.claims(found, staged).splitlines()[2:] == [
+        f"| **c06** Six. | MIPO | **holds** | 2 nats | {own} |",
+        f"| **c06** {same} | MIPO | **fails** | 0.457 [0.4, 0.5] | {there}, scale full |",
+        "| **c12** Twelve. | us | **open** | – | 16-scaling, not run at this scale |",
+    ]
+    assert tables.claims_summary(found) == "2 claims: holds 1, open 1."
+    unmeasured = {"14-real-model": found["14-real-model"]}
+    first, second, _ = tables.claims(unmeasured, {}).splitlines()[2:]
+    assert "**open** | – | 06-x, not run at this scale |" in first
+    assert second.endswith("| 14-real-model, scale full |")
+
+
 def test_the_summary_counts_failures_as_plainly(root):
     found = {"06-x": result(claims={"c06-x": claim("fails")})}
     assert tables.claims_summary(found) == "3 claims: fails 1, open 2."
@@ -223,7 +249,7 @@ def test_real_models_are_open_until_a_run_is_committed(root, monkeypatch):
     table = tables.real_models()
     assert "| c06 MIPO personalises. | MIPO | open: not run yet | – |" in table
     assert "c07" not in table
-    said = "Nothing has been run on real weights yet."
+    said = "Chapter 15 has not been run on real weights yet."
     assert tables.real_models_sentence() == said
     gpu = record.Notebook(
         "15-gpu-models", run_dir="runs/gpu", scale="gpu", published="gpu"

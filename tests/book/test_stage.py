@@ -188,6 +188,27 @@ def test_a_figure_that_was_not_made_opens_nothing():
     assert stage.opened(page, "") == page
 
 
+@pytest.mark.parametrize(
+    "name, label", [("06-own", "claim-c06-x"), ("14-other", "claim-14-c06-x")]
+)
+def test_two_chapters_with_one_claim_have_two_labels(
+    tmp_path, monkeypatch, name, label
+):
+    monkeypatch.chdir(tmp_path)
+    step = plan.Step(name, "laptop", {}, {})
+    cells = [
+        new_code_cell("1"),
+        new_code_cell("2", metadata={"tags": ["claim-c06-x"]}),
+        new_code_cell("3", metadata={"tags": ["claim-not-on-the-map"]}),
+    ]
+    (tmp_path / step.output).parent.mkdir(parents=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), step.output)
+    stage.stage_notebook(step, tmp_path / "book", set(), {"c06-x": "06-own"})
+    page = nbformat.read(tmp_path / "book" / "notebooks" / f"{name}.ipynb", 4)
+    texts = [cell.source for cell in page.cells]
+    assert texts == ["1", f"({label})=", "2", "(claim-not-on-the-map)=", "3"]
+
+
 def test_injected_parameters_stand_with_the_defaults():
     cells = [
         new_code_cell("beta = 0.1", metadata={"tags": ["parameters"]}),

@@ -67,7 +67,27 @@ def outdated(result: dict) -> list[str]:
     return sorted(changed)
 
 
-def claim_status(claim: dict, results: Results) -> tuple[str, dict | None]:
+def claim_label(slug: str, chapter: str, home: str) -> str:
+    """The label of a claim's cell, which is unique in the book.
+
+    Parameters
+    ----------
+    slug : str
+        Of the claim.
+    chapter : str
+        The notebook that has the cell.
+    home : str
+        The claim's own notebook: there the label is the cell's tag, in others it has
+        the chapter's number, too.
+    """
+    if chapter == home:
+        return f"claim-{slug}"
+    return f"claim-{chapter.split('-')[0]}-{slug}"
+
+
+def claim_status(
+    claim: dict, results: Results, chapter: str | None = None
+) -> tuple[str, dict | None]:
     """The word that a claim has got.
 
     Parameters
@@ -76,6 +96,8 @@ def claim_status(claim: dict, results: Results) -> tuple[str, dict | None]:
         Of book/claims.yml.
     results : dict
         Result files.
+    chapter : str, optional
+        The notebook that is asked, the claim's own by default.
 
     Returns
     -------
@@ -84,8 +106,8 @@ def claim_status(claim: dict, results: Results) -> tuple[str, dict | None]:
     measurement : dict or None
         The claim in its chapter's results.
     """
-    chapter = results.get(claim.get("notebook", ""), {})
-    measurement = chapter.get("claims", {}).get(claim["slug"])
+    result = results.get(chapter or claim.get("notebook", ""), {})
+    measurement = result.get("claims", {}).get(claim["slug"])
     if measurement is None:
         return "open", None
     return measurement["status"] or "not judged", measurement

@@ -19,7 +19,7 @@ from typing import Any
 from mipo.files import dumps, project_root, unseal, write_whole
 from mipo_study.book import fill
 from mipo_study.book.plan import Step, file_digest, read_or_empty
-from mipo_study.book.results import best_results
+from mipo_study.book.results import best_results, claim_label, load_claims
 
 LIVE_CODE = re.compile(
     r"\s*<script[^>]*"
@@ -193,7 +193,26 @@ def cleaned(cell: Any) -> Any:
     return cell
 
 
-def stage_notebook(step: Step, target: Path, absent: set[str]) -> None:
+def labels_of(cell: Any, chapter: str, homes: Mapping[str, str]) -> list[str]:
+    """Labels of the claims that a cell of a chapter measures.
+
+    Parameters
+    ----------
+    cell : notebook cell
+        Tagged claim-<slug>.
+    chapter : str
+        The notebook that has it.
+    homes : dict
+        {slug: the claim's own notebook}.
+    """
+    tags = [t for t in cell.metadata.get("tags", []) if t.startswith("claim-")]
+    slugs = [tag.removeprefix("claim-") for tag in tags]
+    return [claim_label(slug, chapter, homes.get(slug, chapter)) for slug in slugs]
+
+
+def stage_notebook(
+    step: Step, target: Path, absent: set[str], homes: Mapping[str, str]
+) -> None:
     """Copy an executed notebook as a page: anchors, figures, provenance.
 
     Parameters
@@ -204,6 +223,8 @@ def stage_notebook(step: Step, target: Path, absent: set[str]) -> None:
         Root of the staged tree.
     absent : set of str
         Notebooks that this scale does not have.
+    homes : dict
+        {slug: the claim's own notebook}.
     """
     import nbformat
     from nbformat.v4 import new_markdown_cell
@@ -212,9 +233,8 @@ def stage_notebook(step: Step, target: Path, absent: set[str]) -> None:
     figure = lead(book.cells)
     cells = []
     for cell in map(cleaned, one_parameters_cell(book.cells)):
-        for tag in cell.metadata.get("tags", []):
-            if tag.startswith("claim-"):
-                cells.append(new_markdown_cell(f"({tag})="))
+        labels = labels_of(cell, step.name, homes)
+        cells += [new_markdown_cell(f"({label})=") for label in labels]
         if cell.cell_type == "code":
             cells += split_outputs(cell, target / "figures")
         else:
@@ -298,8 +318,9 @@ def stage(scale: str, plan: Mapping[str, Step]) -> Path:
     for figure in (root / "runs" / scale / "results" / "figures").glob("*.svg"):
         write_whole(target / "figures" / figure.name, figure.read_bytes())
     absent = chapters_of(read_yaml("_toc.yml")) - set(plan)
+    homes = {c["slug"]: c["notebook"] for c in load_claims() if "notebook" in c}
     for step in plan.values():
-        stage_notebook(step, target, absent)
+        stage_notebook(step, target, absent, homes)
     staged = {name: set(result["figures"]) for name, result in own.items()}
     results = best_results(scale)
     for file in sorted((target / "book").rglob("*.md")):

@@ -13,6 +13,7 @@ from mipo.files import project_root, read_json
 from mipo_study.book.results import (
     GPU,
     Results,
+    claim_label,
     claim_status,
     load_claims,
     measured,
@@ -44,19 +45,42 @@ def table(rows: Iterable[Mapping]) -> str:
 
 
 def claims(results: Results, staged: Staged) -> str:
-    """Every claim with its status, its number and where it is measured."""
-    rows = [claim_row(claim, results, staged) for claim in load_claims()]
+    """Every claim with its status, its number and where it is measured.
+
+    Below it stand the further chapters that have measured it.
+    """
+    rows = []
+    for claim in load_claims():
+        rows.append(claim_row(claim, results, staged))
+        for chapter in claim.get("also", []):
+            if claim_status(claim, results, chapter)[1]:
+                rows.append(claim_row(claim, results, staged, chapter))
     return table(rows)
 
 
-def claim_row(claim: dict, results: Results, staged: Staged) -> dict[str, str]:
-    """A claim's line: its words, whose they are, status, number, place."""
-    status, measurement = claim_status(claim, results)
-    place = where(claim, measurement, staged)
+def claim_row(
+    claim: dict, results: Results, staged: Staged, also: str | None = None
+) -> dict[str, str]:
+    """A claim's line: its words, whose they are, status, number, place.
+
+    Parameters
+    ----------
+    claim : dict
+        Of book/claims.yml.
+    results : dict
+        Result files.
+    staged : dict
+        {notebook: its figures} of the pages that the book has.
+    also : str, optional
+        A further chapter that has measured the claim, and that the line is about.
+    """
+    status, measurement = claim_status(claim, results, also)
+    place = where(claim, measurement, staged, also)
     if measurement:
-        place += f", scale {results[claim['notebook']]['scale']}"
+        place += f", scale {results[also or claim['notebook']]['scale']}"
+    words = f"the same claim in {chapter_words(also)}" if also else claim["claim"]
     return {
-        "claim": f"**{claim['slug'].split('-')[0]}** {claim['claim']}",
+        "claim": f"**{claim['slug'].split('-')[0]}** {words}",
         "who says so": claim["who"],
         "status": f"**{status}**",
         "measured": measured(measurement) if measurement else MISSING,
@@ -64,16 +88,37 @@ def claim_row(claim: dict, results: Results, staged: Staged) -> dict[str, str]:
     }
 
 
-def where(claim: dict, measurement: dict | None, staged: Staged) -> str:
-    """Links to a claim's cell and figure; the chapter to come where there is none."""
+def chapter_words(name: str) -> str:
+    """A notebook's name as words: chapter 14 (real model)."""
+    number, *words = name.split("-")
+    return f"chapter {int(number)} ({' '.join(words)})"
+
+
+def where(
+    claim: dict, measurement: dict | None, staged: Staged, also: str | None = None
+) -> str:
+    """Links to a claim's cell and figure; the chapter to come where there is none.
+
+    Parameters
+    ----------
+    claim : dict
+        Of book/claims.yml.
+    measurement : dict or None
+        The claim in the chapter's results.
+    staged : dict
+        {notebook: its figures} of the pages that the book has.
+    also : str, optional
+        The further chapter that measured it.
+    """
     if measurement is None and "open" in claim:
         return f"open: {claim['open']}"
-    name = claim["notebook"]
+    name = also or claim["notebook"]
     if measurement is None:
         return f"{name}, not run at this scale"
     if name not in staged:
         return name
-    link = f"{{ref}}`{name} <claim-{claim['slug']}>`"
+    label = claim_label(claim["slug"], name, claim["notebook"])
+    link = f"{{ref}}`{name} <{label}>`"
     figure = measurement.get("figure")
     if figure not in staged[name]:  # a scale may not draw what the published run did
         return link
@@ -267,7 +312,7 @@ def real_models() -> str:
     rows = []
     for claim in load_claims():
         if GPU in claim.get("also", []):
-            status, measurement = claim_status({**claim, "notebook": GPU}, results)
+            status, measurement = claim_status(claim, results, GPU)
             row = {
                 "claim": f"{claim['slug'].split('-')[0]} {claim['claim']}",
                 "who says so": claim["who"],
@@ -279,10 +324,10 @@ def real_models() -> str:
 
 
 def real_models_sentence() -> str:
-    """Which run of real models is committed and how it was made, or that none is."""
+    """Which run of chapter 15 is committed and how it was made, or that none is."""
     run = committed(GPU, "gpu")
     if run is None:
-        return "Nothing has been run on real weights yet."
+        return "Chapter 15 has not been run on real weights yet."
     changed = " with uncommitted changes" if run["dirty"] else ""
     return (
         f"A run of {run['date']} is committed: {run['seconds_cold'] / 60:.0f} minutes "
