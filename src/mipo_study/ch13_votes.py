@@ -319,6 +319,48 @@ def report(
         nb.number(f"{metric}-{name}".replace("_", "-"), values, unit)
 
 
+def gains_by_division(
+    chances: Mapping[str, Sequence[np.ndarray]],
+    arms: Iterable[str],
+    examples: Sequence[Sequence[dict]],
+    edges: Sequence[float],
+    metric: str = "chance",
+) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Mean gain over the base model, by how divided the base people are.
+
+    Parameters
+    ----------
+    chances : dict
+        {predictor: chances of the two votes, one (N, 2) per seed}; with "base", and
+        "majority", whose rows say how large the minority is.
+    arms : iterable of str
+        Predictors that are compared with "base".
+    examples : sequence of list of dict
+        The votes to be predicted, of each seed.
+    edges : sequence of float
+        Of the classes: shares of the minority, from 0 to 0.5.
+    metric : str
+        See `gain`.
+
+    Returns
+    -------
+    labels : list of str, length B
+        Of the classes in which every seed has a vote to predict; some conversations
+        have no such statement.
+    gains : dict
+        {predictor: gain, shape (B, seeds)}.
+    """
+    base, count = chances["base"], len(edges) - 1
+    kind = [np.digitize(p.min(1), edges[1:-1]) for p in chances["majority"]]
+    there = [i for i in range(count) if all((of == i).any() for of in kind)]
+    labels = [f"{edges[i]:.0%}–{edges[i + 1]:.0%}" for i in there]
+    gains = {
+        arm: votes.gain_by(kind, chances[arm], base, examples, metric, count=count)
+        for arm in arms
+    }
+    return labels, {arm: values[there] for arm, values in gains.items()}
+
+
 def percent(number: Number) -> str:
     """A share as a percentage, with its interval where it has one."""
     if number.low is None or number.high is None:

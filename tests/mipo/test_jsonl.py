@@ -112,3 +112,20 @@ def test_both_formats_are_read_by_the_same_reader(tmp_path):
     path = write(tmp_path, '{"prompt": "a", "chosen": "b", "rejected": "c", "x": NaN}')
     with pytest.raises(ValueError, match='line 1: field "x": a number that is NaN'):
         preference_data.read(path)
+
+
+def test_a_file_with_an_odd_name_is_read_and_named(tmp_path):
+    """Space, hash and accent, which an address would write in another way."""
+    path = tmp_path / "a b#é.jsonl"
+    rows = [{"prompt": f"Ask {i}", "chosen": "b", "rejected": "c"} for i in range(2)]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    read = preference_data.read(str(path))
+    assert read[1] == {**rows[1], "read_from": f"{path}, line 2"}
+    path.write_text(FINE + "\n" + FINE.replace("query", "qery"), encoding="utf-8")
+    with pytest.raises(ValueError) as error:
+        data.load(str(path))
+    assert str(error.value).startswith(f'{path}, line 2: unknown field "qery"')
+    path.write_text(FINE, encoding="utf-8")
+    [example] = data.load(str(path))
+    assert example["query"] == "fine?"
+    assert example["read_from"].endswith("a b#é.jsonl, line 1")

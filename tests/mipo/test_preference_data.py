@@ -58,6 +58,10 @@ def test_both_formats_are_read_and_further_columns_left_out(tmp_path, row):
     "broken, message",
     [
         ({**TALK, "tools": [{"name": "f"}]}, 'column "tools" would change the prompt'),
+        (
+            {**TALK, "chat_template_kwargs": {"enable_thinking": False}},
+            'column "chat_template_kwargs" would change the prompt',
+        ),
         (b"{not json}\n", "not JSON"),
         (b'["a", "b"]\n', "expected a JSON object"),
         (

@@ -2,6 +2,7 @@
 
 import copy
 
+import peft
 import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
@@ -137,6 +138,44 @@ def test_lora_and_activation_checkpointing(model, kind_of_prompt, k, lora):
     assert len(calls) == 4, "two passes, each computed again for its gradient"
     model.gradient_checkpointing_disable()
     assert_same(model, sets_of(k))
+
+
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "down_proj"]
+ADAPTERS = {
+    "LoRA": lambda: peft.LoraConfig(r=4, target_modules=ALL),
+    "DoRA": lambda: peft.LoraConfig(r=4, target_modules=ALL, use_dora=True),
+    "rsLoRA": lambda: peft.LoraConfig(r=4, target_modules=ALL, use_rslora=True),
+    "AdaLoRA": lambda: peft.AdaLoraConfig(
+        init_r=4, target_r=2, total_step=10, target_modules=ALL
+    ),
+    "LoHa": lambda: peft.LoHaConfig(r=4, target_modules=ALL),
+    "LoKr": lambda: peft.LoKrConfig(r=4, target_modules=ALL),
+    "VeRA": lambda: peft.VeraConfig(r=4, target_modules=["q_proj", "o_proj"]),
+    "IA3": lambda: peft.IA3Config(
+        target_modules=["k_proj", "v_proj", "down_proj"],
+        feedforward_modules=["down_proj"],
+    ),
+    "OFT": lambda: peft.OFTConfig(oft_block_size=4, target_modules=ALL),
+    "HRA": lambda: peft.HRAConfig(r=4, target_modules=ALL),
+    "LN tuning": lambda: peft.LNTuningConfig(target_modules=["input_layernorm"]),
+}
+
+
+@pytest.mark.parametrize("model", ["llama"], indirect=True)
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_adapters_of_every_kind_share_prompts(model, kind, kind_of_prompt):
+    """Their weights are drawn: most kinds begin as no change at all."""
+    plain = logprobs.sequence_logps(model, separate(sets_of(4)))[0].detach()
+    adapted = get_peft_model(model, ADAPTERS[kind]())
+    gen = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weights in adapted.parameters():
+            if weights.requires_grad:
+                weights.add_(0.1 * torch.randn(weights.shape, generator=gen))
+    assert why_not(adapted) is None
+    assert_same(adapted, sets_of(4))
+    moved = logprobs.sequence_logps(adapted, separate(sets_of(4)))[0].detach()
+    assert (moved - plain).abs().max() > 1e-3  # so the adapter is at work
 
 
 @pytest.mark.parametrize("k", [1, 8])

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mipo import logprobs, losses
+from mipo import files, logprobs, losses, preference_data
 from mipo.data import render
 from mipo.lm import batches as preferences
 from mipo.lm import reply_logps, shared_prompt, tokens
@@ -449,7 +449,38 @@ def test_pairs_that_are_equal_after_the_cut_are_refused(make, rows, caplog):
         make(same, max_length=longest + 1)
     other = [{**r, "chosen": "No.", "rejected": "Yes."} for r in rows]
     make([*same[:3], *other[3:]], max_length=longest + 1)
-    assert "pairs of train_dataset teach nothing" in caplog.text
+    assert f"3 of {len(rows)} pairs of train_dataset teach nothing" in caplog.text
+
+
+@pytest.mark.parametrize("rendered", [True, False], ids=["rendered", "plain"])
+def test_a_beginning_written_in_a_file_is_not_doubled(
+    make, rows, tokenizer, tmp_path, rendered
+):
+    """The tokenizer adds one of its own. Reports: axolotl 1616, reward-bench 164."""
+    start = tokenizer.bos_token
+    assert not any(row["prompt"].startswith(start) for row in rows)
+    bare = [
+        {
+            "prompt": row["prompt"] if rendered else f"What about {i}?",
+            "chosen": row["chosen"],
+            "rejected": row["rejected"],
+        }
+        for i, row in enumerate(rows)
+    ]
+    written = [row | {"prompt": start + row["prompt"]} for row in bare]
+    sets = []
+    for name, data in {"bare": bare, "written": written}.items():
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text(files.lines(data), encoding="utf-8")
+        read = preference_data.as_text(preference_data.read(file), tokenizer)
+        assert [row["prompt"] for row in read] == [row["prompt"] for row in data]
+        sets.append(make(read).train_dataset.sets)
+    assert sets[0] == sets[1]
+    for row, members in zip(bare, sets[1], strict=True):
+        text = tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]
+        for head, tail in members:
+            assert head == [tokenizer.bos_token_id, *text]
+            assert tokenizer.bos_token_id not in tail
 
 
 def test_text_beside_messages_is_named(make, rows):

@@ -136,6 +136,50 @@ def test_tokens_are_those_of_trl(base, tokenizer, pairs, tmp_path):
     assert_close(ours.ref, summed, atol=1e-4, rtol=1e-6)
 
 
+def test_prompts_with_tools_and_template_options_are_those_of_trl(
+    base, tokenizer, examples_list, tmp_path
+):
+    """Each row has its own. Report: axolotl 3824."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "{% for m",
+        "{% for t in tools or [] %}[{{ t.function.name }}]{% endfor %}{{ mood }}"
+        "{% for m",
+        1,
+    )
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": e["query"]}],
+            "chosen": [{"role": "assistant", "content": f"Yes, {i}."}],
+            "rejected": [{"role": "assistant", "content": "No."}],
+            "tools": [{"type": "function", "function": {"name": f"look_up_{i}"}}],
+            "chat_template_kwargs": {"mood": "calm" if i % 2 else "glad"},
+        }
+        for i, e in enumerate(examples_list)
+    ]
+    data = Dataset.from_list(rows)
+    args = DPOConfig(
+        output_dir=str(tmp_path / "trl"), bf16=False, max_length=None, **COMMON
+    )
+    theirs = DPOTrainer(
+        model=copy.deepcopy(base),
+        args=args,
+        train_dataset=data,
+        processing_class=tokenizer,
+    ).train_dataset
+    ours = our_trainer(
+        base, tokenizer, data, tmp_path / "ours", "simpo", {"beta": 2.0, "gamma": 0.5}
+    ).train_dataset
+    for i in range(20):
+        (head, chosen), (same, rejected) = ours[i]["rows"]
+        assert head == same == theirs[i]["prompt_ids"]
+        opening = f"[look_up_{i}]{rows[i]['chat_template_kwargs']['mood']}"
+        assert tokenizer.decode(head).startswith(opening)
+        # TRL keeps the line break behind the end, which no model writes
+        for tail, key in ((chosen, "chosen_ids"), (rejected, "rejected_ids")):
+            assert theirs[i][key][: len(tail)] == tail
+
+
 @pytest.mark.parametrize("loss_type", PAIRS)
 def test_loss_on_one_batch_equals_trl(base, tokenizer, pairs, tmp_path, loss_type):
     settings, name, kwargs = PAIRS[loss_type]

@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 from mipo.numbers import interval_of
 from mipo.worlds import polis, votes
 from mipo_study import ch13_votes, experiment
+from mipo_study.figures import people
 
 pytestmark = pytest.mark.long
 
@@ -145,3 +146,65 @@ def test_gain_by_hand_and_its_sign():
         np.log([0.6, 0.8, 0.7, 0.9]).mean() - np.log(0.5),
     )
     assert ch13_votes.gain(theirs, ours, examples, "log_loss")["value"] < 0
+
+
+EDGES = [0, 0.1, 0.2, 0.3, 0.4, 0.5]
+
+
+def test_gains_by_division_leave_out_classes_without_votes():
+    """An empty class was told as "+0.000", and the figure had more labels than rows."""
+    most = np.array([[0.95, 0.05], [0.04, 0.96], [0.65, 0.35]])
+    chances = {
+        "majority": [most, most[[2, 0]]],
+        "base": [np.full((3, 2), 0.5), np.full((2, 2), 0.5)],
+        "a": [
+            np.array([[0.6, 0.4], [0.3, 0.7], [0.9, 0.1]]),
+            np.array([[0.4, 0.6], [0.5, 0.5]]),
+        ],
+    }
+    agree, disagree = {"gold": "agree"}, {"gold": "disagree"}
+    examples = [[agree, agree, agree], [disagree, agree]]
+    labels, gains = ch13_votes.gains_by_division(chances, ["a"], examples, EDGES)
+    assert labels == ["0%–10%", "30%–40%"] and list(gains) == ["a"]
+    # first seed: (0.1 - 0.2) / 2 and 0.4; second: 0 and 0.1
+    assert_allclose(gains["a"], [[-0.05, 0.0], [0.4, 0.1]], atol=1e-12)
+    _, hits = ch13_votes.gains_by_division(chances, ["a"], examples, EDGES, "accuracy")
+    # against a tie, which counts half
+    assert_allclose(hits["a"], [[0.0, 0.0], [0.5, 0.5]], atol=1e-12)
+    chances["majority"][1] = most[[2, 2]]  # one seed has no vote of the first class
+    labels, gains = ch13_votes.gains_by_division(chances, ["a"], examples, EDGES)
+    assert labels == ["30%–40%"]
+    assert_allclose(gains["a"], [[0.4, 0.05]], atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["brexit-consensus", "scoop-hivemind.taxes"])
+def test_no_statement_of_these_conversations_divides_people_evenly(
+    mipo_data, monkeypatch, name
+):
+    """At the chapter's own settings; its figure shows the four classes there are."""
+    monkeypatch.setenv("MIPO_DATA", str(mipo_data))
+    talk = polis.folder(name)
+    most = votes.majority(ch13_votes.town(talk, 100, 0))
+    tests = [ch13_votes.held_out(talk, 100, 0, seed)[0] for seed in (0, 1)]
+    majority = [votes.by_statement(most, test) for test in tests]
+    chances = {
+        "majority": majority,
+        "base": majority,
+        "sharpened": [votes.sharpened(probs, 1.0) for probs in majority],
+    }
+    labels, gains = ch13_votes.gains_by_division(chances, ["sharpened"], tests, EDGES)
+    assert labels == ["0%–10%", "10%–20%", "20%–30%", "30%–40%"]
+    # by hand, with p of the vote cast: p² / (p² + (1 - p)²) - p
+    expected = {}
+    for seed, test in enumerate(tests):
+        for vote, both in zip(test, majority[seed], strict=True):
+            p = both[votes.REPLIES.index(vote["gold"])]
+            key = (int(10 * both.min()), seed)
+            gained = p**2 / (p**2 + (1 - p) ** 2) - p
+            expected.setdefault(key, []).append(gained)
+    assert {i for i, _ in expected} == {0, 1, 2, 3}
+    table = [[np.mean(expected[i, seed]) for seed in (0, 1)] for i in range(4)]
+    assert_allclose(gains["sharpened"], table)
+    figure = people.by_division(np.arange(4), gains, labels)
+    shown = [text.get_text() for text in figure.axes[0].get_xticklabels()]
+    assert shown == labels

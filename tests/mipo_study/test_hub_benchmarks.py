@@ -170,19 +170,145 @@ def test_every_data_set_is_pinned():
     )
 
 
+def rewrite(file, change):
+    """Write the rows of a file as `change(number, row)` leaves them."""
+    rows = jsonl.rows(file)
+    for i, row in enumerate(rows):
+        change(i, row)
+    file.write_text(files.lines(rows))
+
+
+def spoil_prism(folder):
+    def talk(i, row):
+        row["conversation_history"] = row["conversation_history"] if i else []
+
+    def person(i, row):
+        row |= {"system_string": " ", "stated_prefs": {}} if i == 5 else {}
+
+    rewrite(folder / "conversations.jsonl", talk)
+    rewrite(folder / "survey.jsonl", person)
+
+
+def mend_prism(folder):
+    def talk(_, row):
+        said = {"turn": 0, "role": "user", "content": "Ask?"}
+        row["conversation_history"] = row["conversation_history"] or [said]
+
+    def person(_, row):
+        row["system_string"] = row["system_string"].strip() or "Be kind."
+
+    rewrite(folder / "conversations.jsonl", talk)
+    rewrite(folder / "survey.jsonl", person)
+
+
+def spoil_community(folder):
+    """Three rows a person; the very first is in French as it is."""
+    spoilt = {
+        1: {"first_turn_prompt": ""},  # so the third has no other choice beside it
+        3: {"first_turn_preferred_response": None},
+        6: {"first_turn_feedback": ""},
+        7: {"first_turn_feedback": " "},  # so the ninth has no other reason
+    }
+    rewrite(folder / "train.jsonl", lambda i, row: row.update(spoilt.get(i, {})))
+
+
+def mend_community(folder):
+    def mend(i, row):
+        row["assigned_lang"] = "en"
+        row["first_turn_prompt"] = row["first_turn_prompt"] or "Ask?"
+        row["first_turn_preferred_response"] = "response_b"
+        row["first_turn_feedback"] = row["first_turn_feedback"].strip() or f"{i}"
+
+    rewrite(folder / "train.jsonl", mend)
+
+
+def spoil_ultrafeedback(folder):
+    """The very first row has two equal replies as it is."""
+
+    def spoil(i, row):
+        if i == 1:
+            row["rejected"][-1]["content"] = " "
+        if i == 2:
+            row["chosen"][:-1] = []
+
+    rewrite(folder / "train.jsonl", spoil)
+
+
+def mend_ultrafeedback(folder):
+    def mend(i, row):
+        row["chosen"][:-1] = [{"role": "user", "content": f"Say {i}."}]
+        row["rejected"][-1]["content"] = f"{i}"
+
+    rewrite(folder / "train.jsonl", mend)
+
+
 def test_what_is_no_example_is_counted(tmp_path):
     """A talk without a message, and those of people who wish nothing."""
     folder = hub_fixtures.prism(tmp_path / "p")
-    talks = jsonl.rows(folder / "conversations.jsonl")
-    talks[0]["conversation_history"] = []
-    (folder / "conversations.jsonl").write_text(files.lines(talks))
-    people = jsonl.rows(folder / "survey.jsonl")
-    people[5] |= {"system_string": " ", "stated_prefs": {}}
-    (folder / "survey.jsonl").write_text(files.lines(people))
+    spoil_prism(folder)
     found = benchmarks.load("prism", folder=folder, n_test=4)
     assert found.source["left_out"] == 1 + 3
     assert found.source["people"] == 5
     assert "u5" not in people_of(found.train + found.test)
+
+
+@pytest.mark.parametrize(
+    "name, make, spoil, mend, left_out",
+    [
+        ("prism", hub_fixtures.prism, spoil_prism, mend_prism, 1 + 3),
+        (
+            "community-alignment",
+            hub_fixtures.community,
+            spoil_community,
+            mend_community,
+            1 + (1 + 1) + 1 + 1,
+        ),
+        (
+            "ultrafeedback",
+            hub_fixtures.ultrafeedback,
+            spoil_ultrafeedback,
+            mend_ultrafeedback,
+            1 + 1 + 1,
+        ),
+    ],
+)
+def test_who_mends_what_is_said_of_rows_left_out_has_them_all(
+    tmp_path, name, make, spoil, mend, left_out
+):
+    """Each reason that `LEFT_OUT` gives for a data set occurs once, and then none."""
+    folder = make(tmp_path / "x")
+    spoil(folder)
+    rows = benchmarks.fetch(name, folder)[0]
+    every = sum(len(part) for key, part in rows.items() if key != "survey")
+    for mended, lost in ((False, left_out), (True, 0)):
+        if mended:
+            mend(folder)
+        found = benchmarks.load(name, folder=folder, n_test=every)
+        assert found.source["left_out"] == lost
+        dropped = found.source.get("dropped", 0)
+        assert len(found.train) + len(found.test) == every - lost - dropped
+
+
+def test_who_mends_what_an_own_file_is_refused_for_has_every_example(tmp_path):
+    """The errors' own advice, one after the other."""
+    file = tmp_path / "users.jsonl"
+    rows = [{"prompt": f"q{i}", "context": "c", "person": i % 2} for i in range(6)]
+
+    def refused(*words):
+        file.write_text(files.lines(rows))
+        with pytest.raises(ValueError) as error:
+            benchmarks.load(str(file), n_test=2)
+        assert all(word in str(error.value) for word in words)
+
+    refused('line 1: field "query" is missing; rename "prompt" to "query"')
+    rows = [{"query": row.pop("prompt"), **row} for row in rows]
+    refused('line 1: "person" must be text, got 0; put it in double quotes')
+    rows = [row | {"person": str(row["person"])} for row in rows]
+    refused("6 examples of 2 person(s)", "at least three people are needed")
+    rows += [{"query": "q6", "context": "c", "person": "2"}]
+    file.write_text(files.lines(rows))
+    found = benchmarks.load(str(file), n_test=3)
+    assert len(benchmarks.own_users(file)) == 7 and found.source["people"] == 3
 
 
 def test_a_person_may_have_several_contexts_and_share_one(tmp_path):
