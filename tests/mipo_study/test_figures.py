@@ -399,3 +399,11 @@ def test_training_loss_is_smoothed_and_the_floor_drawn():
     assert list(curve) == [1.5, 0.5]
     assert [0.5, 0.5] in [list(line.get_ydata()) for line in ax.lines]
     assert world.training_loss(losses, 0.5).axes[0].lines[0].get_ydata() == [1.0]
+
+
+@pytest.mark.filterwarnings("error")
+def test_points_without_a_face_are_drawn_by_their_lines():
+    assert style.rim("o")["edgecolor"] == "white"
+    assert style.rim("+") == {"linewidths": 1.6}
+    figure = training.tradeoff({"mipo-bf16": ([0.1, 0.2], [0.3, 0.4])})
+    assert figure.axes

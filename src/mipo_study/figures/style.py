@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.rcsetup import cycler
 from numpy.typing import ArrayLike
 
@@ -230,12 +231,18 @@ def strip_points(
         s=40,
         color=colour,
         marker=marker,
-        edgecolor="white",
-        linewidths=0.6,
+        **rim(marker),
         zorder=4,
         label=label,
     )
     return mean, low, high
+
+
+def rim(marker: str) -> dict[str, Any]:
+    """How the edge of a point is drawn: white round a filled marker, else its lines."""
+    if marker in Line2D.filled_markers:
+        return {"edgecolor": "white", "linewidths": 0.6}
+    return {"linewidths": 1.6}
 
 
 def reference_line(

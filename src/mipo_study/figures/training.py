@@ -23,6 +23,7 @@ from mipo_study.figures.style import (
     end_labels,
     ink,
     reference_line,
+    rim,
     settled,
     strip_points,
     subplots,
@@ -344,8 +345,7 @@ def tradeoff(
             s=size,
             color=colour,
             marker=arm_marker(arm),
-            edgecolor="white",
-            lw=0.6,
+            **rim(arm_marker(arm)),
             zorder=4,
         )
         ends.append((x.mean(), y.mean(), label(arm), colour))
