@@ -685,7 +685,8 @@ def overview(
         methods.label(arm): {name: np.mean(values) for name, values in own.items()}
         for arm, own in measured.items()
     }
-    frame = pd.DataFrame.from_dict(rows, orient="index", columns=list(formats))
+    frame = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=list(formats))
+    frame.index.name = "policy"
     return tables.markdown(frame, formats, index=True)
 
 

@@ -463,3 +463,11 @@ def test_measures_of_a_policy_are_of_this_run_or_of_the_published_one(tmp_path):
         "base": {"misapplied": [0.3, 0.4], "raw": [0.1, 0.2]},
         "mipo-lora": {"misapplied": [0.8], "raw": [0.7]},
     }
+
+
+def test_an_overview_has_a_row_per_policy():
+    measured = {"base": {"raw": [0.1, 0.3]}, "mipo-lora": {"raw": [0.5]}}
+    said = ch14_found.overview(measured, {"raw": ".0%"})
+    assert "| policy | raw |" in said and "| base | 20% |" in said
+    assert "| MIPO, LoRA | 50% |" in said
+    assert ch14_found.overview({}, {"raw": ".0%"}).startswith("| policy | raw |")

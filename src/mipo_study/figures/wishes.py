@@ -40,7 +40,7 @@ def adherence(values: Values, *, base: float) -> Figure:
     return adherence_by_arm(
         values,
         base=base,
-        xlabel="adherence (share of wishes followed in own words, undamaged)",
+        xlabel="adherence (share of wishes followed, undamaged, without long copies)",
     )
 
 
