@@ -27,7 +27,6 @@ from datasets import Dataset
 
 from mipo import files, provenance
 from mipo.data import render
-from mipo.lm import sampling
 from mipo.losses import LOSSES
 from mipo.models import load_model
 from mipo.packaged import SMOLLM2, STAND_IN
@@ -45,7 +44,7 @@ from mipo_study.bench import replies, speed
 from mipo_study.bench.speed import Case, Shape
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    pass
 
 STEPS = 4  # of a training whose losses are compared
 PAIRS = 8  # of a step
@@ -60,6 +59,7 @@ CASES = [
     Case("Qwen2.5-1.5B", 512, 64, batch=16, steps=6, lora=16, dtype="bfloat16"),
 ]
 CONTESTANTS = ("dpo", "trl-dpo", "dpo-separate")
+SAMPLERS = {"ours": replies.sampled, "generate": replies.generated}
 TOY: Shape = (32, 64, 2, 2, 2, 200)
 
 
@@ -82,7 +82,7 @@ def headline(run_dir: str | Path, parameters: Mapping[str, Any]) -> dict[str, An
     dict
         {policy: adherence of each seed}.
     """
-    given = dict(parameters)
+    given = parameters
     nb = Notebook("14-real-model", run_dir=run_dir, scale="gpu")
     chosen = {arm: ch14_real_model.published(nb, arm) for arm in given["arms"]}
     run_as = {"run_dir": run_dir, "workers": given["workers"], "progress": False}
@@ -186,7 +186,7 @@ def _losses(
     bf16: bool,
 ) -> list[float]:
     model, tokenizer = load_model(base, device=str(device))
-    with tempfile.TemporaryDirectory() as folder, speed._hushed():
+    with tempfile.TemporaryDirectory() as folder, speed.hushed():
         config = PreferenceConfig(
             output_dir=folder,
             **setting,
@@ -243,36 +243,15 @@ def sampler(
     for size in sizes:
         people = wishes.examples(size, split="mipo", seed=0)
         prompts = [render(tokenizer, e["query"], e["context"]) for e in people]
-        speeds: dict[str, list[float]] = {"ours": [], "generate": []}
+        speeds: dict[str, list[float]] = {name: [] for name in SAMPLERS}
         for turn in range(repetitions + 1):
-            for name, contestant in (("ours", _ours), ("generate", _theirs)):
+            for name, contestant in SAMPLERS.items():
                 begin = time.perf_counter()
                 tokens = contestant(model, tokenizer, prompts, max_new_tokens, turn)
                 if turn:
                     speeds[name].append(tokens / (time.perf_counter() - begin))
         found[str(size)] = speeds
     return found
-
-
-def _ours(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    max_new_tokens: int,
-    seed: int,
-) -> int:
-    said = sampling.sample(
-        model,
-        tokenizer,
-        prompts,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-        batch_size=len(prompts),
-    )
-    return sum(len(reply.ids) for reply in said)
-
-
-_theirs = replies.generated
 
 
 # ---- stages ----
@@ -294,32 +273,28 @@ def stages(
     keep : callable
         Is given what there is of "speed" after each case.
     """
+    base = STAND_IN if toy else SMOLLM2
+    given = parameters()
     if toy:
-        case = Case("toy", 12, 6, batch=2, steps=2)
-        few = {"model": STAND_IN, "arms": ["mipo-lora"], "seeds": [0], "workers": 1}
-        few |= {"n_pairs": 8, "n_people": 8, "draws": 2}
-        return {
-            "wishes": lambda: headline(folder / "runs", few),
-            "parity": lambda: parity(STAND_IN, device, steps=2),
-            "sampler": lambda: sampler(
-                STAND_IN, device, sizes=(2,), repetitions=1, max_new_tokens=4
-            ),
-            "speed": lambda: speed.run(
-                [case],
-                1,
-                device,
-                shapes={"toy": TOY},
-                progress=False,
-                keep=keep,
-                contestants=CONTESTANTS,
-            ),
-        }
+        given |= {"model": base, "arms": ["mipo-lora"], "seeds": [0], "workers": 1}
+        given |= {"n_pairs": 8, "n_people": 8, "draws": 2}
+    runs = folder / "runs" if toy else files.project_root() / "runs" / "gpu"
+    few: dict[str, Any] = {}
+    if toy:
+        few = {"sizes": (2,), "repetitions": 1, "max_new_tokens": 4}
+    cases = [Case("toy", 12, 6, batch=2, steps=2)] if toy else CASES
     return {
-        "wishes": lambda: headline(files.project_root() / "runs" / "gpu", parameters()),
-        "parity": lambda: parity(SMOLLM2, device),
-        "sampler": lambda: sampler(SMOLLM2, device),
+        "wishes": lambda: headline(runs, given),
+        "parity": lambda: parity(base, device, steps=2 if toy else STEPS),
+        "sampler": lambda: sampler(base, device, **few),
         "speed": lambda: speed.run(
-            CASES, 2, device, progress=False, keep=keep, contestants=CONTESTANTS
+            cases,
+            1 if toy else 2,
+            device,
+            shapes={**speed.SHAPES, "toy": TOY},
+            contestants=CONTESTANTS,
+            progress=False,
+            keep=keep,
         ),
     }
 

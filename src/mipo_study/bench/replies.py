@@ -101,17 +101,41 @@ def seconds_per_token(
     if contestant == "generate":
         tokens = generated(model, tokenizer, prompts, max_new_tokens, seed)
     else:
-        replies = sampling.sample(
-            model,
-            tokenizer,
-            prompts,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            batch_size=len(prompts),
-            share_prefix=contestant == "ours",
+        shares = contestant == "ours"
+        tokens = sampled(
+            model, tokenizer, prompts, max_new_tokens, seed, share_prefix=shares
         )
-        tokens = sum(len(reply.ids) for reply in replies)
     return (time.process_time() - begin) / tokens
+
+
+def sampled(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    seed: int,
+    *,
+    share_prefix: bool = True,
+) -> int:
+    """Sample by this study, and count the tokens of the replies with their ends.
+
+    Parameters
+    ----------
+    model, tokenizer, prompts, max_new_tokens, seed
+        See `generated`.
+    share_prefix : bool
+        See `mipo.lm.sampling.sample`.
+    """
+    replies = sampling.sample(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        batch_size=len(prompts),
+        share_prefix=share_prefix,
+    )
+    return sum(len(reply.ids) for reply in replies)
 
 
 def generated(

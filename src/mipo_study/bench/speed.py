@@ -416,7 +416,7 @@ def _train(
 ) -> float:
     """One training: its seconds per step if it is clocked, else its peak in bytes."""
     gc.collect()  # the trainer before this one is a circle of references
-    with tempfile.TemporaryDirectory() as folder, _hushed():
+    with tempfile.TemporaryDirectory() as folder, hushed():
         trainer = contestant(name, case, *material, folder, device)
         if not clocked:
             return timing.peak_bytes(trainer.train, device)
@@ -428,7 +428,7 @@ def _train(
 
 
 @contextlib.contextmanager
-def _hushed() -> Iterator[None]:
+def hushed() -> Iterator[None]:
     """Trainers print their logs; the bar is what a reader wants to see."""
     before = os.environ.get("TQDM_DISABLE")
     os.environ["TQDM_DISABLE"] = "1"
