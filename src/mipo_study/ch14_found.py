@@ -37,7 +37,6 @@ LONG = 5  # letters of a word that tells what a question is about
 LEVEL, POWER = 0.05, 0.8  # of what a sample can detect
 TAIL = 0.025  # of the untrained model's replies lie beyond each limit of damage
 TOLERATED = 0.1  # of the replies may leave the limits before a training is stopped
-MOST_RATES = 5  # that are tried for a method whose best one is an end of the grid
 
 
 class Limits(NamedTuple):
@@ -61,29 +60,6 @@ class Limits(NamedTuple):
         """Whether a row of `ch14_wishes.measure` lies within the limits."""
         readable = row["alone"] >= self.alone and row["repeats"] <= self.repeats
         return bool(readable and row["words"] >= self.words)
-
-
-# ---- searching ----
-
-
-def widened(rates: dict[str, list[float]], best: Mapping[str, float]) -> bool:
-    """Whether a rate was added to any method's, one beyond the end that is its best.
-
-    Parameters
-    ----------
-    rates : dict
-        {method: learning rates}; twice the highest or half the lowest is added, as long
-        as fewer than `MOST_RATES` were tried.
-    best : dict
-        {method: the best of its rates so far}.
-    """
-    grown = False
-    for method, tried in rates.items():
-        beyond = {max(tried): 2 * max(tried), min(tried): min(tried) / 2}
-        if best[method] in beyond and len(tried) < MOST_RATES:
-            tried.append(beyond[best[method]])
-            grown = True
-    return grown
 
 
 # ---- the replies of a run ----

@@ -31,7 +31,7 @@ from mipo.recipes import RECIPES
 from mipo.theory.margin import Margin
 from mipo.trainer import PreferenceConfig, PreferenceTrainer
 from mipo.worlds import politeness, wish_checks
-from mipo_study import ch14_found, ch14_wishes, experiment, methods
+from mipo_study import ch14_found, ch14_search, ch14_wishes, experiment, methods
 from mipo_study.figures.style import arm_panels
 
 if TYPE_CHECKING:
@@ -333,12 +333,13 @@ def measure(
 RIVALS = ("dpo", "ipo", "orpo", "simpo")
 METHODS = ("rmipo", *RIVALS)
 RATES = (5e-5, 1e-4, 2e-4)
+# Two that are tried at every rate, then one below the first and one above the second.
 STRENGTHS: dict[str, list[dict[str, float]]] = {
-    "rmipo": [{"beta": 2.0}, {"beta": 10.0}],
-    "dpo": [{"beta": 0.03}, {"beta": 0.1}],
-    "ipo": [{"tau": 0.1}, {"tau": 0.5}],
-    "orpo": [{"beta": 0.1}, {"beta": 1.0}],
-    "simpo": [{"beta": 2.0, "gamma": 1.0}, {"beta": 10.0, "gamma": 5.0}],
+    "rmipo": [{"beta": beta} for beta in (2.0, 10.0, 0.4, 50.0)],
+    "dpo": [{"beta": beta} for beta in (0.03, 0.1, 0.01, 0.3)],
+    "ipo": [{"tau": tau} for tau in (0.1, 0.5, 0.02, 2.5)],
+    "orpo": [{"beta": beta} for beta in (0.1, 1.0, 0.01, 10.0)],
+    "simpo": [{"beta": beta, "gamma": beta / 2} for beta in (2.0, 10.0, 0.4, 50.0)],
 }
 SCALES = (0.1, 1.0, 10.0)  # of Δpmi in γ, nats per token; 1 as published
 CONTROLS = ("none", "shuffled", "constant")
@@ -394,8 +395,7 @@ def with_strength(method: str, strength: Mapping[str, float]) -> dict[str, Any]:
 def search(size: Plan, *, base: str, **run_as: Any) -> pd.DataFrame:
     """Trials of every setting on the part "select": three rates by two strengths each.
 
-    A method whose best rate is an end of those is tried at one beyond, see
-    `ch14_found.widened`.
+    Beside these, what lies beyond a method's best setting, see `ch14_search.beyond`.
 
     Parameters
     ----------
@@ -422,24 +422,23 @@ def search(size: Plan, *, base: str, **run_as: Any) -> pd.DataFrame:
     }
     where = {key: run_as[key] for key in ("run_dir", "progress")}
     start = trial(name="try-base", **common, **where)
-    rates = {method: list(RATES) for method in METHODS}
+    tried = {method: ch14_search.start(RATES) for method in METHODS}
     while True:
         calls = {
             (method, rate, number): {
                 "name": f"try-{method}",
-                "setting": with_strength(method, strength),
+                "setting": with_strength(method, STRENGTHS[method][number]),
                 "lr": rate,
             }
             for method in METHODS
-            for rate in rates[method]
-            for number, strength in enumerate(STRENGTHS[method])
+            for rate, number in tried[method]
         }
         index = ["method", "rate", "strength"]
         runs = experiment.run_many(trial, calls, index=index, **common, **run_as)
         rows = [measures(run, start) for run in runs.run]
         found = pd.DataFrame(rows, index=runs.index).sort_index()
-        chosen = {method: best(found, method)[0] for method in METHODS}
-        if not ch14_found.widened(rates, chosen):
+        chosen = {method: best(found, method) for method in METHODS}
+        if not ch14_search.grown(tried, chosen):
             return found
 
 
@@ -454,12 +453,6 @@ def best(searched: pd.DataFrame, method: str) -> tuple[float, int]:
     place: Any = sound.order.idxmax() if len(sound) else rows.within.idxmax()
     rate, number = place
     return float(rate), int(number)
-
-
-def at_edge(searched: pd.DataFrame, method: str) -> bool:
-    """Whether the best rate of a method is the lowest or the highest that was tried."""
-    rates = searched.loc[method].index.unique("rate")
-    return best(searched, method)[0] in (rates.min(), rates.max())
 
 
 def compare(

@@ -14,7 +14,7 @@ import pandas as pd
 
 from mipo import packaged
 from mipo.worlds.wish_data import ENTERED, UNSEEN, WISHES
-from mipo_study import ch14_wishes, experiment, methods
+from mipo_study import ch14_search, ch14_wishes, experiment, methods
 from mipo_study.ch14_along import along
 from mipo_study.ch14_found import (
     BEST_OF,
@@ -22,7 +22,6 @@ from mipo_study.ch14_found import (
     adherence,
     limits_of,
     rows_of,
-    widened,
 )
 from mipo_study.ch14_wishes import trial
 
@@ -39,14 +38,15 @@ SEARCH_PAIRS = 128
 LONG = 4.0  # epochs of a training that is watched
 EVERY = 8  # steps from one asking to the next
 LEAST, MOST, BARE = 0.05, 0.8, 0.5  # the rule by which wishes enter, see `entering`
+# Two that are tried at every rate, then one below the first and one above the second.
 STRENGTHS: dict[str, list[dict[str, Any]]] = {
-    "sft": [{"epochs": 1.0}, {"epochs": 2.0}],
-    "mipo-random": [{"beta": 0.03}, {"beta": 0.1}],
-    "mipo-lora": [{"beta": 0.03}, {"beta": 0.1}],
-    "mipo-missing": [{"beta": 0.03}, {"beta": 0.1}],
-    "context-infonce": [{"temperature": 10.0}, {"temperature": 100.0}],
-    "sami": [{"epochs": 1.0}, {"epochs": 2.0}],
-    "rmipo": [{"beta": 2.0}, {"beta": 10.0}],
+    "sft": [{"epochs": n} for n in (1.0, 2.0, 0.5, 4.0)],
+    "mipo-random": [{"beta": beta} for beta in (0.03, 0.1, 0.01, 0.3)],
+    "mipo-lora": [{"beta": beta} for beta in (0.03, 0.1, 0.01, 0.3)],
+    "mipo-missing": [{"beta": beta} for beta in (0.03, 0.1, 0.01, 0.3)],
+    "context-infonce": [{"temperature": t} for t in (10.0, 100.0, 1.0, 1000.0)],
+    "sami": [{"epochs": n} for n in (1.0, 2.0, 0.5, 4.0)],
+    "rmipo": [{"beta": beta} for beta in (2.0, 10.0, 0.4, 50.0)],
 }
 ARMS = tuple(STRENGTHS)
 HEADLINE = ("base", "sft", FULL, LIGHT)  # on every seed
@@ -269,27 +269,6 @@ def rates_of(arm: str) -> tuple[float, ...]:
     return FULL_RATES if arm == FULL else LORA_RATES
 
 
-def grid(rates: Mapping[str, Sequence[float]]) -> dict[tuple, dict[str, Any]]:
-    """Every setting of the search: an arm's rates by its two strengths.
-
-    Parameters
-    ----------
-    rates : dict
-        {arm: learning rates}.
-
-    Returns
-    -------
-    dict
-        {(arm, rate, number of the strength): keywords of `trial`}.
-    """
-    settings = {}
-    for arm in rates:
-        for rate in rates[arm]:
-            for number, strength in enumerate(STRENGTHS[arm]):
-                settings[arm, rate, number] = training(arm, rate, strength)
-    return settings
-
-
 def make_pairs(
     run_dir: str | Path,
     arms: Iterable[str],
@@ -325,8 +304,8 @@ def search(
 ) -> pd.DataFrame:
     """Trials of every setting of the search, on people set apart.
 
-    Three rates by two strengths for each arm; as long as its best rate is an end of
-    those, one beyond is tried as well, see `ch14_found.widened`.
+    Three rates by two strengths for each arm, and what lies beyond its best setting,
+    see `ch14_search.beyond`.
 
     Parameters
     ----------
@@ -347,11 +326,17 @@ def search(
     asked = requests(n_people, split="select", scope="search")
     common = {"base": base, "seed": seed, "requests": asked}
     pairs = make_pairs(run_dir, arms, base=base, seed=seed, n_pairs=n_pairs)
-    rates = {arm: list(rates_of(arm)) for arm in arms}
+    tried = {arm: ch14_search.start(rates_of(arm)) for arm in arms}
     while True:
-        calls = {
-            key: {"name": f"try-{key[0]}", "pairs": pairs[key[0]], **common, **keywords}
-            for key, keywords in grid(rates).items()
+        calls: dict[tuple, dict[str, Any]] = {
+            (arm, rate, number): {
+                "name": f"try-{arm}",
+                "pairs": pairs[arm],
+                **training(arm, rate, STRENGTHS[arm][number]),
+                **common,
+            }
+            for arm in arms
+            for rate, number in tried[arm]
         }
         calls["base", 0.0, 0] = {"name": "try-base", **common}
         runs = experiment.run_many(
@@ -365,7 +350,7 @@ def search(
         limits = limits_of(rows_of(runs.run["base", 0.0, 0], "plain"))
         found = [adherence(run, "plain", limits) for run in runs.run]
         searched = runs.join(pd.DataFrame(found, index=runs.index))
-        if not widened(rates, {arm: best(searched, arm)[0] for arm in arms}):
+        if not ch14_search.grown(tried, {arm: best(searched, arm) for arm in arms}):
             return searched
 
 

@@ -64,10 +64,9 @@ def pairs(monkeypatch):
 # ---- settings ----
 
 
-def test_every_method_has_as_many_settings_and_all_are_possible():
+def test_every_setting_of_every_method_is_possible():
     assert set(ch14_labelled.STRENGTHS) == set(ch14_labelled.METHODS)
     for method, strengths in ch14_labelled.STRENGTHS.items():
-        assert len(strengths) == 2
         for strength in strengths:
             given = ch14_labelled.with_strength(method, strength)
             check(given["loss"], given["loss_kwargs"])
@@ -90,18 +89,16 @@ def searched(order, within=(1.0, 1.0, 1.0)):
 
 
 @pytest.mark.parametrize(
-    ("found", "best", "edge"),
+    ("found", "best"),
     [
-        (searched((0.5, 0.7, 0.6)), (2e-4, 0), False),
-        (searched((0.5, 0.7, 0.8)), (4e-4, 0), True),
-        (searched((0.8, 0.7, 0.6)), (1e-4, 0), True),
-        (searched((0.5, 0.7, 0.8), (1.0, 0.8, 0.79)), (2e-4, 0), False),
-        (searched((0.5, 0.7, 0.8), (0.1, 0.2, 0.3)), (4e-4, 0), True),
+        (searched((0.5, 0.7, 0.6)), (2e-4, 0)),
+        (searched((0.5, 0.7, 0.8)), (4e-4, 0)),
+        (searched((0.5, 0.7, 0.8), (1.0, 0.8, 0.79)), (2e-4, 0)),
+        (searched((0.5, 0.7, 0.8), (0.1, 0.2, 0.3)), (4e-4, 0)),
     ],
 )
-def test_the_best_setting_orders_most_and_is_not_damaged(found, best, edge):
+def test_the_best_setting_orders_most_and_is_not_damaged(found, best):
     assert ch14_labelled.best(found, "dpo") == best
-    assert ch14_labelled.at_edge(found, "dpo") is edge
 
 
 # ---- what a run found ----

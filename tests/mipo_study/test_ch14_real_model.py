@@ -20,7 +20,6 @@ from mipo_study import (
     ch14_real_model,
     ch14_wishes,
     experiment,
-    methods,
 )
 from mipo_study.ch14_found import Limits
 
@@ -146,32 +145,6 @@ def test_a_wish_enters_by_the_rule():
     asked |= {name: [40, 100] for name in UNSEEN}
     rates = ch14_real_model.entering(Stored(asked), Stored(bare))
     assert set(rates.index[rates.enters]) == {"greet", "hobby", "pet"}
-
-
-def test_every_arm_has_as_many_settings_as_any_other():
-    rates = {arm: ch14_real_model.rates_of(arm) for arm in ch14_real_model.ARMS}
-    keys = pd.DataFrame(ch14_real_model.grid(rates), dtype=object).T
-    assert set(keys.groupby(level=0).size()) == {6}
-    for arm in ch14_real_model.ARMS:
-        assert methods.method(arm).loss
-
-
-@pytest.mark.parametrize(
-    ("tried", "best", "then"),
-    [
-        ([1.0, 2.0, 4.0], 4.0, [1.0, 2.0, 4.0, 8.0]),
-        ([1.0, 2.0, 4.0], 1.0, [1.0, 2.0, 4.0, 0.5]),
-        ([1.0, 2.0, 4.0], 2.0, [1.0, 2.0, 4.0]),
-        ([1.0, 2.0, 4.0, 8.0, 16.0], 16.0, [1.0, 2.0, 4.0, 8.0, 16.0]),  # enough
-    ],
-)
-def test_a_rate_is_added_while_the_best_is_an_end(tried, best, then):
-    rates = {"sft": [1.0, 2.0], "mipo-lora": tried}
-    grown = ch14_found.widened(rates, {"sft": 2.0, "mipo-lora": best})
-    assert grown
-    assert rates == {"sft": [1.0, 2.0, 4.0], "mipo-lora": then}
-    inside = {"mipo-lora": [1.0, 2.0, 4.0]}
-    assert not ch14_found.widened(inside, {"mipo-lora": 2.0})
 
 
 def test_replies_that_belong_together_are_compared():

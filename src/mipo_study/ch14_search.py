@@ -1,0 +1,71 @@
+"""Chapter 14: which settings a method is tried at.
+
+A setting is a learning rate and the number of a strength in the method's list of four.
+Strengths 0 and 1 are tried at three rates; what lies beyond the best is tried as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+Setting = tuple[float, int]
+FIRST = (0, 1)  # strengths that are tried at every rate
+FURTHER = {0: 2, 1: 3}  # {number of a strength: of the one beyond it}
+MOST_RATES = 5  # that are tried at a strength
+
+
+def start(rates: Sequence[float]) -> list[Setting]:
+    """The settings that are tried first: every rate by two strengths."""
+    return [(rate, number) for rate in rates for number in FIRST]
+
+
+def beyond(tried: Sequence[Setting], best: Setting) -> list[Setting]:
+    """Settings on the far side of the best one.
+
+    Parameters
+    ----------
+    tried : sequence of (rate, number)
+        So far.
+    best : (rate, number)
+        Among those.
+
+    Returns
+    -------
+    list of (rate, number)
+        Where the best rate is the highest or the lowest at its strength, twice or half
+        of it, up to `MOST_RATES` of them, at both of the first strengths or at the one
+        beyond. Else the strength beyond the best one, at the best rate.
+    """
+    rate, number = best
+    rates = [r for r, n in tried if n == number]
+    further = [2 * rate] * (rate == max(rates)) + [rate / 2] * (rate == min(rates))
+    if further and len(rates) < MOST_RATES:
+        numbers = FIRST if number in FIRST else (number,)
+        return [(r, n) for r in further for n in numbers]
+    return [(rate, FURTHER[number])] if number in FURTHER else []
+
+
+def grown(tried: dict[str, list[Setting]], best: Mapping[str, Setting]) -> bool:
+    """Add what lies `beyond` each method's best setting; whether anything was added.
+
+    Parameters
+    ----------
+    tried : dict
+        {method: settings}; they grow.
+    best : dict
+        {method: setting}.
+    """
+    found = False
+    for method, settings in tried.items():
+        more = [s for s in beyond(settings, best[method]) if s not in settings]
+        settings += more
+        found |= bool(more)
+    return found
+
+
+def at_edge(tried: Sequence[Setting], best: Setting) -> bool:
+    """Whether a rate or a strength beyond the best setting was not tried."""
+    rate, number = best
+    rates = [r for r, n in tried if n == number]
+    inside = min(rates) < rate < max(rates)
+    return not inside or FURTHER.get(number) not in {n for _, n in tried}
