@@ -334,6 +334,8 @@ class Run:
         What making it took.
     fresh : bool
         Whether this call made it.
+    content : str
+        Digest of its files; "" where that is not known.
     texts : dict
         {name: text} of the small files that are kept with the metrics.
     make : callable, optional
@@ -345,6 +347,7 @@ class Run:
     key: str
     seconds: float
     fresh: bool
+    content: str = ""
     texts: Mapping[str, str] = field(default_factory=dict, repr=False)
     make: Callable[[], Run] | None = field(default=None, repr=False, compare=False)
 
@@ -366,6 +369,12 @@ class Run:
         again = self.make()
         if again.metrics != self.metrics:
             _say(f"{name}: made again, its numbers differ from those measured before.")
+        elif self.content and again.content != self.content:
+            _say(
+                f"{name}: made again, its files differ from those measured before, as "
+                "another machine's can. Runs that read the first ones are found as if "
+                "they had read these."
+            )
 
     def read(self, name: str) -> str:
         """Text of one of its files, by name; a kept one is read without the others."""
@@ -460,7 +469,8 @@ def read_run(folder: Path, key: str = "") -> dict:
     Returns
     -------
     dict
-        name, config, inputs, code, key, metrics, begun, seconds, files, provenance.
+        name, config, inputs, code, key, metrics, begun, seconds, files, provenance, and
+        read, {input: digest of its files} of the runs that it was made from.
 
     Raises
     ------
@@ -573,7 +583,7 @@ def run_or_load(
         fresh = document is None
         if document is None:
             about |= {"key": key, "maker": maker}
-            document = _make_run(home, label, about, make, keep)
+            document = _make_run(home, label, about, make, keep, inputs or {})
             wanted.unlink(missing_ok=True)
     USED[label] = (document["begun"], document["begun"] + document["seconds"])
     return Run(
@@ -582,6 +592,7 @@ def run_or_load(
         key=key,
         seconds=document["seconds"],
         fresh=fresh,
+        content=_content(document),
         texts=document.get("texts", {}),
         make=again or remake,
     )
@@ -622,7 +633,12 @@ def _load_measured(home: Path, label: str, key: str) -> dict | None:
 
 
 def _make_run(
-    home: Path, label: str, about: dict, make: Callable, keep: Sequence[str]
+    home: Path,
+    label: str,
+    about: dict,
+    make: Callable,
+    keep: Sequence[str],
+    inputs: Mapping[str, Any],
 ) -> dict:
     folder, partial = home / "runs" / label, home / "runs" / f".{label}.partial"
     _sweep(home / "runs", label)
@@ -636,7 +652,8 @@ def _make_run(
         seconds = round(time.perf_counter() - start, 3)
         files.refuse_nan(metrics, f"{about['name']}: metrics")
         about |= {"metrics": metrics, "begun": round(begun, 3), "seconds": seconds}
-        about |= {"files": _hashes(partial), **provenance(state)}
+        about |= {"files": _hashes(partial), "read": _digests(inputs)}
+        about |= provenance(state)
         files.write_whole(partial / RUN, files.seal(about))
         files.sync(*partial.rglob("*"), partial)
         os.rename(partial, folder)
@@ -654,11 +671,31 @@ def _hashes(folder: Path) -> dict[str, str]:
     return {str(f.relative_to(folder).as_posix()): files.file_hash(f) for f in inside}
 
 
+def _content(document: Mapping[str, Any]) -> str:
+    """Digest of a run's files, from run.json or from what it measured."""
+    there = document.get("files")
+    return digest(there) if there is not None else document.get("content", "")
+
+
+def _digests(inputs: Mapping[str, Any]) -> dict[str, str]:
+    """{input: digest of its files} of the inputs that are runs with files here."""
+    runs = {
+        name: value.run if isinstance(value, RunFile) else value
+        for name, value in inputs.items()
+    }
+    return {
+        name: _content(files.unseal(run.folder / RUN))
+        for name, run in runs.items()
+        if isinstance(run, Run) and (run.folder / RUN).is_file()
+    }
+
+
 def _write_measured(home: Path, label: str, about: dict, keep: Sequence[str]) -> None:
     folder = home / "runs" / label
     there = [name for name in keep if (folder / name).is_file()]
     texts = {name: (folder / name).read_text(encoding="utf-8") for name in there}
     measured = {key: value for key, value in about.items() if key != "files"}
+    measured["content"] = _content(about)
     target = home / "measured" / f"{label}.json"
     files.write_whole(target, files.seal({**measured, "texts": texts}))
 
@@ -721,6 +758,7 @@ def find(run_dir: str | Path, label: str, advice: str = "") -> Run | None:
         key=document["key"],
         seconds=document["seconds"],
         fresh=False,
+        content=_content(document),
         texts=document.get("texts", {}),
         make=functools.partial(_make_found, run_dir, label, advice),
     )

@@ -372,6 +372,36 @@ def test_files_that_come_out_otherwise_are_said(project, capsys):
     assert "numbers differ" in capsys.readouterr().err
 
 
+def test_other_files_with_the_same_numbers_are_said(project, capsys):
+    """As pairs have that another machine draws: the numbers of both are equal."""
+    texts = iter(["first", "second", "second"])
+
+    def make(folder):
+        (folder / "pairs.txt").write_text(next(texts))
+        return {"n": 1}
+
+    first = run(project, make=make)
+    shutil.rmtree(project / "runs")
+    second = run(project, make=make)
+    assert second.content == first.content and second.path.is_dir()
+    assert "its files differ" in capsys.readouterr().err
+    remade = run(project, make=make)
+    assert remade.content != first.content
+    shutil.rmtree(project / "runs")
+    assert run(project, make=make).path.is_dir()
+    assert "differ" not in capsys.readouterr().err
+
+
+def test_a_run_keeps_which_files_it_was_made_from(project):
+    made = chapter("runs/full")[2]
+    about = cache.read_run(made.folder)
+    start = parts("runs/full")
+    assert about["read"] == {name: part.content for name, part in start.items()}
+    assert len(set(about["read"].values())) == 2
+    kept = project / "runs" / "full" / "measured" / f"{made.folder.name}.json"
+    assert json.loads(kept.read_text())["content"] == made.content
+
+
 def test_a_run_goes_to_another_process_with_a_maker_that_has_a_name(project):
     chapter("runs/full")
     lone = run("runs/full")
