@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import yaml
@@ -42,9 +42,6 @@ from mipo_study import (
 )
 from mipo_study.bench import replies, speed
 from mipo_study.bench.speed import Case, Shape
-
-if TYPE_CHECKING:
-    pass
 
 STEPS = 4  # of a training whose losses are compared
 PAIRS = 8  # of a step
