@@ -204,6 +204,15 @@ def test_leads_over_the_rivals_that_there_are():
     assert found["self-scored"][0] == pytest.approx(2 / 3)
 
 
+def test_the_interval_of_a_lead_draws_seeds_whole():
+    """One seed wins all 30 questions, the other loses all: the mean may be -1 or 1."""
+    win, lose = ([row([done])] * 30 for done in (True, False))
+    ours = {0: Stored(plain=win), 1: Stored(plain=lose)}
+    theirs = {0: Stored(plain=lose), 1: Stored(plain=win)}
+    trials = trials_of(base=theirs, mipo=ours, sft=theirs)
+    assert ch14_found.leads(trials, "mipo", ["sft"])["sft"] == (0.0, -1.0, 1.0)
+
+
 def test_gains_and_rises_by_seed():
     index = pd.MultiIndex.from_product([["base", "mipo", "sft"], [0, 1]])
     shares = [0.1, 0.2, 0.5, 0.4, 0.25, 0.5]
