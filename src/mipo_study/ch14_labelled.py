@@ -438,7 +438,7 @@ def search(size: Plan, *, base: str, **run_as: Any) -> pd.DataFrame:
         rows = [measures(run, start) for run in runs.run]
         found = pd.DataFrame(rows, index=runs.index).sort_index()
         chosen = {method: best(found, method) for method in METHODS}
-        if not ch14_search.grown(tried, chosen):
+        if not ch14_search.grown(tried, chosen, STRENGTHS):
             return found
 
 

@@ -38,15 +38,28 @@ SEARCH_PAIRS = 128
 LONG = 4.0  # epochs of a training that is watched
 EVERY = 8  # steps from one asking to the next
 LEAST, MOST, BARE = 0.05, 0.8, 0.5  # the rule by which wishes enter, see `entering`
-# Two that are tried at every rate, then one below the first and one above the second.
+
+
+def _strengths(name: str, *values: float) -> list[dict[str, Any]]:
+    """The values of a loss's keyword, then the first two with two passes over the pairs.
+
+    For `ch14_search.FURTHER`: the third lies below the first, the fourth above the
+    second.
+    """
+    once = [{name: value} for value in values]
+    return once + [{**strength, "epochs": 2.0} for strength in once[:2]]
+
+
+BETAS = _strengths("beta", 0.03, 0.1, 0.01, 0.3)
+PASSES: list[dict[str, Any]] = [{"epochs": n} for n in (1.0, 2.0, 0.5, 4.0)]
 STRENGTHS: dict[str, list[dict[str, Any]]] = {
-    "sft": [{"epochs": n} for n in (1.0, 2.0, 0.5, 4.0)],
-    "mipo-random": [{"beta": beta} for beta in (0.03, 0.1, 0.01, 0.3)],
-    "mipo-lora": [{"beta": beta} for beta in (0.03, 0.1, 0.01, 0.3)],
-    "mipo-missing": [{"beta": beta} for beta in (0.03, 0.1, 0.01, 0.3)],
-    "context-infonce": [{"temperature": t} for t in (10.0, 100.0, 1.0, 1000.0)],
-    "sami": [{"epochs": n} for n in (1.0, 2.0, 0.5, 4.0)],
-    "rmipo": [{"beta": beta} for beta in (2.0, 10.0, 0.4, 50.0)],
+    "sft": PASSES,
+    "mipo-random": BETAS,
+    "mipo-lora": BETAS,
+    "mipo-missing": BETAS,
+    "context-infonce": _strengths("temperature", 10.0, 100.0, 1.0, 1000.0),
+    "sami": PASSES,
+    "rmipo": _strengths("beta", 2.0, 10.0, 0.4, 50.0),
 }
 ARMS = tuple(STRENGTHS)
 HEADLINE = ("base", "sft", FULL, LIGHT)  # on every seed
@@ -349,9 +362,10 @@ def search(
             progress=False,
         )
         limits = limits_of(rows_of(runs.run["base", 0.0, 0], "plain"))
-        found = [adherence(run, "plain", limits) for run in runs.run]
-        searched = runs.join(pd.DataFrame(found, index=runs.index))
-        if not ch14_search.grown(tried, {arm: best(searched, arm) for arm in arms}):
+        shares = [adherence(run, "plain", limits) for run in runs.run]
+        searched = runs.join(pd.DataFrame(shares, index=runs.index))
+        found = {arm: best(searched, arm) for arm in arms}
+        if not ch14_search.grown(tried, found, STRENGTHS):
             return searched
 
 
