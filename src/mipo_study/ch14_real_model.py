@@ -41,7 +41,7 @@ LEAST, MOST, BARE = 0.05, 0.8, 0.5  # the rule by which wishes enter, see `enter
 
 
 def _strengths(name: str, *values: float) -> list[dict[str, Any]]:
-    """The values of a loss's keyword, then the first two with two passes over the pairs.
+    """Values of a loss's keyword, then the first two with two passes over the pairs.
 
     For `ch14_search.FURTHER`: the third lies below the first, the fourth above the
     second.
