@@ -1,7 +1,7 @@
 """Chapter 14: which settings a method is tried at.
 
 A setting is a learning rate and the number of a strength in the method's list. The
-first two strengths are tried at three rates; what lies beyond the best is tried as well.
+first two strengths are tried at three rates, and what lies beyond the best as well.
 """
 
 from __future__ import annotations
