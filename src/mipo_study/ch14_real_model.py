@@ -374,6 +374,34 @@ def best(searched: pd.DataFrame, arm: str) -> tuple[float, int]:
     return searched.adherence[arm].idxmax()
 
 
+def by_strength(searched: pd.DataFrame) -> pd.DataFrame:
+    """What each strength of each arm reached at the best of its rates.
+
+    Parameters
+    ----------
+    searched : pandas.DataFrame
+        Of `search`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        arm, strength (in words), rates (how many were tried), rate (the best),
+        adherence, raw, within.
+    """
+    found = searched.drop(index="base", level="arm").reset_index()
+    alike = found.groupby(["arm", "strength"], sort=False)
+    found["rates"] = alike.rate.transform("size")
+    found = found.loc[alike.adherence.idxmax()]
+    strengths = zip(found.arm, found.strength, strict=True)
+    found["strength"] = [
+        ", ".join(f"{name} {value:g}" for name, value in STRENGTHS[arm][number].items())
+        for arm, number in strengths
+    ]
+    found["arm"] = found.arm.map(methods.label)
+    columns = ["arm", "strength", "rates", "rate", "adherence", "raw", "within"]
+    return found[columns]
+
+
 # ---- the comparison ----
 
 
