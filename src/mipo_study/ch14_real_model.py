@@ -371,7 +371,9 @@ def search(
 
 def best(searched: pd.DataFrame, arm: str) -> tuple[float, int]:
     """Rate and number of the strength at which an arm is most adherent."""
-    return searched.adherence[arm].idxmax()
+    place: Any = searched.adherence[arm].idxmax()
+    rate, number = place
+    return float(rate), int(number)
 
 
 def by_strength(searched: pd.DataFrame) -> pd.DataFrame:

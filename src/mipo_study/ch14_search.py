@@ -42,7 +42,8 @@ def beyond(tried: Sequence[Setting], best: Setting, strengths: int) -> list[Sett
     """
     rate, number = best
     rates = [r for r, n in tried if n == number]
-    further = [2 * rate] * (rate == max(rates)) + [rate / 2] * (rate == min(rates))
+    ends = ((2 * rate, max(rates)), (rate / 2, min(rates)))
+    further = [outside for outside, end in ends if rate == end]
     if further and len(rates) < MOST_RATES:
         numbers = FIRST if number in FIRST else (number,)
         return [(r, n) for r in further for n in numbers]

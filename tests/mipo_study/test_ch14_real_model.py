@@ -151,7 +151,10 @@ def test_a_strength_is_shown_at_the_best_of_its_rates():
     keys = [("sft", 1e-4, 0), ("sft", 2e-4, 0), ("mipo-lora", 4e-4, 5), ("base", 0, 0)]
     index = pd.MultiIndex.from_tuples(keys, names=["arm", "rate", "strength"])
     shares = {"adherence": [0.2, 0.3, 0.4, 0.1], "raw": 0.5, "within": 0.9}
-    shown = ch14_real_model.by_strength(pd.DataFrame(shares, index=index))
+    searched = pd.DataFrame(shares, index=index)
+    best = ch14_real_model.best(searched, "sft")
+    assert best == (2e-4, 0) and list(map(type, best)) == [float, int]
+    shown = ch14_real_model.by_strength(searched)
     assert shown.values.tolist() == [
         ["SFT", "epochs 1", 2, 2e-4, 0.3, 0.5, 0.9],
         ["MIPO, LoRA", "beta 0.1, epochs 2", 1, 4e-4, 0.4, 0.5, 0.9],
