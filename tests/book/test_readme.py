@@ -1,6 +1,7 @@
 """README: its numbers come from the result files; its links and commands work, the long ones at smoke scale."""
 
 import json
+import math
 import re
 import shlex
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import pytest
 from building import ROOT
 
-from mipo.numbers import Number
+from mipo.numbers import Number, interval_of
 from mipo_study.book import compare, fill
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -97,20 +98,27 @@ def test_papermill_lines_of_the_theory_pages_run(tmp_path):
 @pytest.mark.parametrize(
     "mine, published, word",
     [
-        ((0.5, 0.4, 0.6), (0.5, 0.4, 0.6), "inside"),
-        ((0.7, 0.55, 0.85), (0.5, 0.4, 0.6), "overlaps"),
-        ((0.9, 0.8, 1.0), (0.5, 0.4, 0.6), "outside"),
-        ((0.9, None, None), (0.5, 0.4, 0.6), "outside"),
-        ((0.5004, 0.5004, 0.5004), (0.5, 0.5, 0.5), "inside"),
-        ((0.51, 0.51, 0.51), (0.5, 0.5, 0.5), "outside"),
-        ((0.5, 0.4, 0.6), (0.5, None, None), "no interval"),
+        ((0.5, 0.4, 0.6, 3), (0.5, 0.4, 0.6, 3), "inside"),
+        ((0.64, None, None, 3), (0.5, 0.4, 0.6, 3), "inside"),  # 0.5 ± 0.1 · √2
+        ((0.65, None, None, 3), (0.5, 0.4, 0.6, 3), "outside"),
+        ((0.69, None, None, 1), (0.5, 0.4, 0.6, 3), "inside"),  # 0.5 ± 0.1 · √4
+        ((0.29, None, None, 1), (0.5, 0.4, 0.6, 3), "outside"),
+        ((0.5004, 0.5004, 0.5004, 1), (0.5, 0.5, 0.5, 1), "inside"),
+        ((0.51, 0.51, 0.51, 1), (0.5, 0.5, 0.5, 1), "outside"),
+        ((0.5, 0.4, 0.6, 3), (0.5, None, None, 1), "no interval"),
     ],
 )
 def test_verdicts(mine, published, word):
-    assert (
-        compare.verdict(*(Number(*one, n=1, values=[]) for one in (mine, published)))
-        == word
-    )
+    numbers = (Number(*one, values=[]) for one in (mine, published))
+    assert compare.verdict(*numbers) == word
+
+
+def test_where_a_new_seed_is_expected_by_the_formula_of_prediction():
+    """Seeds 1, 2, 6: mean 3, s² = 7, and t of two degrees of freedom is 4.3027."""
+    published = interval_of([1.0, 2.0, 6.0])
+    half = 4.30265 * math.sqrt(7) * math.sqrt(1 / 3 + 1 / 2)
+    low, high = compare.expected(interval_of([0.0, 0.0]), published)
+    assert (low, high) == pytest.approx((3 - half, 3 + half), abs=1e-4)
 
 
 def test_compare_names_what_is_older_than_its_code(tmp_path, monkeypatch):
@@ -135,7 +143,8 @@ def test_compare_names_what_is_older_than_its_code(tmp_path, monkeypatch):
     text = compare.compare("laptop")
     assert "older than the code it used: mipo.losses" in text
     assert re.search(
-        r"mi +0\.55 \[0\.4, 0\.6\] nats +published +\[0\.4, 0\.6\] nats +inside", text
+        r"mi +0\.55 \[0\.4, 0\.6\] nats +expected +\[0\.359, 0\.641\] nats +inside",
+        text,
     )
     with pytest.raises(ValueError, match="make book SCALE=full"):
         compare.compare("full")

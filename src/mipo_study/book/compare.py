@@ -1,8 +1,9 @@
-"""Do my numbers agree with the published ones? Mine beside the published interval."""
+"""Do my numbers agree with the published ones? Mine beside where they are expected."""
 
 from __future__ import annotations
 
 import argparse
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -14,8 +15,8 @@ from mipo_study.book.results import outdated, results_in
 EXACT = 1e-3  # relative: an exact number agrees when three digits do
 
 
-def verdict(mine: Number, published: Number) -> str:
-    """Whether a number agrees with the published one.
+def expected(mine: Number, published: Number) -> tuple[float, float] | None:
+    """Where a new mean is expected, 95 times in 100; None without an interval.
 
     Parameters
     ----------
@@ -23,25 +24,41 @@ def verdict(mine: Number, published: Number) -> str:
 
     Returns
     -------
-    str
-        "inside": my mean lies in the published 95 % interval; "overlaps": only my
-        interval reaches it; "outside"; "no interval": none was published.
+    (float, float), optional
+        The prediction interval for the mean of as many seeds as mine has: the published
+        interval, stretched about its mean.
 
     Notes
     -----
-    An exact published number has no width. Then mine agrees when it differs by at most
-    one part in a thousand.
+    A t interval is mean ± t·s/√n. A new mean of m seeds varies by itself as well, so it
+    lies in mean ± t·s·√(1/n + 1/m), which is √(1 + n/m) times as wide. An exact number
+    has no width; there, one part in a thousand is.
     """
     low, high = published.low, published.high
     if low is None or high is None:
-        return "no interval"
+        return None
+    wider = math.sqrt(1 + published.n / mine.n)
     slack = EXACT * max(abs(low), abs(high)) + 1e-9 if low == high else 0.0
-    low, high = low - slack, high + slack
-    if low <= mine.mean <= high:
-        return "inside"
-    if mine.low is None or mine.high is None:
-        return "outside"
-    return "overlaps" if mine.low <= high and mine.high >= low else "outside"
+    below, above = published.mean - low, high - published.mean
+    return (
+        published.mean - wider * below - slack,
+        published.mean + wider * above + slack,
+    )
+
+
+def verdict(mine: Number, published: Number) -> str:
+    """Whether a number agrees with the published one.
+
+    Returns
+    -------
+    str
+        "inside": my mean lies where it is `expected`; "outside"; "no interval": none
+        was published.
+    """
+    interval = expected(mine, published)
+    if interval is None:
+        return "no interval"
+    return "inside" if interval[0] <= mine.mean <= interval[1] else "outside"
 
 
 def rows(mine: dict, published: dict) -> list[tuple[str, str, str, str]]:
@@ -54,17 +71,17 @@ def rows(mine: dict, published: dict) -> list[tuple[str, str, str, str]]:
 
     Returns
     -------
-    list of (name, mine, published, verdict)
+    list of (name, mine, where it is expected, verdict)
     """
     table = []
     for name, number in sorted(mine["numbers"].items()):
         if name in published["numbers"]:
             a, b = Number(**number), Number(**published["numbers"][name])
-            interval = f"[{fmt(b.low)}, {fmt(b.high)}]"
-            if b.low is None:
-                interval = fmt(b.mean)
-            row = (name, str(a), f"{interval} {b.unit}".strip(), verdict(a, b))
-            table.append(row)
+            interval = expected(a, b)
+            where = fmt(b.mean)
+            if interval is not None and b.low != b.high:
+                where = "[{}, {}]".format(*map(fmt, interval))
+            table.append((name, str(a), f"{where} {b.unit}".strip(), verdict(a, b)))
     return table
 
 
@@ -90,13 +107,13 @@ def compare(scale: str) -> str:
             continue
         lines.append(f"{notebook}  ({edition(published[notebook])})")
         for name, ours, theirs, word in rows(result, published[notebook]):
-            lines.append(f"  {name:44} {ours:>32}   published {theirs:>28}   {word}")
+            lines.append(f"  {name:44} {ours:>32}   expected {theirs:>28}   {word}")
             count[word] += 1
     parts = [f"{n} {word}" for word, n in sorted(count.items())]
     lines.append(
-        f"{', '.join(parts) or 'no number to compare'}. The interval says where the "
-        "published mean may lie. A run of fewer seeds is less certain itself, so some "
-        "of its numbers fall outside without anything being wrong."
+        f"{', '.join(parts) or 'no number to compare'}. Expected is the 95 % prediction "
+        "interval for a mean of as many seeds as mine: one number in twenty falls "
+        "outside without anything being wrong, and more where a run asks fewer people."
     )
     if scale == "smoke":
         lines.append(
