@@ -111,9 +111,10 @@ def compare(scale: str) -> str:
             count[word] += 1
     parts = [f"{n} {word}" for word, n in sorted(count.items())]
     lines.append(
-        f"{', '.join(parts) or 'no number to compare'}. Expected is the 95 % prediction "
-        "interval for a mean of as many seeds as mine: one number in twenty falls "
-        "outside without anything being wrong, and more where a run asks fewer people."
+        f"{', '.join(parts) or 'no number to compare'}. Expected is the 95 % "
+        "prediction interval for a mean of as many seeds as mine: one number in twenty "
+        "falls outside without anything being wrong, and more where a run asks fewer "
+        "people."
     )
     if scale == "smoke":
         lines.append(
