@@ -253,15 +253,20 @@ def displaced(worlds: int, rng: np.random.Generator) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per context, world and one of `CASES`: case, entropy, rise (nats).
+        One row per context, world and one of `CASES`: case, entropy of q, rise (the
+        mean over chosen replies, nats), falls (the share of chosen replies that became
+        less likely).
     """
     rows = []
     for _ in range(worlds):
         for case, chosen, p, policy in _cases(rng):
             law = differential.differential_law(p, policy)
-            rise = differential.displacement(chosen, p, policy)
-            frame = pd.DataFrame({"entropy": info.entropy(law), "rise": rise})
-            rows.append(frame.assign(case=case))
+            values = {
+                "entropy": info.entropy(law),
+                "rise": differential.displacement(chosen, p, policy),
+                "falls": (chosen * (policy < p)).sum(-1),
+            }
+            rows.append(pd.DataFrame(values).assign(case=case))
     return pd.concat(rows, ignore_index=True)
 
 
@@ -301,22 +306,35 @@ def _row_at_distance(p: np.ndarray, gains: np.ndarray, distance: float) -> np.nd
         tilted = info.tilted_optimum(p, gains, float(np.exp(-log_strength)))
         return float(info.kl(tilted, p)) - distance
 
-    weakest, strongest = -12.0, 6.0
+    weakest, strongest = -12.0, 3.0  # further out, probabilities underflow
     if beyond(strongest) <= 0:
         return info.tilted_optimum(p, gains, float(np.exp(-strongest)))
     found = brentq(beyond, weakest, strongest, xtol=1e-12)
     return info.tilted_optimum(p, gains, float(np.exp(-found)))
 
 
-def rank_correlations(worlds: int, seeds: Iterable[int]) -> dict[str, list[float]]:
-    """Spearman's rank correlation of entropy and rise, for each case and seed."""
-    found: dict[str, list[float]] = {case: [] for case in CASES}
-    for seed in seeds:
-        rows = displaced(worlds, np.random.default_rng([seed, 37]))
-        for case, values in rows.groupby("case"):
-            rank = scipy.stats.spearmanr(values["entropy"], values["rise"])
-            found[str(case)].append(float(rank.statistic))
-    return found
+def rank_correlations(rows: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's rank correlation of the entropy with rise and falls.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        As of `displaced`, with a column seed.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by case and seed; columns rise and falls.
+    """
+    found = {}
+    for key, group in rows.groupby(["case", "seed"]):
+        found[key] = {
+            name: scipy.stats.spearmanr(group["entropy"], group[name]).statistic
+            for name in ("rise", "falls")
+        }
+    frame = pd.DataFrame(found).T
+    frame.index.names = ["case", "seed"]
+    return frame
 
 
 # ---- losses that cannot move ----

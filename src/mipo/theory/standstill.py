@@ -41,7 +41,7 @@ def expected_sft_loss(logps: Tensor, p_ref: ArrayLike, p_c: ArrayLike) -> Tensor
 def expected_context_loss(
     logps: Tensor, p_ref: ArrayLike, p_c: ArrayLike, *, temperature: float
 ) -> Tensor:
-    """E[context_infonce]: which of two contexts was a reply written for?
+    """E[context_infonce] over which of two contexts a reply was written for.
 
     Parameters
     ----------
