@@ -215,9 +215,10 @@ def nearest(
         policy_away, bounds=(low, high), method="bounded", options={"xatol": 1e-10}
     )
     beta = float(np.exp(found.x))
+    policy_off = max(float(found.fun), 0.0)  # rounding may dip below 0
     law = differential.rejected_law(p, wanted, beta)
     law_away = float(p_c @ info.kl(rejected, law))
-    return Nearest(beta, float(found.fun), law_away)
+    return Nearest(beta, policy_off, law_away)
 
 
 def farthest_from_wanted(worlds: int, rng: np.random.Generator) -> float:
@@ -234,21 +235,22 @@ def farthest_from_wanted(worlds: int, rng: np.random.Generator) -> float:
 
 # ---- what becomes of the chosen replies? ----
 
-REPLIES = 20  # of a random world
 EVEN = (0.1, 3.0)  # Dirichlet parameters of the laws, drawn evenly on a log scale
 DISTANCE = 0.2  # nats: KL(π*‖π_ref) at which strengths are compared
 CASES = ("any wanted policy", "MIPO, β = 1", "MIPO, equal KL", "labels, equal KL")
 
 
-def displaced(worlds: int, rng: np.random.Generator) -> pd.DataFrame:
+def displaced(worlds: int, rng: np.random.Generator, replies: int = 20) -> pd.DataFrame:
     """Entropy of q ∝ π*/π_ref and the rise of the chosen log-probs, in random worlds.
 
     Parameters
     ----------
     worlds : int
-        Worlds of four contexts and `REPLIES` replies.
+        Worlds of four contexts.
     rng : numpy.random.Generator
         Source of chance.
+    replies : int
+        Of each world.
 
     Returns
     -------
@@ -259,7 +261,7 @@ def displaced(worlds: int, rng: np.random.Generator) -> pd.DataFrame:
     """
     rows = []
     for _ in range(worlds):
-        for case, chosen, p, policy in _cases(rng):
+        for case, chosen, p, policy in _cases(rng, replies):
             law = differential.differential_law(p, policy)
             values = {
                 "entropy": info.entropy(law),
@@ -270,18 +272,18 @@ def displaced(worlds: int, rng: np.random.Generator) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)
 
 
-def _random_laws(rng: np.random.Generator) -> np.ndarray:
+def _random_laws(rng: np.random.Generator, replies: int) -> np.ndarray:
     """Laws of four contexts, from peaked to even."""
     low, high = np.log(EVEN)
     even = np.exp(rng.uniform(low, high))
-    laws = rng.dirichlet(np.full(REPLIES, even), 4)
-    return 0.99 * laws + 0.01 / REPLIES
+    laws = rng.dirichlet(np.full(replies, even), 4)
+    return 0.99 * laws + 0.01 / replies
 
 
-def _cases(rng: np.random.Generator) -> Iterable[tuple]:
+def _cases(rng: np.random.Generator, replies: int) -> Iterable[tuple]:
     """(case, law of the chosen replies, reference, optimum) of one random world."""
-    p, p_c = _random_laws(rng), rng.dirichlet(np.full(4, 2.0))
-    yield CASES[0], p, p, _random_laws(rng)
+    p, p_c = _random_laws(rng, replies), rng.dirichlet(np.full(4, 2.0))
+    yield CASES[0], p, p, _random_laws(rng, replies)
     pmi = info.pmi(p, p_c)
     yield CASES[1], p, p, info.tilted_optimum(p, pmi, 1.0)
     yield CASES[2], p, p, at_distance(p, pmi, DISTANCE)
