@@ -18,7 +18,6 @@ from mipo_study.figures.style import (
     WIDE,
     end_labels,
     ink,
-    reference_line,
     subplots,
 )
 
