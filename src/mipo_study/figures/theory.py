@@ -15,6 +15,7 @@ from mipo_study.figures.style import (
     BLUE,
     GREEN,
     GREY,
+    LIGHT,
     NORMAL,
     ORANGE,
     PURPLE,
@@ -494,7 +495,7 @@ def loss_and_information(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figu
             label="most it can certify",
         )
         start = values["information"][0]
-        ax.axhline(start, color=GREY, ls=":", lw=1.4, label="reference: I(Y;C|X)")
+        ax.axhline(start, color=LIGHT, lw=5, zorder=1, label="reference: I(Y;C|X)")
         ax.set_xscale("symlog", linthresh=1)
         ax.set(
             xlabel="gradient steps",
@@ -547,11 +548,14 @@ def nearest_optima(away: Mapping[str, Mapping[str, float]], untrained: str) -> F
         ylim=(len(names) - 0.5, -0.5),
         xlim=(0, 1.25 * top),
     )
+    axes[0].locator_params(axis="x", nbins=4)
     return fig
 
 
 def displaced_replies(cases: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Rise of the chosen replies' log-prob against the entropy of q, a panel per case.
+
+    At most 500 points of a case are drawn; the medians are of all.
 
     Parameters
     ----------
@@ -564,7 +568,8 @@ def displaced_replies(cases: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Fig
     """
     fig, axes = subplots(2, 2, size=(6.5, 5.0))
     for ax, (name, (entropy, rise)) in zip(axes.flat, cases.items(), strict=True):
-        ax.plot(entropy, rise, ".", color=BLUE, ms=4, alpha=0.25, mew=0)
+        some = slice(None, None, -(-len(entropy) // 500))
+        ax.plot(entropy[some], rise[some], ".", color=BLUE, ms=5, alpha=0.35, mew=0)
         edges = np.quantile(entropy, np.linspace(0, 1, 9))
         place = np.digitize(entropy, edges[1:-1])
         middle = [np.median(entropy[place == k]) for k in range(8)]
