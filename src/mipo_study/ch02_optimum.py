@@ -7,7 +7,7 @@ first C replies are the contexts' own favourites. Information is in nats.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -311,7 +311,7 @@ def _row_at_distance(p: np.ndarray, gains: np.ndarray, distance: float) -> np.nd
     weakest, strongest = -12.0, 3.0  # further out, probabilities underflow
     if beyond(strongest) <= 0:
         return info.tilted_optimum(p, gains, float(np.exp(-strongest)))
-    found = brentq(beyond, weakest, strongest, xtol=1e-12)
+    found: Any = brentq(beyond, weakest, strongest, xtol=1e-12)
     return info.tilted_optimum(p, gains, float(np.exp(-found)))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from mipo import losses
 from mipo.theory import margin
 from mipo.theory.margin import Margin
 
+Convention = Literal["code", "paper"]
 SHOWN = (-0.5, 0.0, 0.5, 1.0, 2.0)  # gaps of the table of weights
 
 
@@ -104,7 +106,7 @@ def limits_apart() -> float:
     return _largest(losses.gamma_decay(far) - limits)
 
 
-def weight_apart(pairs: Pairs, convention: str) -> float:
+def weight_apart(pairs: Pairs, convention: Convention) -> float:
     """How far the weight is from the slope of the loss that is trained, over -β."""
     leaf = pairs.chosen.clone().requires_grad_()
     each = losses.rmipo(leaf, pairs.rejected, pairs.delta_pmi, convention=convention)
@@ -286,7 +288,7 @@ def turning(of: Margin) -> dict[str, float]:
 # ---- conventions and units ----
 
 
-def simpo_apart(pairs: Pairs, convention: str) -> float:
+def simpo_apart(pairs: Pairs, convention: Convention) -> float:
     """How far RMiPO is from SimPO with the raw γ of that convention; nats."""
     gamma = losses.gamma_decay(pairs.delta_pmi)
     raw = gamma * 2.0 if convention == "code" else gamma
