@@ -138,13 +138,13 @@ def test_more_tokens_and_smaller_lengths_are_the_same_loss(of):
 
 
 def test_light_though_misranked_by_hand():
-    """Δ = -1 with Δpmi = 2 has γ = 0.48 and weighs less than under 1; with 0 more."""
-    low = torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64)
-    alone = torch.tensor([-3.0, -1.0, -1.0, 1.0], dtype=torch.float64)
+    """Misranked by 1: with Δpmi = 2, γ is 0.48 and the pair lighter than under 1."""
+    delta = torch.tensor([-1.0, -1.0, -1.0, 1.0], dtype=torch.float64)
+    delta_pmi = torch.tensor([2.0, 2.0, 0.0, 2.0], dtype=torch.float64)
     zero = torch.zeros(4, dtype=torch.float64)
-    pairs = ch03.Pairs(low, zero, alone, zero, zero, zero)
-    assert pairs.delta_pmi.tolist() == [2, 0, 2, 0]
-    assert ch03.light_though_misranked(pairs, CODE, 1.0) == 0.25
+    pairs = ch03.Pairs(delta, zero, delta - delta_pmi, zero, zero, zero)
+    assert pairs.delta_pmi.tolist() == delta_pmi.tolist()
+    assert ch03.light_though_misranked(pairs, CODE, 1.0) == 0.5
 
 
 def test_the_indifferent_say_what_their_neighbours_like_under_rmipo_only():
