@@ -237,7 +237,12 @@ def farthest_from_wanted(worlds: int, rng: np.random.Generator) -> float:
 
 EVEN = (0.1, 3.0)  # Dirichlet parameters of the laws, drawn evenly on a log scale
 DISTANCE = 0.2  # nats: KL(π*‖π_ref) at which strengths are compared
-CASES = ("any wanted policy", "MIPO, β = 1", "MIPO, equal KL", "labels, equal KL")
+CASES = {
+    "any wanted policy": "any",
+    "MIPO, β = 1": "mipo",
+    "MIPO, equal KL": "mipo_equal",
+    "labels, equal KL": "labels",
+}  # case: short name
 
 
 def displaced(worlds: int, rng: np.random.Generator, replies: int = 20) -> pd.DataFrame:
@@ -283,13 +288,13 @@ def _random_laws(rng: np.random.Generator, replies: int) -> np.ndarray:
 def _cases(rng: np.random.Generator, replies: int) -> Iterable[tuple]:
     """(case, law of the chosen replies, reference, optimum) of one random world."""
     p, p_c = _random_laws(rng, replies), rng.dirichlet(np.full(4, 2.0))
-    yield CASES[0], p, p, _random_laws(rng, replies)
+    yield "any wanted policy", p, p, _random_laws(rng, replies)
     pmi = info.pmi(p, p_c)
-    yield CASES[1], p, p, info.tilted_optimum(p, pmi, 1.0)
-    yield CASES[2], p, p, at_distance(p, pmi, DISTANCE)
+    yield "MIPO, β = 1", p, p, info.tilted_optimum(p, pmi, 1.0)
+    yield "MIPO, equal KL", p, p, at_distance(p, pmi, DISTANCE)
     rewards = rng.normal(size=p.shape)
     winners = differential.labelled_pairs(p, rewards).sum(-1)
-    yield CASES[3], winners, p, at_distance(p, rewards, DISTANCE)
+    yield "labels, equal KL", winners, p, at_distance(p, rewards, DISTANCE)
 
 
 def at_distance(p: np.ndarray, gains: np.ndarray, distance: float) -> np.ndarray:
