@@ -21,8 +21,8 @@ PANELS = {
     },
 }
 AWAY = {
-    "wanted: tilt by PMI": {"untrained": 0.178, "random": 0.0, "missing": 0.059},
-    "wanted: favourite, 9 of 10": {"untrained": 0.33, "random": 0.035, "missing": 0.03},
+    "tilt by PMI": {"untrained": 0.178, "random": 0.0, "missing": 0.059},
+    "favourite, 9 of 10": {"untrained": 0.33, "random": 0.035, "missing": 0.03},
 }
 RNG = np.random.default_rng(0)
 ENTROPY = RNG.uniform(1, 3, 1200)

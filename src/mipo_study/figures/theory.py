@@ -538,7 +538,7 @@ def nearest_optima(away: Mapping[str, Mapping[str, float]], untrained: str) -> F
                 va="center",
                 fontsize=9,
             )
-        ax.set(title=wanted, xlabel="KL from the wanted policy, nats")
+        ax.set(title=f"wanted: {wanted}", xlabel="KL from the wanted policy, nats")
         ax.grid(axis="y", visible=False)
     names = list(next(iter(away.values())))
     top = max(nats for values in away.values() for nats in values.values())
