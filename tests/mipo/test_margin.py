@@ -305,7 +305,13 @@ def test_errors_name_the_field(call, words):
 X = np.linspace(-1, 3, 41)
 FIGURES = {
     "decay_curve": lambda: draw.decay_curve(
-        X, CODE.gamma(X), {"platitude": (0, 1.6), "tied": (log(2), 0.95)}, (0.3, 1.6)
+        X,
+        {
+            "code": CODE.target(X).numpy(),
+            "paper": PAPER.target(X).numpy(),
+            "SimPO": 0.5 + 0 * X,
+        },
+        {"platitude": (0, 1.6), "tied": (log(2), 0.95)},
     ),
     "loss_surfaces": lambda: draw.loss_surfaces(
         X,
@@ -328,7 +334,7 @@ FIGURES = {
         np.linspace(0.02, 0.98, 9),
         {
             n: np.linspace(-2, 2, 9) * k
-            for n, k in (("none", 1), ("SimPO", 2), ("RMiPO", 3))
+            for n, k in (("none", 1), ("SimPO", 2), ("paper", 2.5), ("code", 3))
         },
         ([0.3, 0.7], [-1, 1]),
         X,
@@ -348,7 +354,11 @@ FIGURES = {
             for s in (0.25, 0.5, 1, 2)
         },
         np.geomspace(0.5, 4, 9),
-        {"RMiPO, code": np.linspace(0.1, 0.9, 9), "SimPO": np.linspace(0.1, 0.6, 9)},
+        {
+            "RMiPO, code": np.linspace(0.1, 0.9, 9),
+            "RMiPO, paper": np.linspace(0.1, 0.7, 9),
+            "SimPO": np.linspace(0.1, 0.6, 9),
+        },
     ),
 }
 

@@ -185,9 +185,9 @@ class Margin:
 
         Notes
         -----
-        eq-rest (03-gamma-decay): the root of p·w(d, d - Δ0) - (1-p)·w(-d, Δ0 - d). It
-        falls strictly in d, so there is one root, no further from log(p/(1-p))/β than
-        the largest target.
+        eq-fixed-point (03-gamma-decay): the root of
+        p·w(d, d - Δ0) - (1-p)·w(-d, Δ0 - d). It falls strictly in d, so there is one
+        root, no further from log(p/(1-p))/β than the largest target.
         """
         middle = _log_odds(p) / self.beta
         largest = max(abs(self.gamma_min), abs(self.gamma_max)) / self._divisor()

@@ -18,7 +18,6 @@ from mipo_study.figures.style import (
     WIDE,
     end_labels,
     ink,
-    reference_line,
     subplots,
 )
 
@@ -27,38 +26,43 @@ SERIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE)
 
 def decay_curve(
     delta_pmi: np.ndarray,
-    gamma: np.ndarray,
+    targets: Mapping[str, np.ndarray],
     marks: Mapping[str, tuple[float, float]],
-    ends: tuple[float, float],
 ) -> Figure:
-    """The margin against Δpmi.
+    """The gap that a pair is asked for, against Δpmi.
 
     Parameters
     ----------
-    delta_pmi, gamma : ndarray, shape (S,)
-        Nats per token, and γ.
+    delta_pmi : ndarray, shape (S,)
+        Nats per token.
+    targets : dict
+        {loss: gap asked for, shape (S,)}, nats per token; the first is drawn solid.
     marks : dict
-        {text: (Δpmi, γ)} of single pairs.
-    ends : (float, float)
-        γ_min and γ_max.
+        {text: (Δpmi, gap)} of single pairs.
 
     Returns
     -------
     Figure
     """
     fig, ax = subplots(size=WIDE)
-    ax.plot(delta_pmi, gamma, color=BLUE)
+    entries = []
+    looks = zip(
+        targets.items(), (BLUE, VERMILLION, GREY), ("-", "--", ":"), strict=True
+    )
+    for (name, values), colour, line in looks:
+        ax.plot(delta_pmi, values, color=colour, ls=line, lw=2)
+        entries.append((delta_pmi[-1], values[-1], name, colour))
     for text, (x, y) in marks.items():
         ax.plot(x, y, "o", color=BLACK, ms=6, zorder=5)
         ax.annotate(text, (x, y), xytext=(9, 5), textcoords="offset points", fontsize=9)
+    top = max(values.max() for values in targets.values())
     ax.set(
         xlabel="Δpmi, nats per token",
-        ylabel="margin γ",
+        ylabel="gap asked for,\nnats per token",
         xlim=(delta_pmi[0], delta_pmi[-1]),
-        ylim=(0, 1.25 * ends[1]),
+        ylim=(0, 1.25 * top),
     )
-    reference_line(ax, ends[1], r"$\gamma_{\max}$", at=0.98)
-    reference_line(ax, ends[0], r"$\gamma_{\min}$", at=0.98, above=False)
+    end_labels(ax, entries)
     return fig
 
 
@@ -188,12 +192,13 @@ def resting_gaps(
     """
     fig, axes = subplots(1, 2, size=(6.5, 3.5))
     for (name, values), colour, line in zip(
-        curves.items(), (GREY, VERMILLION, BLUE), (":", "--", "-"), strict=True
+        curves.items(),
+        (GREY, BLACK, VERMILLION, BLUE),
+        (":", "-.", "--", "-"),
+        strict=True,
     ):
         axes[0].plot(p, values, color=colour, ls=line, label=name, lw=2)
-    axes[0].plot(
-        *dots, "o", color=BLACK, mfc="none", ms=6, label="followed, step by step"
-    )
+    axes[0].plot(*dots, "o", color=BLACK, mfc="none", ms=6, label="followed")
     axes[0].set(
         xlabel="chance p that A is preferred",
         ylabel="gap of A over B at rest,\nnats per token",
@@ -358,12 +363,12 @@ def units(
         entries.append((delta_pmi[-1], values[-1], name, colour))
     axes[0].set(
         xlabel="Δpmi, nats per token",
-        title="margin γ, by scale",
+        title="γ, by scale",
         xlim=(delta_pmi[0], delta_pmi[-1]),
         ylim=(0, 1.1 * max(v.max() for v in gammas.values())),
     )
     for (name, values), colour, line in zip(
-        paired.items(), (BLUE, GREY), ("-", ":"), strict=True
+        paired.items(), (BLUE, VERMILLION, GREY), ("-", "--", ":"), strict=True
     ):
         axes[1].plot(tokens, values, color=colour, ls=line, label=name)
     axes[1].set_xscale("log", base=2)

@@ -15,6 +15,7 @@ from mipo_study.figures.style import (
     BLUE,
     GREEN,
     GREY,
+    LIGHT,
     NORMAL,
     ORANGE,
     PURPLE,
@@ -464,6 +465,126 @@ def information_over_beta(
         va="top",
         ha="right",
     )
+    return fig
+
+
+def loss_and_information(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """What DPO's loss certifies along training, beside the policy's own information.
+
+    Parameters
+    ----------
+    panels : dict
+        {rejected replies: {"certified": log 2 less the loss, "information": I of the
+        policy, both of shape (steps + 1,), "limit": what the loss can certify at most,
+        a number}}, nats.
+
+    Returns
+    -------
+    Figure
+    """
+    fig, axes = subplots(1, len(panels), size=(6.5, 3.4), sharey=True)
+    for ax, (name, values) in zip(axes, panels.items(), strict=True):
+        steps = np.arange(len(values["information"]))
+        ax.plot(steps, values["information"], color=BLUE, label="policy: I(Y;C|X)")
+        ax.plot(steps, values["certified"], color=ORANGE, label="certified: log 2 − L")
+        ax.axhline(
+            float(values["limit"]),
+            color=ORANGE,
+            ls="--",
+            lw=1.4,
+            label="most it can certify",
+        )
+        start = values["information"][0]
+        ax.axhline(start, color=LIGHT, lw=5, zorder=1, label="reference: I(Y;C|X)")
+        ax.set_xscale("symlog", linthresh=1)
+        ax.set(
+            xlabel="gradient steps",
+            title=name,
+            xlim=(0, steps[-1]),
+            xticks=(0, 1, 10, 100),
+            xticklabels=("0", "1", "10", "100"),
+        )
+        ax.minorticks_off()
+    top = max(values["information"].max() for values in panels.values())
+    axes[0].set(ylabel="nats", ylim=(0, 1.5 * top))
+    axes[0].legend(loc="upper left", borderaxespad=0.1, ncols=1)
+    return fig
+
+
+def nearest_optima(away: Mapping[str, Mapping[str, float]], untrained: str) -> Figure:
+    """How near each kind of rejected replies comes to a wanted policy, at its best β.
+
+    Parameters
+    ----------
+    away : dict
+        {wanted policy: {rejected replies: KL from the wanted policy to the nearest
+        optimum}}, nats.
+    untrained : str
+        The row that is no training.
+
+    Returns
+    -------
+    Figure
+    """
+    fig, axes = subplots(1, len(away), size=(6.5, 2.6), sharex=True, sharey=True)
+    for ax, (wanted, values) in zip(axes, away.items(), strict=True):
+        for row, (name, nats) in enumerate(values.items()):
+            ax.barh(row, nats, 0.6, color=GREY if name == untrained else BLUE)
+            ax.annotate(
+                f"{nats:.3f}",
+                (nats, row),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
+            )
+        ax.set(title=f"wanted: {wanted}", xlabel="KL from the wanted policy, nats")
+        ax.grid(axis="y", visible=False)
+    names = list(next(iter(away.values())))
+    top = max(nats for values in away.values() for nats in values.values())
+    axes[0].set(
+        yticks=range(len(names)),
+        yticklabels=names,
+        ylim=(len(names) - 0.5, -0.5),
+        xlim=(0, 1.25 * top),
+    )
+    axes[0].locator_params(axis="x", nbins=4)
+    return fig
+
+
+def displaced_replies(cases: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """Rise of the chosen replies' log-prob against the entropy of q, a panel per case.
+
+    At most 500 points of a case are drawn; the medians are of all.
+
+    Parameters
+    ----------
+    cases : dict
+        {case: (entropy, rise), both of shape (S,)}, nats.
+
+    Returns
+    -------
+    Figure
+    """
+    fig, axes = subplots(2, 2, size=(6.5, 5.0))
+    for ax, (name, (entropy, rise)) in zip(axes.flat, cases.items(), strict=True):
+        some = slice(None, None, -(-len(entropy) // 500))
+        ax.plot(entropy[some], rise[some], ".", color=BLUE, ms=5, alpha=0.35, mew=0)
+        edges = np.quantile(entropy, np.linspace(0, 1, 9))
+        place = np.digitize(entropy, edges[1:-1])
+        middle = [np.median(entropy[place == k]) for k in range(8)]
+        typical = [np.median(rise[place == k]) for k in range(8)]
+        ax.plot(middle, typical, "o-", color=VERMILLION, ms=4)
+        ax.axhline(0, color=BLACK, lw=0.8)
+        low = np.quantile(rise, 0.02)
+        left, right = np.quantile(entropy, 0.02), entropy.max()
+        ax.set_xlim(left, right + 0.03 * (right - left))
+        ax.set(title=name, ylim=(1.15 * low, max(0.08 * -low, 1.1 * rise.max())))
+        ax.locator_params(nbins=5)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("rise of log-prob, nats")
+    for ax in axes[1]:
+        ax.set_xlabel("entropy of q, nats")
     return fig
 
 
