@@ -67,12 +67,11 @@ FEW = 3  # seeds of the others
 CONTROLS = ("placebo", "published", "mipo-bf16")
 PUBLISHED = (5e-7, {"beta": 0.1})  # MIPO's own rate and strength; all weights
 NEGATIVES = {"mipo-missing": "missing_context"}  # the others: random_context
-DECODED: dict[str, dict[str, Any]] = {  # keywords of `trial`
-    "cold": {"decoding": {"temperature": 0.5}},
-    "greedy": {"decoding": {"temperature": 0.0}},
-    "cad": {"decoding": {"alpha": 0.5}},
-    "cad-strong": {"decoding": {"alpha": 1.0}},
-    "float32": {"dtype": "float32"},
+DECODED = {
+    "cold": {"temperature": 0.5},
+    "greedy": {"temperature": 0.0},
+    "cad": {"alpha": 0.5},
+    "cad-strong": {"alpha": 1.0},
 }
 
 
@@ -463,7 +462,7 @@ def compare(
     """
     policies: dict[str, dict[str, Any]] = {"base": {}}
     policies |= settings(chosen, controls)
-    policies |= {name: DECODED[name] for name in decoded}
+    policies |= {name: {"decoding": DECODED[name]} for name in decoded}
     calls: dict[tuple[str, int], dict[str, Any]] = {}
     for name, keywords in policies.items():
         for place, seed in enumerate(pairs):

@@ -66,7 +66,6 @@ METHODS: dict[str, Method] = {
     "placebo": Method("placebo", colour=LIGHT, marker="."),
     "cold": Method("base, lower temperature", colour=PURPLE),
     "greedy": Method("base, greedy", colour=OLIVE),
-    "float32": Method("base, in float32", colour=GREY, marker="x"),
     "best-of": Method("best of n by PMI", colour=GREEN, marker=">"),
     "best-of-lora": Method("best of n of MIPO, LoRA", colour=INDIGO, marker=">"),
     "published": Method("MIPO as published", colour=BLUE, marker="1"),
