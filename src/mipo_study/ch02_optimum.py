@@ -7,6 +7,7 @@ first C replies are the contexts' own favourites. Information is in nats.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -351,26 +352,17 @@ def slopes_at_the_start(
     p: np.ndarray, p_c: np.ndarray, temperatures: Sequence[float] = (1, 8, 100)
 ) -> dict[str, float]:
     """The largest slope of each expected loss where training starts, nats per logit."""
+    here = {"p_ref": p, "p_c": p_c}
     every: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-        "SFT on own replies": lambda logps: standstill.expected_sft_loss(logps, p, p_c),
-        "DPO, random context": lambda logps: standstill.expected_pair_loss(
-            logps, p, p_c, beta=1.0
-        ),
+        "SFT on own replies": partial(standstill.expected_sft_loss, **here),
+        "DPO, random context": partial(standstill.expected_pair_loss, **here, beta=1.0),
     }
     for temperature in temperatures:
-        name = f"InfoNCE over contexts, T = {temperature:g}"
-        every[name] = _context_loss(p, p_c, temperature)
+        every[f"InfoNCE over contexts, T = {temperature:g}"] = partial(
+            standstill.expected_context_loss, **here, temperature=temperature
+        )
     slopes = {name: standstill.slope_at(p, loss) for name, loss in every.items()}
     return {name: float(np.abs(slope).max()) for name, slope in slopes.items()}
-
-
-def _context_loss(
-    p: np.ndarray, p_c: np.ndarray, temperature: float
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    def loss(logps: torch.Tensor) -> torch.Tensor:
-        return standstill.expected_context_loss(logps, p, p_c, temperature=temperature)
-
-    return loss
 
 
 # ---- whole replies against token by token ----

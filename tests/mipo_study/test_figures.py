@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from figure_checks import letters
+from figure_checks import assert_readable
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -235,29 +235,10 @@ def closed():
 @pytest.mark.parametrize("name", CASES)
 def test_figure_is_readable(name):
     fig = CASES[name]()
-    assert isinstance(fig, Figure)
-    assert fig.get_size_inches()[0] == 6.5 and to_rgb(fig.get_facecolor()) == (1, 1, 1)
-    written = letters(fig)
-    assert min(t.get_fontsize() for t, _ in written) >= 9
+    assert isinstance(fig, Figure) and to_rgb(fig.get_facecolor()) == (1, 1, 1)
     assert all(ax.get_xlabel() or ax.get_title() for ax in fig.axes[-1:])
-    boxes = [(t.get_text(), box) for t, box in written if t.get_rotation() in (0, 90)]
-    page = fig.bbox.padded(1)
-    outside = [
-        s
-        for s, b in boxes
-        if not (
-            page.x0 <= b.x0 and b.x1 <= page.x1 and page.y0 <= b.y0 and b.y1 <= page.y1
-        )
-    ]
-    assert not outside
-    clashes = [
-        (s, t)
-        for i, (s, a) in enumerate(boxes)
-        for t, b in boxes[:i]
-        if min(a.x1, b.x1) - max(a.x0, b.x0) > 0
-        and min(a.y1, b.y1) - max(a.y0, b.y0) > 3
-    ]
-    assert not clashes
+    assert_readable(fig)
+    plt.close(fig)
 
 
 def test_svg_is_the_same_twice():

@@ -21,6 +21,12 @@ def _positive_law(p: ArrayLike, name: str) -> np.ndarray:
     return p
 
 
+def _log_ratio(p_ref: ArrayLike, policy: ArrayLike, name: str) -> np.ndarray:
+    """log policy - log π_ref, both positive everywhere."""
+    reference = _positive_law(p_ref, "p_ref")
+    return np.log(_positive_law(policy, name)) - np.log(reference)
+
+
 def rejected_law(
     p_ref: ArrayLike, wanted: ArrayLike, beta: float, chosen: ArrayLike | None = None
 ) -> np.ndarray:
@@ -59,10 +65,8 @@ def rejected_law(
     array([0.1, 0.9])
     """
     beta = _positive(beta, "beta")
-    reference = _positive_law(p_ref, "p_ref")
-    target = _positive_law(wanted, "wanted")
-    source = reference if chosen is None else _positive_law(chosen, "chosen")
-    gain = np.log(target) - np.log(reference)
+    gain = _log_ratio(p_ref, wanted, "wanted")
+    source = _positive_law(p_ref if chosen is None else chosen, "chosen")
     return softmax(np.log(source) - beta * gain, axis=-1)
 
 
@@ -89,9 +93,7 @@ def differential_law(p_ref: ArrayLike, policy: ArrayLike) -> np.ndarray:
     Source: arXiv:2505.23761, where it is called the differential information
     distribution.
     """
-    reference = _positive_law(p_ref, "p_ref")
-    target = _positive_law(policy, "policy")
-    return softmax(np.log(target) - np.log(reference), axis=-1)
+    return softmax(_log_ratio(p_ref, policy, "policy"), axis=-1)
 
 
 def displacement(chosen: ArrayLike, p_ref: ArrayLike, policy: ArrayLike) -> np.ndarray:
@@ -127,9 +129,7 @@ def displacement(chosen: ArrayLike, p_ref: ArrayLike, policy: ArrayLike) -> np.n
     0.368
     """
     law = _probabilities(chosen, "chosen")
-    reference = _positive_law(p_ref, "p_ref")
-    target = _positive_law(policy, "policy")
-    return (law * (np.log(target) - np.log(reference))).sum(-1)
+    return (law * _log_ratio(p_ref, policy, "policy")).sum(-1)
 
 
 def labelled_pairs(p: ArrayLike, rewards: ArrayLike) -> np.ndarray:

@@ -45,12 +45,8 @@ def expected_context_loss(
 
     Parameters
     ----------
-    logps : Tensor, shape (C, Y)
-        Log-probs of the table, nats.
-    p_ref : array_like, shape (C, Y)
-        Law of the replies, one row per context.
-    p_c : array_like, shape (C,)
-        Probability of each context; both contexts are drawn from it independently.
+    logps, p_ref, p_c
+        See `expected_sft_loss`; both contexts are drawn from p_c independently.
     temperature : float
         As in `mipo.losses.context_infonce`.
 
@@ -82,12 +78,8 @@ def expected_pair_loss(
 
     Parameters
     ----------
-    logps : Tensor, shape (C, Y)
-        Log-probs of the table, nats.
-    p_ref : array_like, shape (C, Y)
-        The reference and law of the replies, one row per context.
-    p_c : array_like, shape (C,)
-        Probability of each context.
+    logps, p_ref, p_c
+        See `expected_sft_loss`; p_ref is DPO's reference, too.
     beta : float
         As in `mipo.losses.dpo`.
 

@@ -302,15 +302,9 @@ def reach(
     for row, ((name, (low, high)), colour) in enumerate(
         zip(ranges.items(), (VERMILLION, BLUE), strict=True)
     ):
-        ax.barh(row, high - low, left=low, height=0.5, color=colour, alpha=0.85)
-        ax.annotate(
-            f"{low:.2g} to {high:.2g}",
-            (high, row),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
-        )
+        bar = ax.barh(row, high - low, left=low, height=0.5, color=colour, alpha=0.85)
+        text = f"{low:.2g} to {high:.2g}"
+        ax.bar_label(bar, [text], padding=5, fontsize=9)
     for i, (name, raw) in enumerate(sorted(tuned.items(), key=lambda item: item[1])):
         ax.axvline(raw, color=BLACK, ls=":", lw=1.2)
         ax.annotate(

@@ -528,16 +528,9 @@ def nearest_optima(away: Mapping[str, Mapping[str, float]], untrained: str) -> F
     """
     fig, axes = subplots(1, len(away), size=(6.5, 2.6), sharex=True, sharey=True)
     for ax, (wanted, values) in zip(axes, away.items(), strict=True):
-        for row, (name, nats) in enumerate(values.items()):
-            ax.barh(row, nats, 0.6, color=GREY if name == untrained else BLUE)
-            ax.annotate(
-                f"{nats:.3f}",
-                (nats, row),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=9,
-            )
+        colours = [GREY if name == untrained else BLUE for name in values]
+        bars = ax.barh(range(len(values)), values.values(), 0.6, color=colours)
+        ax.bar_label(bars, fmt="{:.3f}", padding=4, fontsize=9)
         ax.set(title=f"wanted: {wanted}", xlabel="KL from the wanted policy, nats")
         ax.grid(axis="y", visible=False)
     names = list(next(iter(away.values())))
